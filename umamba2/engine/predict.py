@@ -1,0 +1,218 @@
+"""The predictor: load a model once, segment any number of scans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from umamba2.checkpoints import Model, load_model
+from umamba2.clicks import Clicks, mirrored
+from umamba2.engine.preprocess import prepare
+from umamba2.engine.tiles import Blend, mirrors, padding, tiles
+from umamba2.errors import InputError
+from umamba2.nets.umamba2 import UMamba2
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Predictor:
+    """A loaded model, ready to segment scans."""
+
+    def __init__(
+        self,
+        model: Model,
+        device: torch.device,
+        dtype: torch.dtype,
+        tile_step: float,
+        mirror_axes: Sequence[int],
+        left_right_pairs: Sequence[tuple[int, int]],
+        blend: str,
+        progress: bool = False,
+    ):
+        self.plan = model.plan
+        self.num_classes = model.num_classes
+        self.challenge = model.challenge
+        self.device, self.dtype, self.tile_step = device, dtype, tile_step
+        self.mirror_axes, self.blend, self.progress = tuple(mirror_axes), blend, progress
+        self.nets = [_ready(model, fold, device, dtype) for fold in model.folds]
+        self.takes_clicks = self.nets[0].variant.takes_clicks
+        # Without pairs, sides mean nothing to this model: nothing trades places in a mirror image.
+        self._left_right_axis = self.plan.transpose.index(2) if left_right_pairs else None
+        swap = list(range(self.num_classes))
+        for left, right in left_right_pairs:
+            swap[left], swap[right] = right, left
+        self._swap = torch.tensor(swap, device=device)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        folds: int | str | Iterable[int | str] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        tile_step: float = 0.5,
+        mirror_axes: Sequence[int] | None = None,
+        left_right_pairs: Sequence[tuple[int, int]] = (),
+        blend: str = "nnunet",
+        progress: bool = False,
+    ) -> Predictor:
+        """Load a model folder (nnU-Net's layout or the slim one).
+
+        ``folds``: which to ensemble (None: all present). ``device``: auto, cpu, cuda, cuda:1, mps. ``precision``:
+        auto (fp16 on CUDA, bf16 on CPUs with bf16 instructions, else fp32), fp16, bf16 or fp32. ``tile_step``:
+        distance of tiles as a fraction of the patch, in (0, 1]. ``mirror_axes``: axes (0 z, 1 y, 2 x) to average over
+        mirror images of, never more than the model was trained for; None is all of those. ``left_right_pairs``: class
+        ids that trade places in an x mirror image. ``blend``: "nnunet" or "published" (see `engine.tiles.Blend`).
+        Raises InputError for a folder without a usable model or a setting out of range.
+        """
+        if not 0 < tile_step <= 1:
+            raise InputError(f"tile step: found {tile_step}, expected a number in (0, 1]")
+        if blend not in Blend.METHODS:
+            raise InputError(f"blend: found {blend!r}, expected one of {', '.join(Blend.METHODS)}")
+        chosen = resolve_device(device)
+        dtype = resolve_precision(precision, chosen)
+        model = load_model(folder, folds)
+        if model.input_channels != 1:
+            raise InputError(f"{folder}: found a network with {model.input_channels} input channels, expected 1")
+        for pair in left_right_pairs:
+            if not all(0 <= c < model.num_classes for c in pair):
+                raise InputError(
+                    f"{folder}: found {model.num_classes} classes, expected left/right pair {pair} in them"
+                )
+        allowed = [axis for axis in model.mirror_axes if mirror_axes is None or axis in mirror_axes]
+        return cls(model, chosen, dtype, tile_step, allowed, left_right_pairs, blend, progress)
+
+    def predict(
+        self,
+        volume: np.ndarray,
+        spacing: Sequence[float],
+        clicks: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """Segment one scan: (z, y, x) intensities with spacing in mm -> (z, y, x) uint8 training ids.
+
+        ``clicks``: (N, 3) voxel indices (z, y, x) in the scan and (N,) labels, 0 left and 1 right; N may be 0.
+        Raises InputError for a volume that is not 3-D and finite, and for clicks given to a model that takes none.
+        """
+        prepared = prepare(volume, spacing, self.plan)
+        if clicks is not None:
+            if not self.takes_clicks:
+                raise InputError("clicks: found some, expected none (this model takes no clicks)")
+            coordinates = np.asarray(clicks[0], dtype=np.float64).reshape(-1, 3)
+            clicks = Clicks(prepared.to_grid(coordinates), np.asarray(clicks[1]).reshape(-1))
+        return prepared.to_labels(self.scores(prepared.tensor, clicks))
+
+    @torch.inference_mode()
+    def scores(self, tensor: Tensor, clicks: Clicks | None = None) -> Tensor:
+        """The blended scores of a prepared scan: (1, z, y, x) -> (classes, z, y, x), by sliding window.
+
+        ``clicks`` are on the tensor's own grid.
+        """
+        patch = self.plan.patch_size
+        pads = padding(tensor.shape[1:], patch)
+        tensor = F.pad(tensor, [n for pad in reversed(pads) for n in pad])
+        if clicks is not None:
+            clicks = Clicks(clicks.coordinates + np.array([before for before, _ in pads]), clicks.labels)
+        blend = Blend(self.num_classes, tensor.shape[1:], patch, self.blend, self._score_device(tensor))
+        plan = tiles(tensor.shape[1:], patch, self.tile_step)
+        for tile in tqdm(plan, desc="tiles", disable=not self.progress, leave=False):
+            blend.add(tile, self._tile_logits(tensor[(slice(None), *tile)], _inside(clicks, tile)))
+        scores = blend.result()
+        unpad = (slice(before, n - after) for (before, after), n in zip(pads, tensor.shape[1:], strict=True))
+        return scores[(slice(None), *unpad)]
+
+    def _tile_logits(self, tile: Tensor, clicks: Clicks | None) -> Tensor:
+        """Mean logits over folds and mirror images: (1, z, y, x) -> (classes, z, y, x), fp32 on the device."""
+        tile = tile[None].to(self.device, self.dtype)
+        total, passes = None, 0
+        for axes in mirrors(self.mirror_axes):
+            dims = [axis + 2 for axis in axes]
+            seen = _contiguous(tile.flip(dims) if dims else tile, self.device)
+            prompt = self._prompt(clicks, axes)
+            for net in self.nets:
+                logits = (net(seen, prompt) if self.takes_clicks else net(seen)).float()
+                logits = logits.flip(dims) if dims else logits
+                logits = logits[:, self._swap] if self._left_right_axis in axes else logits
+                total = logits if total is None else total.add_(logits)
+                passes += 1
+        return total.div_(passes)[0]  # type: ignore[union-attr]
+
+    def _prompt(self, clicks: Clicks | None, axes: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+        """The clicks of a tile in its mirror image, as a batch of one."""
+        if clicks is None:
+            return None
+        seen = mirrored(clicks, axes, self.plan.patch_size, self._left_right_axis)
+        return (
+            torch.from_numpy(seen.coordinates.astype(np.float32))[None].to(self.device),
+            torch.from_numpy(seen.labels.astype(np.int64))[None].to(self.device),
+        )
+
+    def _score_device(self, tensor: Tensor) -> torch.device:
+        """Where the scores are summed: on the GPU if they take less than half of what is free there."""
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            if 4 * self.num_classes * tensor.numel() > free / 2:
+                return torch.device("cpu")
+        return self.device
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device a name stands for. Raises InputError for one that is not there."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device: found {device!r}, expected auto, cpu, cuda, cuda:<n> or mps") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(chosen.type, False):
+        raise InputError(f"device: found {device!r}, which this machine does not have, expected auto or cpu")
+    return chosen
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The type of the convolutions. Raises InputError for an unknown one, and for fp16 on a CPU."""
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.float16
+        return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: found {precision!r}, expected auto, {', '.join(PRECISIONS)}")
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("precision: found fp16 on a CPU, expected bf16 or fp32 there")
+    return PRECISIONS[precision]
+
+
+def _cpu_has_bf16() -> bool:
+    # Without these instructions bf16 is emulated, which is slower than fp32.
+    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
+def _ready(model: Model, fold: str, device: torch.device, dtype: torch.dtype) -> UMamba2:
+    net = model.network()
+    model.load_weights(net, fold)
+    net.encoder.to(dtype)
+    net.decoder.to(dtype)
+    net = net.to(device)  # the Mamba and click layer stays in fp32
+    return net.to(memory_format=torch.channels_last_3d) if device.type == "cpu" else net
+
+
+def _contiguous(tile: Tensor, device: torch.device) -> Tensor:
+    return tile.contiguous(memory_format=torch.channels_last_3d if device.type == "cpu" else torch.contiguous_format)
+
+
+def _inside(clicks: Clicks | None, tile: tuple[slice, ...]) -> Clicks | None:
+    """The clicks that fall into a tile, relative to its corner."""
+    if clicks is None:
+        return None
+    local = clicks.coordinates - np.array([s.start for s in tile])
+    size = np.array([s.stop - s.start for s in tile])
+    keep = ((local >= -0.5) & (local < size - 0.5)).all(axis=1)
+    return Clicks(local[keep], clicks.labels[keep])

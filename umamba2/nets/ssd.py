@@ -1,0 +1,47 @@
+"""State space duality (Dao & Gu 2024, arXiv 2405.21060, section 6) in plain PyTorch, for any device.
+
+The recurrence, per head with scalar decay:
+
+    h[t] = exp(dt[t] * A) * h[t-1] + dt[t] * x[t] B[t]^T          (p, n) state
+    y[t] = h[t] C[t]
+
+is computed chunk by chunk: inside a chunk as a masked (attention-like) matrix product, between chunks by handing on
+the state. Time and memory grow linearly with the length.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int = 64) -> Tensor:
+    """Run the selective state space scan.
+
+    Shapes, with b batch, l tokens, h heads, p head width, n state size: ``x`` (b, l, h, p), ``dt`` (b, l, h) positive
+    step sizes, ``A`` (h,) negative decay rates, ``B`` and ``C`` (b, l, n) shared by all heads. Returns (b, l, h, p).
+    Call it in fp32: the decays are exponentials of sums that half precision cannot hold.
+    """
+    batch, length, heads, width = x.shape
+    state = x.new_zeros(batch, heads, width, B.shape[-1])
+    x = x * dt.unsqueeze(-1)
+    decay = dt * A
+    out = torch.empty_like(x)
+    for start in range(0, length, chunk):
+        now = slice(start, min(start + chunk, length))
+        xs, Bs, Cs = x[:, now], B[:, now], C[:, now]
+        since_start = decay[:, now].cumsum(1)  # (b, q, h): log decay from the chunk's start to each token
+        # 1. what tokens of this chunk tell later ones: exp(sum of decays between s and t) for s <= t
+        between = since_start.unsqueeze(2) - since_start.unsqueeze(1)  # (b, t, s, h)
+        later = torch.ones(xs.shape[1], xs.shape[1], dtype=torch.bool, device=x.device).triu(1)
+        weights = between.masked_fill(later[None, :, :, None], -torch.inf).exp()
+        scores = torch.einsum("btn,bsn->bts", Cs, Bs)
+        inside = torch.einsum("bts,btsh,bshp->bthp", scores, weights, xs)
+        # 2. what earlier chunks left in the state
+        before = torch.einsum("btn,bth,bhpn->bthp", Cs, since_start.exp(), state)
+        out[:, now] = inside + before
+        # 3. the state handed on to the next chunk
+        to_end = (since_start[:, -1:] - since_start).exp()
+        state = state * since_start[:, -1].exp()[:, :, None, None]
+        state = state + torch.einsum("bsn,bsh,bshp->bhpn", Bs, to_end, xs)
+    return out

@@ -1,0 +1,190 @@
+"""U-Mamba2: a residual-encoder U-Net whose deepest features pass through one Mamba-2 layer (arXiv 2509.12069)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from umamba2.nets.mamba2 import Mamba2
+from umamba2.nets.prompts import PointEncoder, RandomFourierEncoding, TwoWayBlock
+from umamba2.nets.unet import Decoder, Encoder, ResidualBlock, drop_aliases
+
+Clicks = tuple[Tensor, Tensor]
+"""Clicks of a batch of patches: (B, N, 3) voxel indices (z, y, x) and (B, N) labels 0 left, 1 right, -1 none."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What happens around the Mamba-2 layer in the published family of networks.
+
+    ``grid_positions``: positions are added to the image tokens first. ``append_points``: click tokens run through the
+    Mamba layer behind the image tokens. ``cross_attention``: the MLP widths of the two-way blocks behind it;
+    ``stacked`` says whether a checkpoint stores them as a list.
+    """
+
+    grid_positions: bool = False
+    append_points: bool = False
+    cross_attention: tuple[int, ...] = ()
+    stacked: bool = True
+
+    @property
+    def takes_clicks(self) -> bool:
+        return self.append_points or bool(self.cross_attention)
+
+
+PLAIN = Variant()
+CLICK = Variant(cross_attention=(1024, 1024))
+# By the last part of a plans file's network_class_name: the published names and ours.
+VARIANTS = {
+    "UMambaBot2": PLAIN,
+    "UMambaBot2PE": Variant(grid_positions=True),
+    "UMambaBot2_Click": Variant(append_points=True),
+    "UMambaBot2_CrossAttn_Click": Variant(cross_attention=(512,), stacked=False),
+    "UMambaBot2_CrossAttn_Click2": CLICK,
+    "UMamba2": PLAIN,
+    "UMamba2Click": CLICK,
+}
+
+
+class MambaLayer(nn.Module):
+    """The bottleneck: voxels of a (B, C, z, y, x) feature map as tokens in raster order through LayerNorm and Mamba-2,
+    and past the clicks if there are any. No residual around it. Always in fp32, whatever the rest runs in: half
+    precision gives NaN in the attention, and this layer costs next to nothing.
+    """
+
+    def __init__(self, dim: int, variant: Variant, patch_size: Sequence[int] | None):
+        super().__init__()
+        self.variant = variant
+        self.norm = nn.LayerNorm(dim)
+        self.mamba = Mamba2(dim)
+        if variant.grid_positions:
+            self.position_encoder = RandomFourierEncoding(dim)
+        if variant.takes_clicks:
+            if patch_size is None:
+                raise ValueError("patch_size: found none, expected the patch (z, y, x) that clicks refer to")
+            self.point_encoder = PointEncoder(dim, patch_size)
+        if variant.cross_attention:
+            blocks = [TwoWayBlock(dim, mlp, first=i == 0) for i, mlp in enumerate(variant.cross_attention)]
+            self.cross_attention = nn.ModuleList(blocks) if variant.stacked else blocks[0]
+
+    def forward(self, features: Tensor, clicks: Clicks | None = None) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            grid = features.shape[2:]
+            tokens = features.float().flatten(2).transpose(1, 2)
+            length = tokens.shape[1]
+            points = self._points(tokens, clicks) if self.variant.takes_clicks else None
+            if self.variant.grid_positions:
+                tokens = tokens + self.position_encoder.grid(grid)
+            if self.variant.append_points:
+                tokens = torch.cat([tokens, points], dim=1)  # type: ignore[list-item]
+            tokens = self.mamba(self.norm(tokens))[:, :length]
+            if self.variant.cross_attention:
+                positions = self.point_encoder.pe_layer.grid(grid)
+                prompt = points
+                for block in self.cross_attention if self.variant.stacked else [self.cross_attention]:
+                    prompt, tokens = block(prompt, tokens, points, positions)
+            return tokens.transpose(1, 2).reshape(features.shape).to(features.dtype)
+
+    def _points(self, tokens: Tensor, clicks: Clicks | None) -> Tensor:
+        batch = tokens.shape[0]
+        if clicks is None:
+            clicks = tokens.new_zeros(batch, 0, 3), torch.zeros(batch, 0, dtype=torch.long, device=tokens.device)
+        return self.point_encoder(clicks[0].to(tokens.device), clicks[1].to(tokens.device))
+
+
+class UMamba2(nn.Module):
+    """The network. Arguments are those of nnU-Net plans (`arch_kwargs`), so that stock nnU-Net can build it too.
+
+    ``net(volume)`` with (B, input_channels, z, y, x), sizes divisible by the product of the strides, gives logits
+    (B, num_classes, z, y, x), or a list of them, finest first, with ``deep_supervision``. Variants with clicks take
+    ``net(volume, (coordinates, labels))``: (B, N, 3) voxel indices in the patch and (B, N) labels; N may be 0.
+    Raises ValueError for an architecture outside the published family.
+    """
+
+    variant = PLAIN
+
+    def __init__(
+        self,
+        input_channels: int,
+        n_stages: int,
+        features_per_stage: Sequence[int],
+        conv_op: object = nn.Conv3d,
+        kernel_sizes: Sequence[Sequence[int]] | int = 3,
+        strides: Sequence[Sequence[int]] | int = 1,
+        n_blocks_per_stage: Sequence[int] | int = 1,
+        num_classes: int = 2,
+        n_conv_per_stage_decoder: Sequence[int] | int = 1,
+        conv_bias: bool = True,
+        norm_op: object = nn.InstanceNorm3d,
+        norm_op_kwargs: dict | None = None,
+        dropout_op: object = None,
+        dropout_op_kwargs: dict | None = None,
+        nonlin: object = nn.LeakyReLU,
+        nonlin_kwargs: dict | None = None,
+        deep_supervision: bool = False,
+        patch_size: Sequence[int] | None = None,
+        variant: Variant | None = None,
+    ):
+        super().__init__()
+        norm = {"eps": 1e-5, "affine": True, **(norm_op_kwargs or {})}
+        slope = (nonlin_kwargs or {}).get("negative_slope", 0.01)
+        for name, found, expected in (
+            ("conv_op", _name(conv_op), "Conv3d"),
+            ("norm_op", _name(norm_op), "InstanceNorm3d"),
+            ("norm_op_kwargs affine", norm["affine"], True),
+            ("nonlin", _name(nonlin), "LeakyReLU"),
+            ("nonlin_kwargs negative_slope", slope, 0.01),
+            ("dropout_op", _name(dropout_op), "None"),
+        ):
+            if found != expected:
+                raise ValueError(f"{name}: found {found}, expected {expected}")
+        features = list(features_per_stage)
+        kernels = _per_stage("kernel_sizes", kernel_sizes, n_stages, vector=True)
+        strides = _per_stage("strides", strides, n_stages, vector=True)
+        blocks = _per_stage("n_blocks_per_stage", n_blocks_per_stage, n_stages)
+        convs = _per_stage("n_conv_per_stage_decoder", n_conv_per_stage_decoder, n_stages - 1)
+        if len(features) != n_stages:
+            raise ValueError(f"features_per_stage: found {len(features)} entries, expected {n_stages}")
+        eps = norm["eps"]
+        self.variant = variant or type(self).variant
+        self.encoder = Encoder(input_channels, features, kernels, strides, blocks, conv_bias, eps)
+        self.decoder = Decoder(num_classes, features, kernels, strides, convs, deep_supervision, conv_bias, eps)
+        self.mamba_layer = MambaLayer(features[-1], self.variant, patch_size)
+        self.register_load_state_dict_pre_hook(lambda module, state_dict, prefix, *_: drop_aliases(state_dict, prefix))
+
+    def forward(self, volume: Tensor, clicks: Clicks | None = None) -> Tensor | list[Tensor]:
+        skips = self.encoder(volume)
+        skips[-1] = self.mamba_layer(skips[-1], clicks)
+        return self.decoder(skips)
+
+    @staticmethod
+    def initialize(module: nn.Module) -> None:
+        """nnU-Net's He initialisation, for ``net.apply(net.initialize)``."""
+        if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+            nn.init.kaiming_normal_(module.weight, a=0.01)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, ResidualBlock):
+            nn.init.zeros_(module.conv2.norm.weight)
+            nn.init.zeros_(module.conv2.norm.bias)
+
+
+class UMamba2Click(UMamba2):
+    """U-Mamba2 steered by clicks through two two-way attention blocks (ToothFairy3 task 2)."""
+
+    variant = CLICK
+
+
+def _name(op: object) -> str:
+    """The bare class name of an operator given as class, dotted name or None."""
+    return getattr(op, "__name__", str(op)).rsplit(".", 1)[-1]
+
+
+def _per_stage(name: str, value, stages: int, vector: bool = False) -> list:
+    values = [value] * stages if isinstance(value, int) else list(value)
+    if len(values) != stages:
+        raise ValueError(f"{name}: found {len(values)} entries, expected {stages}")
+    return [[v] * 3 if isinstance(v, int) else list(v) for v in values] if vector else values

@@ -1,0 +1,166 @@
+"""Images in and out, with their geometry.
+
+Arrays are (z, y, x); spacing is in mm in the same order. SimpleITK speaks (x, y, z); the swap happens here and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from umamba2.errors import InputError
+
+SUFFIXES = (".mha", ".mhd", ".nii.gz", ".nii", ".nrrd", ".tiff", ".tif")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a grid lies in the patient: size in voxels, spacing and origin in mm, direction cosines, all in ITK's
+    (x, y, z) order."""
+
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A CBCT scan: ``array`` float32 (z, y, x) with its ``geometry``; ``warnings`` says what had to be mended."""
+
+    array: np.ndarray
+    geometry: Geometry
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Spacing in mm, (z, y, x)."""
+        x, y, z = self.geometry.spacing
+        return (z, y, x)
+
+
+def suffix(path: str | Path) -> str | None:
+    """The image suffix of a file name (``.nii.gz`` counts as one), or None if it is no known image format."""
+    name = Path(path).name.lower()
+    return next((s for s in SUFFIXES if name.endswith(s)), None)
+
+
+def stem(path: str | Path) -> str:
+    """The file name without its image suffix."""
+    name = Path(path).name
+    return name[: len(name) - len(suffix(path) or "")]
+
+
+def list_volumes(folder: str | Path) -> list[Path]:
+    """The image files of a folder, sorted by name; hidden files are left out."""
+    return sorted(p for p in Path(folder).iterdir() if p.is_file() and suffix(p) and not p.name.startswith("."))
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Read a 3-D image.
+
+    Voxels that are NaN or infinite become the smallest finite value of the image (air), with a warning.
+    Raises InputError, naming the file, for a missing, empty or unreadable file, an image that is not 3-D with one
+    channel, a zero-size image, or one without a single finite voxel.
+    """
+    path = Path(path)
+    array, geometry = _read(path)
+    if np.iscomplexobj(array):
+        raise InputError(f"{path}: found complex voxels, expected real intensities")
+    array = array.astype(np.float32, copy=False)
+    finite = np.isfinite(array)
+    count = array.size - int(np.count_nonzero(finite))
+    if count == 0:
+        return Volume(array, geometry)
+    if count == array.size:
+        raise InputError(f"{path}: found only NaN or infinite voxels, expected intensities")
+    array = np.where(finite, array, array[finite].min())
+    return Volume(array, geometry, (f"{path}: found {count} NaN or infinite voxels, expected finite intensities",))
+
+
+def read_labels(path: str | Path) -> tuple[np.ndarray, Geometry]:
+    """Read a label map: (z, y, x) array in the file's own integer type, and its geometry. Errors as `read_volume`."""
+    array, geometry = _read(Path(path))
+    if not np.issubdtype(array.dtype, np.integer):
+        rounded = np.rint(array)
+        if not np.array_equal(rounded, array):
+            raise InputError(f"{path}: found non-integer values, expected a label map")
+        array = rounded.astype(np.int32)
+    return array, geometry
+
+
+def write_labels(path: str | Path, labels: np.ndarray, geometry: Geometry) -> None:
+    """Write a label map as compressed uint8 on the given grid, complete or not at all.
+
+    The file appears under its name only when it is whole, so a crash never leaves half an answer.
+    Raises InputError if the array's shape is not the grid's, or the folder cannot be written.
+    """
+    path = Path(path)
+    if tuple(labels.shape[::-1]) != tuple(geometry.size):
+        raise InputError(f"{path}: found labels of shape {labels.shape}, expected {tuple(geometry.size[::-1])}")
+    image = sitk.GetImageFromArray(np.ascontiguousarray(labels, dtype=np.uint8))
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    ending = suffix(path)
+    if ending is None:
+        raise InputError(f"{path}: found an unknown image format, expected one of {', '.join(SUFFIXES)}")
+    if ending == ".mhd":  # two files whose names refer to each other: cannot be moved into place
+        _write(image, path)
+        return
+    partial = path.with_name(f".{stem(path)}.partial{ending}")
+    _write(image, partial)
+    os.replace(partial, path)
+
+
+def _write(image: sitk.Image, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(image, str(path), useCompression=True)
+    except (RuntimeError, OSError) as error:
+        raise InputError(f"{path}: could not be written ({_first_line(error)}), expected a writable folder") from None
+
+
+def _read(path: Path) -> tuple[np.ndarray, Geometry]:
+    if not path.is_file():
+        raise InputError(f"{path}: found no such file, expected an image")
+    if suffix(path) is None:
+        raise InputError(f"{path}: found an unknown file name ending, expected one of {', '.join(SUFFIXES)}")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: found an empty file (0 bytes), expected an image")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        dimension, size, components = reader.GetDimension(), reader.GetSize(), reader.GetNumberOfComponents()
+        if dimension == 4 and size[3] == 1:  # NIfTI files of one time point
+            reader.SetExtractSize([*size[:3], 0])
+        elif dimension != 3:
+            raise InputError(f"{path}: found a {dimension}-D image of size {size}, expected 3-D")
+        if components != 1:
+            raise InputError(f"{path}: found {components} values per voxel, expected 1")
+        if min(size) < 1:
+            raise InputError(f"{path}: found size {size}, expected at least one voxel along each axis")
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise InputError(f"{path}: could not be read ({_first_line(error)}), expected a complete image file") from None
+    spacing = image.GetSpacing()
+    if not all(np.isfinite(spacing)) or min(spacing) <= 0:
+        raise InputError(f"{path}: found spacing {spacing}, expected positive millimetres")
+    array = sitk.GetArrayFromImage(image)
+    if array.size == 0:
+        raise InputError(f"{path}: found no voxels (shape {array.shape}), expected at least one")
+    geometry = Geometry(image.GetSize(), spacing, image.GetOrigin(), image.GetDirection())
+    return array, geometry
+
+
+def _first_line(error: BaseException) -> str:
+    # ITK puts its stack of source locations first and the reason last.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[-1] if lines else type(error).__name__
+    return reason.removeprefix("ITK ERROR:").strip()[:200]
