@@ -7,6 +7,8 @@ nowhere else.
 from __future__ import annotations
 
 import os
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from umamba2.errors import InputError
+from umamba2.itk_quirks import listening, nifti_gaps
 
 SUFFIXES = (".mha", ".mhd", ".nii.gz", ".nii", ".nrrd", ".tiff", ".tif")
 
@@ -69,18 +72,22 @@ def read_volume(path: str | Path) -> Volume:
     channel, a zero-size image, or one without a single finite voxel.
     """
     path = Path(path)
-    array, geometry = _read(path)
+    return as_volume(*_read(path), str(path))
+
+
+def as_volume(array: np.ndarray, geometry: Geometry, name: str) -> Volume:
+    """Make a volume of intensities (z, y, x), mended as in `read_volume`; ``name`` is what messages call it."""
     if np.iscomplexobj(array):
-        raise InputError(f"{path}: found complex voxels, expected real intensities")
+        raise InputError(f"{name}: found complex voxels, expected real intensities")
     array = array.astype(np.float32, copy=False)
     finite = np.isfinite(array)
     count = array.size - int(np.count_nonzero(finite))
     if count == 0:
         return Volume(array, geometry)
     if count == array.size:
-        raise InputError(f"{path}: found only NaN or infinite voxels, expected intensities")
+        raise InputError(f"{name}: found only NaN or infinite voxels, expected intensities")
     array = np.where(finite, array, array[finite].min())
-    return Volume(array, geometry, (f"{path}: found {count} NaN or infinite voxels, expected finite intensities",))
+    return Volume(array, geometry, (f"{name}: found {count} NaN or infinite voxels, expected finite intensities",))
 
 
 def read_labels(path: str | Path) -> tuple[np.ndarray, Geometry]:
@@ -111,17 +118,22 @@ def write_labels(path: str | Path, labels: np.ndarray, geometry: Geometry) -> No
     if ending is None:
         raise InputError(f"{path}: found an unknown image format, expected one of {', '.join(SUFFIXES)}")
     if ending == ".mhd":  # two files whose names refer to each other: cannot be moved into place
-        _write(image, path)
+        _write(image, path, path)
         return
     partial = path.with_name(f".{stem(path)}.partial{ending}")
-    _write(image, partial)
-    os.replace(partial, path)
+    try:
+        _write(image, partial, path)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
 
 
-def _write(image: sitk.Image, path: Path) -> None:
+def _write(image: sitk.Image, partial: Path, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(image, str(path), useCompression=True)
+        with listening():
+            sitk.WriteImage(image, str(partial), useCompression=True)
+        os.replace(partial, path)
     except (RuntimeError, OSError) as error:
         raise InputError(f"{path}: could not be written ({_first_line(error)}), expected a writable folder") from None
 
@@ -136,7 +148,8 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with listening():
+            reader.ReadImageInformation()
         dimension, size, components = reader.GetDimension(), reader.GetSize(), reader.GetNumberOfComponents()
         if dimension == 4 and size[3] == 1:  # NIfTI files of one time point
             reader.SetExtractSize([*size[:3], 0])
@@ -146,7 +159,8 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
             raise InputError(f"{path}: found {components} values per voxel, expected 1")
         if min(size) < 1:
             raise InputError(f"{path}: found size {size}, expected at least one voxel along each axis")
-        image = reader.Execute()
+        with listening() as remarks:
+            image = reader.Execute()
     except RuntimeError as error:
         raise InputError(f"{path}: could not be read ({_first_line(error)}), expected a complete image file") from None
     spacing = image.GetSpacing()
@@ -155,12 +169,22 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     array = sitk.GetArrayFromImage(image)
     if array.size == 0:
         raise InputError(f"{path}: found no voxels (shape {array.shape}), expected at least one")
-    geometry = Geometry(image.GetSize(), spacing, image.GetOrigin(), image.GetDirection())
-    return array, geometry
+    if any("Failed to read directory" in remark for remark in remarks):  # TIFF: slices are missing
+        raise InputError(f"{path}: found only the first {size[2]} slices, expected a complete image file")
+    if suffix(path) in (".nii", ".nii.gz"):
+        gaps = nifti_gaps(path, array.shape)
+        if gaps is not None:
+            array = np.where(gaps, np.nan, array)
+    return array, geometry_of(image)
+
+
+def geometry_of(image: sitk.Image) -> Geometry:
+    """The grid of a SimpleITK image."""
+    return Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
 
 def _first_line(error: BaseException) -> str:
-    # ITK puts its stack of source locations first and the reason last.
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # ITK puts its stack of source locations first, then what went wrong, then errno's text, right or wrong.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason: ")]
     reason = lines[-1] if lines else type(error).__name__
-    return reason.removeprefix("ITK ERROR:").strip()[:200]
+    return re.sub(r"^ITK ERROR: |\w+\(0x[0-9a-f]+\): ", "", reason)[:200]

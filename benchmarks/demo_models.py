@@ -1,0 +1,89 @@
+"""How good the demo models are on phantoms they have never seen, through the whole pipeline.
+
+    python benchmarks/demo_models.py --count 8
+
+Prints a table: Dice per group of structures for each challenge, and for the interactive one by number of clicks.
+Phantoms have the usual size of a ToothFairy3 scan; seeds start far above those of the training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from umamba2 import Predictor
+from umamba2.challenges import CHALLENGES, Challenge
+from umamba2.clicks import NAMES, Clicks
+from umamba2.labels import FDI_TEETH, INTERACTIVE, MULTICLASS, STSR, training_table
+from umamba2.phantoms import Phantom, make_phantom
+
+ROOT = Path(__file__).resolve().parents[1]
+TEETH = tuple(range(11, 11 + len(FDI_TEETH)))
+GROUPS = {
+    MULTICLASS: {
+        "jaws": (1, 2), "teeth": TEETH, "alveolar canals": (3, 4), "sinuses": (5, 6), "pharynx": (7,),
+        "restorations": (8, 9, 10), "small canals": (43, 44, 45), "pulp": (46,),
+    },
+    INTERACTIVE: {"alveolar canals": (1, 2)},
+    STSR: {"tooth": (1,), "pulp": (2,), "root canals": tuple(range(3, 13))},
+}  # fmt: skip
+
+
+def dice(found: np.ndarray, truth: np.ndarray, ids: tuple[int, ...]) -> list[float]:
+    """Dice of every id that one of the two label maps has."""
+    sizes = np.bincount(found.ravel(), minlength=256) + np.bincount(truth.ravel(), minlength=256)
+    overlap = np.bincount(found[found == truth], minlength=256)
+    return [2 * overlap[i] / sizes[i] for i in ids if sizes[i]]
+
+
+def clicks_of(phantom: Phantom, count: int) -> Clicks:
+    """The first ``count`` clicks of each side."""
+    chosen = [c for side in NAMES for c in [c for c in phantom.clicks if c[0] == side][:count]]
+    points = np.array([point for _, point in chosen], np.float32).reshape(-1, 3)
+    return Clicks(points, np.array([NAMES[name] for name, _ in chosen], np.int64))
+
+
+def segment(predictor: Predictor, challenge: Challenge, phantom: Phantom, clicks: Clicks | None) -> np.ndarray:
+    image = phantom.image.astype(np.float32)
+    return challenge.clean(predictor.predict(image, phantom.spacing, clicks), phantom.spacing, clicks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=8, help="number of phantoms")
+    parser.add_argument("--seed", type=int, default=10_000, help="first seed")
+    parser.add_argument("--models", type=Path, default=ROOT / "resources")
+    parser.add_argument("--challenges", nargs="+", default=list(CHALLENGES), choices=list(CHALLENGES))
+    options = parser.parse_args()
+    predictors = {
+        name: Predictor.from_folder(options.models / name, **CHALLENGES[name].predictor_settings())
+        for name in options.challenges
+    }
+    scores: dict[tuple[str, str], list[float]] = defaultdict(list)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for seed in range(options.seed, options.seed + options.count):
+        phantom = make_phantom(seed)
+        for name, predictor in predictors.items():
+            truth = phantom.stsr_labels if name == STSR else training_table(name)[phantom.labels]
+            for count in range(6) if name == INTERACTIVE else [None]:
+                began = time.monotonic()
+                clicks = None if count is None else clicks_of(phantom, count)
+                found = segment(predictor, CHALLENGES[name], phantom, clicks)
+                seconds[name].append(time.monotonic() - began)
+                for group, ids in GROUPS[name].items():
+                    label = group if count is None else f"{group}, {count} clicks a side"
+                    scores[name, label] += dice(found, truth, ids)
+        print(f"phantom {seed} done", flush=True)
+    print(f"\nMean Dice, {options.count} phantoms of 170x272x345 voxels, seeds from {options.seed}\n")
+    for (name, group), values in scores.items():
+        print(f"| {name} | {group} | {np.mean(values):.3f} |")
+    for name, times in seconds.items():
+        print(f"{name}: {np.median(times):.1f} s per scan, median, {predictors[name].device} {predictors[name].dtype}")
+
+
+if __name__ == "__main__":
+    main()

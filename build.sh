@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Build the submission image.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+Usage: ./build.sh [--challenge NAME] [--model FOLDER] [--tag TAG] [--base IMAGE]
+
+  --challenge NAME   toothfairy3-multiclass, toothfairy3-interactive or stsr. Without it the image recognises the
+                     challenge from what is mounted.
+  --model FOLDER     bake in this model folder (nnU-Net's layout or the output of `umamba2 slim`) instead of the demo
+                     models; needs --challenge
+  --tag TAG          name of the image (default: umamba2:latest)
+  --base IMAGE       base image with Python 3.10-3.12 and torch (default: see Dockerfile)
+
+Training logs and validation results in FOLDER are left out of the image.
+END
+}
+
+fail() {
+    echo "build.sh: $*" >&2
+    exit 2
+}
+
+challenge="" model="" tag="umamba2:latest" base=""
+while [ $# -gt 0 ]; do
+    case "$1" in
+        -h | --help) usage && exit 0 ;;
+        --challenge | --model | --tag | --base)
+            [ $# -ge 2 ] || fail "$1: found no value"
+            printf -v "${1#--}" '%s' "$2"
+            shift 2
+            ;;
+        *) fail "unknown option $1 (see --help)" ;;
+    esac
+done
+case "$challenge" in
+    "" | toothfairy3-multiclass | toothfairy3-interactive | stsr) ;;
+    *) fail "--challenge: found '$challenge', expected toothfairy3-multiclass, toothfairy3-interactive or stsr" ;;
+esac
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+resources=resources
+if [ -n "$model" ]; then
+    [ -d "$model" ] || fail "--model: found no folder '$model'"
+    [ -n "$challenge" ] || fail "--model: needs --challenge to know what the model is for"
+    # The build only sees the repository, so the model is staged there.
+    resources=build/resources
+    rm -rf "${root:?}/$resources"
+    mkdir -p "$root/$resources"
+    cp -RL "$model" "$root/$resources/$challenge"
+    find "$root/$resources" \( -name 'validation*' -o -name 'training_log*' -o -name 'progress.png' \
+        -o -name 'debug.json' -o -name 'checkpoint_latest.pth' \) -prune -exec rm -rf {} +
+fi
+[ -d "$root/$resources" ] || fail "found no folder $root/$resources, expected the demo models (or give --model)"
+
+arguments=(--platform linux/amd64 --tag "$tag" --build-arg "CHALLENGE=$challenge" --build-arg "RESOURCES=$resources")
+[ -z "$base" ] || arguments+=(--build-arg "BASE_IMAGE=$base")
+# UMAMBA2_BUILD_OPTIONS: further options for docker build, such as --network=host
+read -r -a further <<<"${UMAMBA2_BUILD_OPTIONS-}"
+DOCKER_BUILDKIT=1 docker build "${arguments[@]}" ${further[@]+"${further[@]}"} "$root"
+echo "Built $tag ($(docker image inspect --format '{{.Size}}' "$tag" | awk '{printf "%.2f GB", $1 / 1e9}') unpacked)"

@@ -1,0 +1,143 @@
+"""One case from file to file, and the loop over many: the same for the container and the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from umamba2.challenges.challenge import Challenge
+from umamba2.clicks import Clicks, empty, read_clicks
+from umamba2.errors import InputError
+from umamba2.labels import output_table
+from umamba2.volumes import Volume, read_volume, write_labels
+
+if TYPE_CHECKING:
+    from umamba2.engine.predict import Predictor
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan to segment: the image, where its label map goes, and its click file if clicks are expected."""
+
+    image: Path
+    output: Path
+    clicks: Path | None = None
+
+
+@dataclass
+class Outcome:
+    """What became of a case: whether it has an output, and one line for everything that was not as it should be."""
+
+    case: Case
+    written: bool = False
+    problems: list[str] = field(default_factory=list)
+
+    def report(self, level: str, problem: str) -> None:
+        """Note a problem and say it on stderr."""
+        self.problems.append(problem)
+        print(f"{level}: {problem}", file=sys.stderr, flush=True)
+
+    def read_clicks(self, shape: tuple[int, int, int]) -> Clicks:
+        """The usable clicks of the case on an image of that shape (z, y, x); what is not usable is reported."""
+        if self.case.clicks is None:
+            return empty()
+        try:
+            clicks, warnings = read_clicks(self.case.clicks, shape)
+        except InputError as error:
+            self.report("warning", f"{error}; going on without clicks")
+            return empty()
+        for warning in warnings:
+            self.report("warning", warning)
+        return clicks
+
+
+@dataclass(frozen=True)
+class Job:
+    """How cases are turned into label maps; what is the same for all of them.
+
+    ``challenge`` None: plain prediction, the network's own ids. ``label_map`` None: the challenge's default.
+    ``background_on_failure``: a scan whose segmentation fails still gets an output, without any structure.
+    """
+
+    predictor: Predictor
+    challenge: Challenge | None = None
+    label_map: str | None = None
+    postprocess: bool = True
+    background_on_failure: bool = False
+
+    def segment(self, volume: Volume, clicks: Clicks | None = None) -> np.ndarray:
+        """A volume to its label map, uint8 (z, y, x), in the ids of ``label_map``."""
+        labels = self.predictor.predict(volume.array, volume.spacing, clicks)
+        if self.challenge is None:
+            return labels
+        if self.postprocess:
+            labels = self.challenge.clean(labels, volume.spacing, clicks)
+        return output_table(self.challenge.name, self.label_map or self.challenge.label_map)[labels]
+
+
+def check_model(predictor: Predictor, challenge: Challenge, model: str | Path) -> None:
+    """Raise InputError, naming the model, if the network is not one for this challenge."""
+
+    def what(classes: int, clicks: bool) -> str:
+        return f"{classes} classes {'with' if clicks else 'without'} clicks"
+
+    found = what(predictor.num_classes, predictor.takes_clicks)
+    expected = what(challenge.num_classes, challenge.takes_clicks)
+    if found != expected:
+        raise InputError(f"{model}: found a model of {found}, expected {expected} for {challenge.name}")
+
+
+def run_cases(cases: Iterable[Case], job: Job) -> list[Outcome]:
+    """Segment one case after the other; a line on stdout for each, and on stderr for each problem.
+
+    No case keeps the others from running, whatever its files hold.
+    """
+    outcomes = []
+    for case in cases:
+        outcome = Outcome(case)
+        start = time.monotonic()
+        try:
+            shape = _run_case(case, job, outcome)
+        except Exception as error:
+            outcome.report("error", _in_one_line(error, case.image))
+        else:
+            size = "x".join(map(str, shape))
+            print(f"{case.image.name}  {size}  {time.monotonic() - start:.1f} s  -> {case.output}", flush=True)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _run_case(case: Case, job: Job, outcome: Outcome) -> tuple[int, ...]:
+    volume = read_volume(case.image)
+    for warning in volume.warnings:
+        outcome.report("warning", warning)
+    clicks = outcome.read_clicks(volume.array.shape) if job.predictor.takes_clicks else None
+    try:
+        labels = job.segment(volume, clicks)
+    except Exception as error:
+        # What the predictor raises does not know the file.
+        problem = f"{case.image}: {error}" if isinstance(error, InputError) else _in_one_line(error, case.image)
+        if not job.background_on_failure:
+            raise InputError(problem) from None
+        outcome.report("error", f"{problem}; {case.output} is background only")
+        labels = np.zeros(volume.array.shape, np.uint8)
+    write_labels(case.output, labels, volume.geometry)
+    outcome.written = True
+    return labels.shape
+
+
+def _in_one_line(error: Exception, image: Path) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    if os.environ.get("UMAMBA2_DEBUG"):
+        traceback.print_exception(error)
+    reason = " ".join(str(error).split())[:200]
+    return f"{image}: found {type(error).__name__} ({reason}), expected a label map"

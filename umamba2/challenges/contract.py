@@ -1,0 +1,65 @@
+"""A platform's contract from its input folder to its output folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from umamba2.challenges.cases import Case, Job, Outcome, run_cases
+from umamba2.challenges.challenge import Challenge
+from umamba2.challenges.locate import find_images
+from umamba2.clicks import click_file
+from umamba2.errors import InputError
+from umamba2.volumes import stem
+
+
+def list_cases(challenge: Challenge, source: str | Path, output: str | Path, suffix: str | None = None) -> list[Case]:
+    """The cases in an input folder, with their places in the output folder, sorted by image name.
+
+    ``suffix`` is what the challenge's file name rule inserts after the case's name (None: its default).
+    Raises InputError if there are no images, two of them claim the same output, or the suffix is no part of a name.
+    """
+    source, output = Path(source), Path(output)
+    suffix = challenge.suffix if suffix is None else suffix
+    if set(suffix) & {"/", "\\", "\0"}:
+        raise InputError(f"suffix: found {suffix!r}, expected a part of a file name")
+    images = find_images(challenge, source)
+    names = [stem(image) for image in images]
+    cases: dict[Path, Case] = {}
+    for image, name in zip(images, names):
+        file_name = challenge.output_name.format(name=image.name, case=name, suffix=suffix)
+        target = output / challenge.output_folder / file_name
+        if target in cases:
+            raise InputError(f"{image}: found a second image for {target}, expected one ({cases[target].image})")
+        clicks = click_file(source, name, names) if challenge.takes_clicks else None
+        cases[target] = Case(image, target, clicks)
+    return list(cases.values())
+
+
+def run(cases: list[Case], job: Job, output: str | Path) -> list[Outcome]:
+    """Segment the cases and write what belongs to them in the output folder.
+
+    For Grand Challenge that is ``results.json``, as evalutils 0.4.2 writes it, with an entry for each case that has
+    an output and its problems as error messages, and the folder ``metadata``.
+    """
+    outcomes = run_cases(cases, job)
+    if job.challenge is not None and job.challenge.has_results:
+        output = Path(output)
+        try:
+            (output / "metadata").mkdir(parents=True, exist_ok=True)
+            partial = output / ".results.json.partial"
+            partial.write_text(json.dumps([_entry(outcome) for outcome in outcomes if outcome.written]))
+            os.replace(partial, output / "results.json")
+        except OSError as error:
+            raise InputError(f"{output}: could not be written ({error}), expected a writable folder") from None
+    return outcomes
+
+
+def _entry(outcome: Outcome) -> dict:
+    # The type is what evalutils calls every image, whatever its format.
+    return {
+        "outputs": [{"type": "metaio_image", "filename": outcome.case.output.name}],
+        "inputs": [{"type": "metaio_image", "filename": outcome.case.image.name}],
+        "error_messages": outcome.problems,
+    }

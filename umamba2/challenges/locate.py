@@ -1,0 +1,106 @@
+"""Which challenge this is, and where its images, outputs and model are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from umamba2.challenges.challenge import Challenge
+from umamba2.challenges.stsr import STSR
+from umamba2.challenges.toothfairy3 import INTERACTIVE, MULTICLASS
+from umamba2.errors import InputError
+from umamba2.volumes import SUFFIXES, list_volumes, suffix
+
+CHALLENGES = {challenge.name: challenge for challenge in (MULTICLASS, INTERACTIVE, STSR)}
+
+
+def find_challenge(name: str) -> Challenge:
+    """The challenge of that name. Raises InputError for an unknown one."""
+    if name not in CHALLENGES:
+        raise InputError(f"challenge: found {name!r}, expected one of {', '.join(CHALLENGES)}")
+    return CHALLENGES[name]
+
+
+def recognise(folder: str | Path | None = None) -> Challenge:
+    """The challenge whose input lies in a folder (None: in one of the platforms' mounts).
+
+    `images/cbct` or an `inputs.json` is ToothFairy3, with clicks the interactive task; bare `.nii.gz` files are STSR.
+    Raises InputError if nothing of the kind is there.
+    """
+    folders = [Path(folder)] if folder is not None else _mounted_inputs()
+    for candidate in folders:
+        if not candidate.is_dir():
+            continue
+        if _has_clicks(candidate):
+            return INTERACTIVE
+        if (candidate / MULTICLASS.image_folder).is_dir() or (candidate / "inputs.json").is_file():
+            return MULTICLASS
+        images = list_volumes(candidate)
+        if images:
+            return STSR if all(suffix(image) == ".nii.gz" for image in images) else MULTICLASS
+    places = " or ".join(map(str, folders))
+    raise InputError(f"{places}: found no input of a known challenge, expected images/cbct/<image> or <case>.nii.gz")
+
+
+def find_images(challenge: Challenge, folder: str | Path) -> list[Path]:
+    """The images to segment, sorted by name, from the first place that has some.
+
+    That is the challenge's image folder, a folder that `inputs.json` names, or the input folder itself.
+    Raises InputError if there are none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: found no such folder, expected one with images")
+    places = [folder / challenge.image_folder]
+    if challenge.image_folder:
+        root = folder.resolve()
+        named = [folder / path for _, path in _sockets(folder)]
+        places += [place for place in named if place.resolve().is_relative_to(root)] + [folder]
+    for place in places:
+        images = list_volumes(place) if place.is_dir() else []
+        if images:
+            return images
+    raise InputError(f"{places[0]}: found no images, expected at least one of {', '.join(SUFFIXES)}")
+
+
+def find_model(challenge: str, places: Iterable[str | Path]) -> Path:
+    """The model for a challenge from the first place that holds one, in a subfolder of its name or by itself.
+
+    A model folder has a `model.json` (the slim format) or `fold_*` folders (nnU-Net's). InputError if none has.
+    """
+    folders = [Path(place) for place in places]
+    for place in folders:
+        for folder in (place / challenge, place):
+            if is_model(folder):
+                return folder
+    found = " or ".join(map(str, folders))
+    raise InputError(f"{found}: found no model, expected model.json or fold_*, there or in {challenge}/")
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder looks like a model: nothing is read."""
+    return (folder / "model.json").is_file() or any(path.is_dir() for path in folder.glob("fold_*"))
+
+
+def _mounted_inputs() -> list[Path]:
+    return [Path(mount) for mount in dict.fromkeys(challenge.mounts[0] for challenge in CHALLENGES.values())]
+
+
+def _has_clicks(folder: Path) -> bool:
+    return any(folder.glob("*clicks*.json")) or any("clicks" in slug for slug, _ in _sockets(folder))
+
+
+def _sockets(folder: Path) -> list[tuple[str, str]]:
+    """Slug and relative path of what Grand Challenge's `inputs.json` lists; nothing if it cannot be understood."""
+    try:
+        entries = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    sockets = []
+    for entry in entries if isinstance(entries, list) else []:
+        # The platform renamed interfaces to sockets in 2025.
+        socket = (entry.get("socket") or entry.get("interface")) if isinstance(entry, dict) else None
+        if isinstance(socket, dict) and isinstance(socket.get("relative_path"), str):
+            sockets.append((str(socket.get("slug", "")), socket["relative_path"]))
+    return sockets

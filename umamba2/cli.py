@@ -1,0 +1,200 @@
+"""The command line: ``umamba2 predict | info | slim | phantom``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import umamba2
+from umamba2.errors import InputError
+
+if TYPE_CHECKING:
+    from umamba2.challenges import Case, Challenge
+    from umamba2.engine.predict import Predictor
+
+# Each command imports what it needs when it runs, so that --help and typing errors answer at once.
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 1 if anything was wrong (2 for unknown options)."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    from umamba2.labels import LABEL_MAPS, TASKS
+
+    parser = argparse.ArgumentParser(prog="umamba2", description="Dental CBCT segmentation with U-Mamba2.")
+    parser.add_argument("--version", action="version", version=f"umamba2 {umamba2.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    predict = commands.add_parser("predict", help="segment scans", description="Segment one scan or a folder of them.")
+    predict.set_defaults(command=_predict)
+    predict.add_argument("-i", "--input", required=True, type=Path, help="image, or folder of images")
+    predict.add_argument("-o", "--output", required=True, type=Path, help="folder (for one image also a file name)")
+    predict.add_argument("-m", "--model", required=True, type=Path, help="model folder")
+    predict.add_argument(
+        "--challenge",
+        choices=(*TASKS, "none"),
+        help="use the published settings, post-processing and ids of a challenge; none: plain prediction "
+        "(default: the challenge that the model names, if it does)",
+    )
+    predict.add_argument("--folds", nargs="+", metavar="FOLD", help="numbers or 'all' (default: every fold there is)")
+    predict.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    predict.add_argument("--precision", choices=("auto", "fp16", "bf16", "fp32"), default="auto")
+    predict.add_argument("--tile-step", type=float, help="distance of tiles as a fraction of the patch, in (0, 1]")
+    predict.add_argument("--no-mirroring", action="store_true", help="one pass instead of one per mirror image")
+    predict.add_argument("--clicks", type=Path, help="click file, or folder of them (interactive models)")
+    predict.add_argument("--label-map", choices=LABEL_MAPS, help="ids of the output (default: platform)")
+    predict.add_argument("--no-postprocess", action="store_true", help="the network's answer as it is")
+    predict.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    info = commands.add_parser("info", help="describe a model folder")
+    info.set_defaults(command=_info)
+    info.add_argument("model", type=Path)
+
+    slim = commands.add_parser("slim", help="write a model in the small, safe format (safetensors and one JSON)")
+    slim.set_defaults(command=_slim)
+    slim.add_argument("model", type=Path)
+    slim.add_argument("out", type=Path)
+    slim.add_argument("--half", action="store_true", help="weights in half precision")
+
+    phantom = commands.add_parser("phantom", help="write synthetic scans with exact labels and clicks")
+    phantom.set_defaults(command=_phantom)
+    phantom.add_argument("out", type=Path)
+    phantom.add_argument("--count", type=_positive(int), default=1)
+    phantom.add_argument("--seed", type=int, default=0)
+    phantom.add_argument("--shape", type=_positive(int), nargs=3, metavar=("Z", "Y", "X"), default=(170, 272, 345))
+    phantom.add_argument(
+        "--spacing",
+        type=_positive(float),
+        nargs="+",
+        metavar="MM",
+        default=[0.3],
+        help="one number, or three (z, y, x)",
+    )
+    return parser
+
+
+def _positive(kind: Callable) -> Callable:
+    def parse(text: str):
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"found {text}, expected a positive number")
+        return value
+
+    return parse
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from umamba2.challenges import CHALLENGES, Job, check_model, find_model, run_cases
+
+    challenge = CHALLENGES.get(arguments.challenge)
+    images = _images(arguments.input, challenge)
+    model = find_model(challenge.name, [arguments.model]) if challenge else arguments.model
+    predictor = _load(model, arguments, challenge)
+    if arguments.challenge is None and predictor.challenge is not None:
+        challenge = CHALLENGES.get(predictor.challenge)
+        predictor = _load(model, arguments, challenge)
+    if challenge is not None:
+        check_model(predictor, challenge, model)
+    elif arguments.label_map not in (None, "training"):
+        raise InputError(f"--label-map: found {arguments.label_map} without a challenge, expected --challenge")
+    if arguments.clicks is not None and not predictor.takes_clicks:
+        raise InputError(f"{model}: found a model without clicks, expected one that takes them (or no --clicks)")
+
+    job = Job(predictor, challenge, arguments.label_map, postprocess=not arguments.no_postprocess)
+    outcomes = run_cases(_cases(images, arguments), job)
+    return 1 if any(outcome.problems for outcome in outcomes) else 0
+
+
+def _images(source: Path, challenge: Challenge | None) -> list[Path]:
+    from umamba2.challenges import find_images
+    from umamba2.volumes import SUFFIXES, list_volumes
+
+    if not source.is_dir():
+        return [source]
+    images = find_images(challenge, source) if challenge else list_volumes(source)
+    if not images:
+        raise InputError(f"{source}: found no images, expected at least one of {', '.join(SUFFIXES)}")
+    return images
+
+
+def _load(model: Path, arguments: argparse.Namespace, challenge: Challenge | None) -> Predictor:
+    from umamba2.engine.predict import Predictor
+
+    settings = challenge.predictor_settings() if challenge else {}
+    if arguments.tile_step is not None:
+        settings["tile_step"] = arguments.tile_step
+    if arguments.no_mirroring:
+        settings["mirror_axes"] = ()
+    return Predictor.from_folder(
+        model,
+        folds=arguments.folds,
+        device=arguments.device,
+        precision=arguments.precision,
+        progress=not arguments.quiet and sys.stderr.isatty(),
+        **settings,
+    )
+
+
+def _cases(images: list[Path], arguments: argparse.Namespace) -> list[Case]:
+    from umamba2.challenges import Case
+    from umamba2.clicks import click_file
+    from umamba2.volumes import stem, suffix
+
+    out, clicks = arguments.output, arguments.clicks
+    out_is_file = not arguments.input.is_dir() and suffix(out) is not None and not out.is_dir()
+    if clicks is not None and not clicks.is_dir() and len(images) > 1:
+        raise InputError(f"{clicks}: found one click file for {len(images)} images, expected a folder of them")
+    names = [stem(image) for image in images]
+    cases = []
+    for image, name in zip(images, names):
+        output = out if out_is_file else out / image.name
+        if output.resolve() == image.resolve():
+            raise InputError(f"{output}: found the input itself as the output, expected another place")
+        is_folder = clicks is not None and clicks.is_dir()
+        cases.append(Case(image, output, click_file(clicks, name, names) if is_folder else clicks))
+    return cases
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from umamba2.checkpoints import describe
+
+    print(describe(arguments.model))
+    return 0
+
+
+def _slim(arguments: argparse.Namespace) -> int:
+    from umamba2.checkpoints import slim
+
+    slim(arguments.model, arguments.out, half=arguments.half)
+    size = sum(path.stat().st_size for path in arguments.out.iterdir() if path.is_file())
+    print(f"{arguments.out}  {size / 1e6:.1f} MB")
+    return 0
+
+
+def _phantom(arguments: argparse.Namespace) -> int:
+    spacing = arguments.spacing * 3 if len(arguments.spacing) == 1 else arguments.spacing
+    if len(spacing) != 3:
+        raise InputError(f"--spacing: found {len(spacing)} numbers, expected one or three")
+    try:
+        from umamba2.phantoms import write_phantoms
+    except ImportError as error:
+        raise InputError(f"phantoms: found no {error.name}, expected pip install 'umamba2[phantoms]'") from None
+    try:
+        cases = write_phantoms(arguments.out, arguments.count, arguments.seed, tuple(arguments.shape), tuple(spacing))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{arguments.out}: {error}") from None
+    print(f"{arguments.out}  {len(cases)} phantoms: {', '.join(cases)}")
+    return 0

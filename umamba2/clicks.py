@@ -1,0 +1,124 @@
+"""Clicks on the alveolar canals: find the file of a case, read it, mirror it.
+
+A click is a voxel of the input image in array order (z, y, x) and a label, 0 left or 1 right (-1 pads batches). The
+files are Grand Challenge's "Multiple points", with one difference that matters: ToothFairy3 stores voxel indices in
+array order, not millimetres.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from umamba2.errors import InputError
+
+NAMES = {"Left_IAC": 0, "Right_IAC": 1}
+LEFT_RIGHT_AXIS = 2
+
+
+class Clicks(NamedTuple):
+    """``coordinates`` (N, 3) float32, voxel indices (z, y, x); ``labels`` (N,) int64, 0 left, 1 right. N may be 0."""
+
+    coordinates: np.ndarray
+    labels: np.ndarray
+
+
+def empty() -> Clicks:
+    """No clicks at all."""
+    return Clicks(np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
+
+
+def mirrored(
+    clicks: Clicks, axes: Iterable[int], shape: Sequence[int], left_right_axis: int | None = LEFT_RIGHT_AXIS
+) -> Clicks:
+    """The clicks on an image of that shape after mirroring it along array axes (0 z, 1 y, 2 x).
+
+    Mirroring along the left/right axis (None: there is none) turns left into right, so labels 0 and 1 trade places;
+    -1 stays.
+    """
+    coordinates, labels = clicks.coordinates.copy(), clicks.labels.copy()
+    for axis in axes:
+        coordinates[:, axis] = shape[axis] - 1 - coordinates[:, axis]
+        if axis == left_right_axis:
+            labels = np.where(labels < 0, labels, 1 - labels)
+    return Clicks(coordinates, labels)
+
+
+def file_names(case: str) -> tuple[str, str]:
+    """The two names that a case's click file may have, the platform's first: runs are called ``<case>_..._<run>``."""
+    parts = case.split("_")
+    return f"iac_clicks_{parts[0]}_{parts[-1]}.json", f"iac_clicks_{case}.json"
+
+
+def find_click_file(folder: str | Path, case: str, others: Iterable[str] = ()) -> Path | None:
+    """The click file of a case: under its names, else the folder's only ``*clicks*.json``; None if there is none.
+
+    ``others`` are the cases processed along with this one; files that bear their names are left to them. Several
+    files that could all be meant count as none, because a wrong guess clicks on another patient.
+    """
+    folder = Path(folder)
+    for name in file_names(case):
+        if (folder / name).is_file():
+            return folder / name
+    taken = {name for other in others if other != case for name in file_names(other)}
+    candidates = [path for path in folder.glob("*clicks*.json") if path.is_file() and path.name not in taken]
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def click_file(folder: str | Path, case: str, others: Iterable[str] = ()) -> Path:
+    """What `find_click_file` finds, or where a case's click file was expected, for `read_clicks` to say so."""
+    return find_click_file(folder, case, others) or Path(folder) / file_names(case)[0]
+
+
+def read_clicks(path: str | Path, shape: tuple[int, int, int]) -> tuple[Clicks, tuple[str, ...]]:
+    """Read a click file for an image of that shape (z, y, x); the usable clicks, and one line for each that is not.
+
+    Raises InputError if the file is missing or is not JSON of the form ``{"points": [{"point": [z, y, x], "name":
+    "Left_IAC" or "Right_IAC"}, ...]}``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: found no such file, expected the clicks of this case")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: found no readable JSON ({_brief(error)}), expected a click file") from None
+    points = content.get("points") if isinstance(content, dict) else None
+    if not isinstance(points, list):
+        raise InputError(f"{path}: found {_brief(content)}, expected an object with a list of 'points'")
+    coordinates, labels, warnings = [], [], []
+    for number, point in enumerate(points, start=1):
+        reason = _what_is_wrong(point, shape)
+        if reason:
+            warnings.append(f"{path}: click {number} left out, {reason}")
+        else:
+            coordinates.append(point["point"])
+            labels.append(NAMES[point["name"]])
+    clicks = Clicks(np.array(coordinates, np.float32).reshape(-1, 3), np.array(labels, np.int64))
+    return clicks, tuple(warnings)
+
+
+def _what_is_wrong(point: object, shape: tuple[int, int, int]) -> str | None:
+    if not isinstance(point, dict):
+        return f"found {_brief(point)}, expected an object with 'point' and 'name'"
+    name, where = point.get("name"), point.get("point")
+    if not isinstance(name, str) or name not in NAMES:
+        return f"found the name {_brief(name)}, expected {' or '.join(NAMES)}"
+    # True is an int to Python; comparing, unlike converting to an array, also copes with integers of any length.
+    if not isinstance(where, list) or len(where) != 3 or any(type(c) not in (int, float) for c in where):
+        return f"found the point {_brief(where)}, expected three numbers (z, y, x)"
+    if not all(-float("inf") < c < float("inf") for c in where):
+        return f"found the point {_brief(where)}, expected finite numbers (z, y, x)"
+    if not all(-0.5 <= c < size - 0.5 for c, size in zip(where, shape)):
+        return f"found the point {_brief(where)}, expected voxels (z, y, x) inside an image of shape {tuple(shape)}"
+    return None
+
+
+def _brief(value: object) -> str:
+    # Messages are one line, whatever somebody put into the file.
+    text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
+    return text if len(text) <= 80 else text[:77] + "..."
