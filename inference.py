@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         challenges.check_model(predictor, challenge, model)
         job = challenges.Job(predictor, challenge, arguments.label_map, background_on_failure=True)
         outcomes = challenges.run(cases, job, output)
-    except InputError as error:
+    except (InputError, OSError) as error:  # OSError: a mount that cannot be listed
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 1 if any(outcome.problems for outcome in outcomes) else 0

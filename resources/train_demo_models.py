@@ -2,7 +2,7 @@
 
     python resources/train_demo_models.py --minutes 45 25 15
 
-The networks are small U-Mamba2s on a coarse grid (0.8 mm). The multi-class one comes first; the other two start from
+The networks are small U-Mamba2s on a coarse grid (1 mm). The multi-class one comes first; the other two start from
 its weights. Nothing but phantoms goes in: see resources/README.md for what that does and does not give.
 """
 
@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from umamba2.checkpoints import build_network, slim
+from umamba2.checkpoints import build_network, load_model, slim
 from umamba2.labels import INTERACTIVE, MULTICLASS, STRUCTURES, STSR, TASKS, left_right_pairs, training_table
 from umamba2.phantoms import make_phantom
 
-PATCH = (64, 96, 128)
-SPACING = (0.8, 0.8, 0.8)
+PATCH = (48, 80, 112)
+SPACING = (1.0, 1.0, 1.0)
 # Intensity statistics of the ToothFairy3 training set (they normalise phantoms as well as real scans).
 INTENSITY = {"mean": 809.5, "std": 1014.369, "percentile_00_5": -997.0, "percentile_99_5": 3558.0}
 ARCHITECTURE = {
@@ -52,7 +52,7 @@ PEAK_RATE = 1.5e-3
 def make_sample(seed: int) -> dict[str, np.ndarray]:
     """One phantom with a random field of view: normalised image (float16) and the labels of every task."""
     rng = np.random.default_rng(seed + 1_000_000)
-    shape = tuple(int(rng.integers(low, high)) for low, high in ((46, 80), (80, 112), (84, 144)))
+    shape = tuple(int(rng.integers(low, high)) for low, high in ((37, 65), (64, 91), (67, 116)))
     phantom = make_phantom(seed, shape, SPACING)
     image = np.clip(phantom.image.astype(np.float32), INTENSITY["percentile_00_5"], INTENSITY["percentile_99_5"])
     sample = {"image": ((image - INTENSITY["mean"]) / INTENSITY["std"]).astype(np.float16), STSR: phantom.stsr_labels}
@@ -174,9 +174,7 @@ def transfer(net: nn.Module, start: dict[str, Tensor], task: str) -> None:
     """Copy what fits from the multi-class model; the interactive heads take the rows of the two canals."""
     own = net.state_dict()
     for key, value in start.items():
-        if ".seg_layers." in key:
-            if task != INTERACTIVE:
-                continue
+        if ".seg_layers." in key and task == INTERACTIVE:
             value = value[[0, 3, 4]]
         if own[key].shape == value.shape:
             own[key] = value
@@ -234,17 +232,18 @@ def main() -> int:
     )
     parser.add_argument("--work", type=Path, default=Path("demo_training"), help="where the full checkpoints go")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where the slim models go")
+    parser.add_argument("--start", type=Path, help="multi-class model folder to go on from")
     parser.add_argument("--phantoms", type=int, default=len(TRAINING_SEEDS), help="how many to train on")
     options = parser.parse_args()
     began = time.monotonic()
     with ProcessPoolExecutor() as pool:
         samples = list(pool.map(make_sample, TRAINING_SEEDS[: options.phantoms], chunksize=4))
     print(f"{len(samples)} phantoms in {time.monotonic() - began:.0f} s", flush=True)
-    weights = None
+    weights = next(iter(load_model(options.start).folds.values())) if options.start else None
     for task, minutes in zip(TASKS, options.minutes, strict=True):
         folder = options.work / task
         trained = train(task, samples, minutes, weights, folder)
-        weights = weights or trained
+        weights = trained if task == MULTICLASS else weights
         slim(folder, options.out / task, half=True)
     return 0
 

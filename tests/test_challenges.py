@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -150,7 +152,7 @@ def test_the_suffix_is_an_option(tmp_path):
     for suffix in ("_mask", "_Masks", ""):
         (case,) = list_cases(CHALLENGES[STSR], tmp_path, tmp_path / "out", suffix)
         assert case.output == tmp_path / "out" / f"a{suffix}.nii.gz"
-    with pytest.raises(InputError, match="suffix: found '/../../b', expected a part of a file name"):
+    with pytest.raises(InputError, match=r"suffix: found '/../../b', expected a part of a file name"):
         list_cases(CHALLENGES[STSR], tmp_path, tmp_path / "out", "/../../b")
 
 
@@ -183,7 +185,7 @@ def test_the_model_must_be_one_for_the_challenge(task):
         if other == task:
             check_model(StandIn(other), CHALLENGES[task], "m")
         else:
-            with pytest.raises(InputError, match="m: found a model of .* clicks, expected .* clicks for"):
+            with pytest.raises(InputError, match=r"m: found a model of .* clicks, expected .* clicks for"):
                 check_model(StandIn(other), CHALLENGES[task], "m")
 
 
@@ -261,6 +263,13 @@ def test_results_are_what_evalutils_writes(tmp_path):
     files = {str(path.relative_to(out)) for path in out.rglob("*")}
     folder = "images/oral-pharyngeal-segmentation"
     assert files == {"results.json", "metadata", "images", folder, f"{folder}/a.mha", f"{folder}/b.mha"}
+
+
+def test_evalutils_is_asked_for_only_where_it_is_needed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "evalutils", None)
+    monkeypatch.delitem(sys.modules, "umamba2.evalutils_algorithm", raising=False)
+    with pytest.raises(ImportError, match=r"found no evalutils.SegmentationAlgorithm .*, expected evalutils 0\.4\.2"):
+        importlib.import_module("umamba2.evalutils_algorithm")
 
 
 def test_stsr_gets_label_maps_and_nothing_else(tmp_path):

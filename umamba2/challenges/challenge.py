@@ -9,7 +9,7 @@ import numpy as np
 
 from umamba2 import labels
 from umamba2.clicks import Clicks
-from umamba2.engine.postprocess import paint_clicks, remove_small
+from umamba2.engine.postprocess import Connectivity, paint_clicks, remove_small
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Challenge:
     takes_clicks: bool
     tile_step: float
     swaps_sides: bool
-    connectivity: int | None
+    connectivity: Connectivity | None
     mirror_axes: tuple[int, ...] = (1, 2)
     blend: str = "published"
     label_map: str = "platform"

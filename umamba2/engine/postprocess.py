@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import cc3d
 import numpy as np
@@ -11,12 +12,14 @@ import numpy as np
 from umamba2.clicks import Clicks
 from umamba2.labels import REFERENCE_VOXEL_MM3
 
+Connectivity = Literal[6, 18, 26]
+
 # The voxel itself and its six face neighbours, (z, y, x).
 _CROSS = np.array([[0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
 
 
 def remove_small(
-    labels: np.ndarray, min_voxels: Mapping[int, float], spacing: tuple[float, float, float], connectivity: int
+    labels: np.ndarray, min_voxels: Mapping[int, float], spacing: tuple[float, float, float], connectivity: Connectivity
 ) -> np.ndarray:
     """Delete connected components that are smaller than their class can be; returns a new array.
 

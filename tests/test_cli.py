@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from stand_in import OBLIQUE, StandInLoader, scan, write_clicks, write_image, write_model
+
+import umamba2
+from umamba2 import cli
+from umamba2.labels import INTERACTIVE, MULTICLASS, STSR
+from umamba2.volumes import read_labels
+
+
+@pytest.fixture
+def predict(tmp_path, monkeypatch, capfd):
+    """Runs `umamba2 predict` with a stand-in model for a task; returns exit code and lines of stderr."""
+    stand_in = types.ModuleType("umamba2.engine.predict")
+    stand_in.Predictor = StandInLoader
+    monkeypatch.setitem(sys.modules, "umamba2.engine.predict", stand_in)
+    StandInLoader.made.clear()
+
+    def run(task, source, out, *options, states=None):
+        model = write_model(tmp_path / "model", task, states)
+        code = cli.main(["predict", "-i", str(source), "-o", str(out), "-m", str(model), *map(str, options)])
+        return code, capfd.readouterr().err.splitlines()
+
+    return run
+
+
+def ids(path):
+    return np.unique(read_labels(path)[0]).tolist()
+
+
+def test_plain_prediction_of_a_file(predict, tmp_path):
+    image = write_image(tmp_path / "a.mha", scan((45, 2), (46, 4)))
+    assert predict(MULTICLASS, image, tmp_path / "out") == (0, [])
+    assert ids(tmp_path / "out/a.mha") == [0, 45, 46]
+    assert read_labels(tmp_path / "out/a.mha")[1] == OBLIQUE
+    (made,) = StandInLoader.made
+    assert made.settings == {
+        "folder": tmp_path / "model", "folds": None, "device": "auto", "precision": "auto", "progress": False,
+    }  # fmt: skip
+
+
+def test_the_output_may_be_a_file_of_another_format(predict, tmp_path):
+    image = write_image(tmp_path / "a.mha", scan((1, 2)))
+    assert predict(STSR, image, tmp_path / "new/b.nrrd") == (0, [])
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.nrrd"]
+    geometry = read_labels(tmp_path / "new/b.nrrd")[1]
+    assert geometry.size == OBLIQUE.size
+    np.testing.assert_allclose(geometry.spacing, OBLIQUE.spacing, rtol=1e-14)  # NRRD multiplies it into the axes
+    np.testing.assert_allclose(geometry.direction, OBLIQUE.direction, rtol=0, atol=1e-14)
+
+
+def test_a_folder_of_images(predict, tmp_path):
+    for name in ("b.nrrd", "a.mha", "c.tif"):
+        write_image(tmp_path / "in" / name, scan((1, 2)), None)
+    (tmp_path / "in/notes.txt").touch()
+    assert predict(STSR, tmp_path / "in", tmp_path / "out") == (0, [])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mha", "b.nrrd", "c.tif"]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_challenge_brings_its_settings(predict, tmp_path, told):
+    image = write_image(tmp_path / "a.mha", scan((1, 2), (46, 4), (7, 6)))
+    options = ["--challenge", MULTICLASS] if told else []
+    assert predict(MULTICLASS, image, tmp_path / "out", *options, states=None if told else MULTICLASS) == (0, [])
+    assert ids(tmp_path / "out/a.mha") == [0, 1, 50]  # 21 voxels are no pharynx
+    settings = StandInLoader.made[-1].settings
+    assert settings["tile_step"] == 0.95
+    assert settings["blend"] == "published"
+    assert (3, 4) in settings["left_right_pairs"]
+
+
+def test_options_beat_the_challenges_settings(predict, tmp_path):
+    image = write_image(tmp_path / "a.mha", scan((7, 6), (46, 4)))
+    options = [
+        "--challenge", MULTICLASS, "--tile-step", "0.5", "--no-mirroring", "--no-postprocess", "--label-map", "public",
+        "--folds", "0", "2", "--device", "cpu", "--precision", "fp32",
+    ]  # fmt: skip
+    assert predict(MULTICLASS, image, tmp_path / "out", *options) == (0, [])
+    assert ids(tmp_path / "out/a.mha") == [0, 7, 150]
+    settings = StandInLoader.made[-1].settings
+    assert (settings["tile_step"], settings["mirror_axes"], settings["folds"]) == (0.5, (), ["0", "2"])
+    assert (settings["device"], settings["precision"]) == ("cpu", "fp32")
+
+
+def test_a_stated_challenge_can_be_declined(predict, tmp_path):
+    image = write_image(tmp_path / "a.mha", scan((46, 4)))
+    assert predict(MULTICLASS, image, tmp_path / "out", "--challenge", "none", states=MULTICLASS) == (0, [])
+    assert ids(tmp_path / "out/a.mha") == [0, 46]
+    assert "blend" not in StandInLoader.made[-1].settings
+
+
+def test_clicks_from_a_file_a_folder_or_not_at_all(predict, tmp_path):
+    for name in ("a_1", "b_2"):
+        write_image(tmp_path / f"in/{name}.mha", scan())
+    a = write_clicks(tmp_path / "clicks/iac_clicks_a_1.json", ("Left_IAC", [1, 1, 1]))
+    write_clicks(tmp_path / "clicks/iac_clicks_b_2.json", ("Left_IAC", [1, 1, 1]), ("Right_IAC", [2, 2, 2]))
+
+    def counts():
+        return [len(clicks.labels) for _, _, clicks in StandInLoader.made[-1].calls]
+
+    assert predict(INTERACTIVE, tmp_path / "in", tmp_path / "out", "--clicks", tmp_path / "clicks") == (0, [])
+    assert counts() == [1, 2]
+    assert predict(INTERACTIVE, tmp_path / "in/b_2.mha", tmp_path / "out", "--clicks", a) == (0, [])
+    assert counts() == [1]
+    assert predict(INTERACTIVE, tmp_path / "in", tmp_path / "out") == (0, [])
+    assert counts() == [0, 0]
+    code, errors = predict(INTERACTIVE, tmp_path / "in", tmp_path / "out", "--clicks", a)
+    assert code == 1
+    assert errors == [f"error: {a}: found one click file for 2 images, expected a folder of them"]
+    (tmp_path / "clicks/iac_clicks_b_2.json").unlink()
+    code, (error,) = predict(INTERACTIVE, tmp_path / "in", tmp_path / "out", "--clicks", tmp_path / "clicks")
+    assert code == 1
+    assert error.startswith(f"warning: {tmp_path / 'clicks/iac_clicks_b_2.json'}: found no such file, expected")
+    assert counts() == [1, 0]
+
+
+def test_clicks_for_a_model_without(predict, tmp_path):
+    image = write_image(tmp_path / "a.mha", scan())
+    path = write_clicks(tmp_path / "c.json")
+    code, (error,) = predict(STSR, image, tmp_path / "out", "--clicks", path)
+    assert code == 1
+    assert error == f"error: {tmp_path / 'model'}: found a model without clicks, expected one that takes them " + (
+        "(or no --clicks)"
+    )
+
+
+def test_bad_images_cost_one_line_each_and_leave_no_output(predict, tmp_path):
+    write_image(tmp_path / "in/a.mha", scan((1, 2)))
+    (tmp_path / "in/b.mha").write_bytes(b"")
+    (tmp_path / "in/c.nii.gz").write_bytes(b"rubbish")
+    array = scan()
+    array[0, 0, 0] = 9999
+    write_image(tmp_path / "in/d.mha", array)
+    code, errors = predict(STSR, tmp_path / "in", tmp_path / "out")
+    assert code == 1
+    assert [line.split(": ")[1] for line in errors] == [
+        str(tmp_path / "in" / n) for n in ("b.mha", "c.nii.gz", "d.mha")
+    ]
+    assert all(line.startswith("error: ") and "expected" in line for line in errors)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.mha"]
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: None, "found no such file, expected an image"),
+        (lambda path: path.mkdir(), "found no images, expected at least one of .mha"),
+    ],
+)
+def test_nothing_to_segment(predict, tmp_path, make, says):
+    source = tmp_path / "source.mha"
+    make(source)
+    code, (error,) = predict(STSR, source, tmp_path / "out")
+    assert code == 1
+    assert error.startswith(f"error: {source}: {says}")
+
+
+def test_the_input_is_never_overwritten(predict, tmp_path):
+    image = write_image(tmp_path / "a.mha", scan())
+    before = image.read_bytes()
+    for out in (tmp_path, image):
+        code, (error,) = predict(STSR, image, out)
+        assert code == 1
+        assert error.startswith(f"error: {image}: found the input itself as the output")
+    assert image.read_bytes() == before
+
+
+def test_wrong_models(predict, tmp_path):
+    image = write_image(tmp_path / "a.mha", scan())
+    code, (error,) = predict(STSR, image, tmp_path / "out", "--challenge", MULTICLASS)
+    assert code == 1
+    assert error.startswith(f"error: {tmp_path / 'model'}: found a model of 13 classes without clicks, expected 47")
+    code, (error,) = predict(STSR, image, tmp_path / "out", "--label-map", "public")
+    assert code == 1
+    assert error == "error: --label-map: found public without a challenge, expected --challenge"
+
+
+def test_a_folder_of_models_serves_a_named_challenge(predict, tmp_path, monkeypatch):
+    image = write_image(tmp_path / "a.mha", scan((1, 1)))
+    write_model(tmp_path / "models" / STSR, STSR)
+    arguments = ["predict", "-i", str(image), "-o", str(tmp_path / "out"), "-m", str(tmp_path / "models")]
+    assert cli.main([*arguments, "--challenge", STSR]) == 0
+    assert cli.main([*arguments, "--challenge", MULTICLASS]) == 1
+
+
+def test_info_and_slim(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def slim(model, out, half=False):
+        asked.append((str(model), out, half))
+        out.mkdir()
+        (out / "model.json").write_bytes(b"x" * 1_500_000)
+
+    checkpoints = types.ModuleType("umamba2.checkpoints")
+    checkpoints.describe, checkpoints.slim = (lambda folder: f"describing {folder}"), slim
+    monkeypatch.setitem(sys.modules, "umamba2.checkpoints", checkpoints)
+    assert cli.main(["info", "some/model"]) == 0
+    assert capsys.readouterr().out == "describing some/model\n"
+    assert cli.main(["slim", "some/model", str(tmp_path / "out"), "--half"]) == 0
+    assert asked == [("some/model", tmp_path / "out", True)]
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}  1.5 MB\n"
+
+
+def test_phantoms(tmp_path, monkeypatch, capsys):
+    asked = []
+    phantoms = types.ModuleType("umamba2.phantoms")
+    phantoms.write_phantoms = lambda *arguments: asked.append(arguments) or ["phantom_0007", "phantom_0008"]
+    monkeypatch.setitem(sys.modules, "umamba2.phantoms", phantoms)
+    options = ["--count", "2", "--seed", "7", "--shape", "40", "50", "60"]
+    assert cli.main(["phantom", str(tmp_path), *options, "--spacing", "0.6"]) == 0
+    assert cli.main(["phantom", str(tmp_path), *options, "--spacing", "0.6", "0.5", "0.4"]) == 0
+    assert asked == [(tmp_path, 2, 7, (40, 50, 60), s) for s in ((0.6, 0.6, 0.6), (0.6, 0.5, 0.4))]
+    assert capsys.readouterr().out.splitlines()[0] == f"{tmp_path}  2 phantoms: phantom_0007, phantom_0008"
+    assert cli.main(["phantom", str(tmp_path), "--spacing", "1", "2"]) == 1
+    assert capsys.readouterr().err == "error: --spacing: found 2 numbers, expected one or three\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["predict"], ["predict", "-i", "a", "-o", "b", "-m", "c", "--precision", "fp8"],
+        ["phantom", "out", "--count", "0"], ["phantom", "out", "--spacing", "nan"], ["nonsense"],
+    ],
+)  # fmt: skip
+def test_wrong_options(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "umamba2" in capsys.readouterr().err
+
+
+def test_runs_as_a_module_and_answers_without_torch():
+    for options in (["--help"], ["predict", "--help"], ["--version"]):
+        done = subprocess.run([sys.executable, "-m", "umamba2", *options], capture_output=True, text=True, check=True)
+        assert done.stdout
+        code = f"import sys\nfrom umamba2.cli import main\ntry: main({options!r})\nexcept SystemExit: pass\n"
+        code += "assert 'torch' not in sys.modules and 'SimpleITK' not in sys.modules"
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == f"umamba2 {umamba2.__version__}\n"
