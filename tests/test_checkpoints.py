@@ -13,7 +13,8 @@ import pytest
 import torch
 from small_models import make_model, make_plans
 
-from umamba2.checkpoints import describe, is_model_folder, load_model, slim
+from umamba2.challenges import is_model
+from umamba2.checkpoints import describe, load_model, slim
 from umamba2.errors import InputError
 
 
@@ -183,7 +184,8 @@ def test_plans_that_cannot_be_served_are_refused(folder, entry, value, message):
 
 def test_weights_that_do_not_fit_their_plans_are_refused(folder):
     change_plans(
-        folder, lambda p: p["configurations"]["3d_umamba"]["architecture"]["arch_kwargs"].update(n_blocks_per_stage=[1] * 3)
+        folder,
+        lambda p: p["configurations"]["3d_umamba"]["architecture"]["arch_kwargs"].update(n_blocks_per_stage=[1] * 3),
     )
     model = load_model(folder, 0)
     with pytest.raises(InputError, match="fold 0 does not fit its own plans"):
@@ -192,7 +194,8 @@ def test_weights_that_do_not_fit_their_plans_are_refused(folder):
 
 def test_mamba1_is_refused_in_words(folder):
     change_plans(
-        folder, lambda p: p["configurations"]["3d_umamba"]["architecture"].update(network_class_name="nnunetv2.nets.UMambaBot")
+        folder,
+        lambda p: p["configurations"]["3d_umamba"]["architecture"].update(network_class_name="nnunetv2.nets.UMambaBot"),
     )
     with pytest.raises(InputError, match=r"Mamba-1"):
         load_model(folder, 0).network()
@@ -203,7 +206,7 @@ def test_no_model(tmp_path, missing):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"(no such folder|found no model), expected"):
         load_model(tmp_path / missing)
-    assert not is_model_folder(tmp_path / missing)
+    assert not is_model(tmp_path / missing)
 
 
 # --- slim -------------------------------------------------------------------------------------------------------------
@@ -213,7 +216,7 @@ def test_slim_round_trip(folder, tmp_path):
     before, after = load_model(folder), load_model(slim(folder, tmp_path / "slim"))
     same_weights(before, after)
     assert (before.plan, before.mirror_axes, before.dataset) == (after.plan, after.mirror_axes, after.dataset)
-    assert is_model_folder(tmp_path / "slim")
+    assert is_model(tmp_path / "slim")
     again = load_model(slim(tmp_path / "slim", tmp_path / "again"))
     same_weights(before, again)
     names = sorted(p.name for p in (tmp_path / "slim").iterdir())

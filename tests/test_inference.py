@@ -25,6 +25,7 @@ from stand_in import (
     write_models,
 )
 
+from umamba2 import container
 from umamba2.labels import INTERACTIVE, MULTICLASS, STSR, TASKS
 from umamba2.volumes import Geometry, read_labels
 
@@ -168,7 +169,7 @@ def test_the_environment_sets_what_options_do_not(inference, tmp_path, monkeypat
 
 def test_the_default_model_places(inference, tmp_path, monkeypatch):
     mounted, resources = tmp_path / "mounted", tmp_path / "resources"
-    monkeypatch.setattr(inference, "MODEL_PLACES", (mounted, resources))
+    monkeypatch.setattr(container, "MODEL_PLACES", (mounted, resources))
     write_image(tmp_path / "in/a.nii.gz", scan())
     arguments = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
     write_models(resources)
@@ -178,8 +179,8 @@ def test_the_default_model_places(inference, tmp_path, monkeypatch):
     assert [made.settings["folder"] for made in StandInLoader.made] == [resources / "stsr", mounted]
 
 
-def test_resources_lie_beside_the_entry_point(inference):
-    mounted, beside = inference.MODEL_PLACES
+def test_resources_lie_beside_the_entry_point():
+    mounted, beside = container.MODEL_PLACES
     assert str(mounted) == "/opt/ml/model"
     assert beside == ROOT / "resources"
 

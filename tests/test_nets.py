@@ -65,7 +65,7 @@ def test_equals_the_published_click_network_with_and_without_clicks():
 def test_a_wrong_state_dict_is_refused():
     net, case = reference("UMambaBot2")
     missing = {k: v for k, v in case["state_dict"].items() if k != "mamba_layer.mamba.D"}
-    with pytest.raises(RuntimeError, match="mamba_layer.mamba.D"):
+    with pytest.raises(RuntimeError, match=r"mamba_layer\.mamba\.D"):
         net.load_state_dict(missing, strict=True)
     with pytest.raises(RuntimeError, match="stranger"):
         net.load_state_dict({**case["state_dict"], "stranger": torch.zeros(1)}, strict=True)
@@ -242,7 +242,10 @@ def test_every_published_variant_builds_and_runs(name):
 )
 def test_variants_have_the_published_keys(name, key):
     assert key in small(name).state_dict()
-    assert small("UMambaBot2_CrossAttn_Click").state_dict()["mamba_layer.cross_attention.mlp.layers.0.weight"].shape[0] == 512
+    assert (
+        small("UMambaBot2_CrossAttn_Click").state_dict()["mamba_layer.cross_attention.mlp.layers.0.weight"].shape[0]
+        == 512
+    )
 
 
 @pytest.mark.parametrize("name", ["UMambaBot2_CrossAttn_Click", "UMambaBot2_CrossAttn_Click2"])

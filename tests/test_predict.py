@@ -153,7 +153,9 @@ def test_bf16_agrees_with_fp32(folder):
 def test_clicks_in_scan_voxels_reach_the_network_on_its_grid(click_folder, monkeypatch):
     predictor = load(click_folder)
     seen = []
-    monkeypatch.setattr(predictor, "scores", lambda tensor, clicks: seen.append(clicks) or torch.zeros(3, *tensor.shape[1:]))
+    monkeypatch.setattr(
+        predictor, "scores", lambda tensor, clicks: seen.append(clicks) or torch.zeros(3, *tensor.shape[1:])
+    )
     predictor.predict(scan((24, 40, 32)), (0.15, 0.15, 0.15), CLICKS)
     np.testing.assert_allclose(seen[0].coordinates, (CLICKS.coordinates + 0.5) / 2 - 0.5)
 
@@ -182,7 +184,7 @@ def test_clicks_for_a_model_without_are_refused(folder):
         ({"device": "cuda:7"}, r"device: found 'cuda:7', which this machine does not have"),
         ({"precision": "fp8"}, r"precision: found 'fp8'"),
         ({"precision": "fp16"}, r"precision: found fp16 on a CPU"),
-        ({"left_right_pairs": ((1, 9),)}, r"found 5 classes, expected left/right pair \(1, 9\)"),
+        ({"left_right_pairs": ((1, 9),)}, r"found a model of 5 classes, expected one with \(1, 9\)"),
     ],
 )
 def test_settings_out_of_range_are_named(folder, options, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ def test_tiles_cover_every_voxel_without_leaving_the_volume(size, patch, step):
     for start in starts:
         covered[start : start + patch] += 1
     assert covered.min() >= 1
-    assert all(b - a <= max(1, round(step * patch) + 1) for a, b in zip(starts, starts[1:]))
+    assert all(b - a <= max(1, round(step * patch) + 1) for a, b in pairwise(starts))
 
 
 @settings(max_examples=100, deadline=None)
@@ -81,7 +83,9 @@ def test_nnunet_blend_is_the_weighted_mean():
     for i, tile in enumerate(tiles(shape, patch, step)):
         total[(slice(None), *tile)] += logits(i).double() * gaussian(patch)
         weights[tile] += gaussian(patch)
-    torch.testing.assert_close(run("nnunet", logits, shape, patch, step).double(), total / weights, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        run("nnunet", logits, shape, patch, step).double(), total / weights, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_published_blend_scales_each_tile_to_a_maximum_of_100():

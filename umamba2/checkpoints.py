@@ -139,14 +139,6 @@ def load_model(folder: str | Path, folds: int | str | Iterable[int | str] | None
     return _load_nnunet(folder, {fold: available[fold] for fold in chosen})
 
 
-def is_model_folder(folder: str | Path) -> bool:
-    """Whether a folder looks like a model: a slim model.json or at least one fold_*/checkpoint_*.pth."""
-    try:
-        return bool(_available_folds(Path(folder)))
-    except InputError:
-        return (Path(folder) / SLIM_FILE).is_file()
-
-
 def slim(model: str | Path, out: str | Path, half: bool = False) -> Path:
     """Write the small safe copy of a model folder: weights as safetensors, everything else as one JSON.
 

@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from umamba2.evaluation.command import add_parser as add_evaluate
     from umamba2.labels import LABEL_MAPS, TASKS
 
     parser = argparse.ArgumentParser(prog="umamba2", description="Dental CBCT segmentation with U-Mamba2.")
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[0.3],
         help="one number, or three (z, y, x)",
     )
+    add_evaluate(commands)
     return parser
 
 

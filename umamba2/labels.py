@@ -99,15 +99,16 @@ def _multiclass() -> tuple[Structure, ...]:
     ]
     for index, fdi in enumerate(FDI_TEETH):
         partner_fdi = {1: 20, 2: 10, 3: 40, 4: 30}[fdi // 10] + fdi % 10
-        partner = 11 + FDI_TEETH.index(partner_fdi)
+        mirrored = 11 + FDI_TEETH.index(partner_fdi)
         table.append(
-            Structure(tooth_name(fdi), 11 + index, fdi, fdi, (fdi,), partner, _MIN_VOXELS.get(fdi), _tooth_colour(fdi))
+            Structure(tooth_name(fdi), 11 + index, fdi, fdi, (fdi,), mirrored, _MIN_VOXELS.get(fdi), _tooth_colour(fdi))
         )
-    for training, platform, dataset, name, partner, colour in (
+    small_canals: tuple[tuple[int, int, int, str, int | None, tuple[int, int, int]], ...] = (
         (43, 51, 103, "left mandibular incisive canal", 44, (240, 140, 60)),
         (44, 52, 104, "right mandibular incisive canal", 43, (90, 150, 250)),
         (45, 53, 105, "lingual canal", None, (210, 90, 210)),
-    ):
+    )
+    for training, platform, dataset, name, partner, colour in small_canals:
         limit = _MIN_VOXELS.get(platform)
         table.append(Structure(name, training, platform, dataset, (dataset,), partner, limit, colour))
     pulps = tuple(fdi + PULP_OFFSET for fdi in FDI_TEETH)

@@ -351,16 +351,17 @@ class _Canvas:
         slices = tuple(slice(max(a, 0), min(b, n)) for a, b, n in zip(low, high, self.shape, strict=True))
         return slices if all(s.start < s.stop for s in slices) else None
 
-    def coordinates(self, slices, origin=(0, 0, 0), axes=None):
+    def coordinates(self, slices, origin=(0, 0, 0), axes=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Coordinates of the voxels in ``slices`` along ``axes`` (rows) from ``origin``: three float32 arrays."""
         axes = np.eye(3) if axes is None else axes
         matrix, offset = axes @ self.matrix, axes @ (self.offset - origin)
         z, y, x = (np.arange(s.start, s.stop, dtype=np.float32) for s in slices)
-        return [
+        first, second, third = (
             (np.float32(m[2]) * z + np.float32(o))[:, None, None]
             + ((np.float32(m[1]) * y)[:, None] + (np.float32(m[0]) * x))
             for m, o in zip(matrix, offset, strict=True)
-        ]
+        )
+        return first, second, third
 
     def paint(self, slices, distance, value, label=None, stsr=None, strength=1.0, only=None):
         """Cover the shape ``distance`` < 0 with ``value`` and label it; edge voxels are mixed by their coverage."""

@@ -82,9 +82,8 @@ class Predictor:
             raise InputError(f"{folder}: found a network with {model.input_channels} input channels, expected 1")
         for pair in left_right_pairs:
             if not all(0 <= c < model.num_classes for c in pair):
-                raise InputError(
-                    f"{folder}: found {model.num_classes} classes, expected left/right pair {pair} in them"
-                )
+                found = f"a model of {model.num_classes} classes"
+                raise InputError(f"{folder}: found {found}, expected one with {pair} among them as a left/right pair")
         allowed = [axis for axis in model.mirror_axes if mirror_axes is None or axis in mirror_axes]
         return cls(model, chosen, dtype, tile_step, allowed, left_right_pairs, blend, progress)
 
@@ -121,14 +120,15 @@ class Predictor:
         blend = Blend(self.num_classes, tensor.shape[1:], patch, self.blend, self._score_device(tensor))
         plan = tiles(tensor.shape[1:], patch, self.tile_step)
         for tile in tqdm(plan, desc="tiles", disable=not self.progress, leave=False):
-            blend.add(tile, self._tile_logits(tensor[(slice(None), *tile)], _inside(clicks, tile)))
+            blend.add(tile, self._tile_logits(tensor[0][tile], _inside(clicks, tile)))
         scores = blend.result()
-        unpad = (slice(before, n - after) for (before, after), n in zip(pads, tensor.shape[1:], strict=True))
-        return scores[(slice(None), *unpad)]
+        inside = [slice(before, n - after) for (before, after), n in zip(pads, tensor.shape[1:], strict=True)]
+        where = (slice(None), *inside)
+        return scores[where]
 
     def _tile_logits(self, tile: Tensor, clicks: Clicks | None) -> Tensor:
-        """Mean logits over folds and mirror images: (1, z, y, x) -> (classes, z, y, x), fp32 on the device."""
-        tile = tile[None].to(self.device, self.dtype)
+        """Mean logits over folds and mirror images: (z, y, x) -> (classes, z, y, x), fp32 on the device."""
+        tile = tile[None, None].to(self.device, self.dtype)
         total, passes = None, 0
         for axes in mirrors(self.mirror_axes):
             dims = [axis + 2 for axis in axes]
@@ -201,7 +201,7 @@ def _ready(model: Model, fold: str, device: torch.device, dtype: torch.dtype) ->
     net.encoder.to(dtype)
     net.decoder.to(dtype)
     net = net.to(device)  # the Mamba and click layer stays in fp32
-    return net.to(memory_format=torch.channels_last_3d) if device.type == "cpu" else net
+    return net.to(memory_format=torch.channels_last_3d) if device.type == "cpu" else net  # type: ignore[call-overload]
 
 
 def _contiguous(tile: Tensor, device: torch.device) -> Tensor:

@@ -74,7 +74,8 @@ class Blend:
         """Add the logits of one tile, (classes, z, y, x) in fp32; they are overwritten."""
         if self.how == "published":
             logits.mul_(100 / logits.amax().clamp(min=1))
-        self.scores[(slice(None), *tile)] += logits.to(self.weight.device).mul_(self.weight)
+        where = (slice(None), *tile)
+        self.scores[where] += logits.to(self.weight.device).mul_(self.weight)
         if self.total is not None:
             self.total[tile] += self.weight
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,8 @@ class PointEncoder(nn.Module):
     Labels: 0 left, 1 right, -1 none. One "not a point" token is always appended, so N may be 0.
     """
 
+    patch_size: Tensor
+
     def __init__(self, dim: int, patch_size: Sequence[int]):
         super().__init__()
         self.pe_layer = RandomFourierEncoding(dim)
@@ -55,7 +58,7 @@ class PointEncoder(nn.Module):
         tokens = self.pe_layer(coordinates / self.patch_size)
         tokens = torch.where(labels == NOT_A_POINT, self.not_a_point_embed.weight, tokens)
         for label, embedding in enumerate(self.point_embeddings):
-            tokens = torch.where(labels == label, tokens + embedding.weight, tokens)
+            tokens = torch.where(labels == label, tokens + cast(Tensor, embedding.weight), tokens)
         return tokens
 
 

@@ -68,7 +68,7 @@ class MambaLayer(nn.Module):
             self.point_encoder = PointEncoder(dim, patch_size)
         if variant.cross_attention:
             blocks = [TwoWayBlock(dim, mlp, first=i == 0) for i, mlp in enumerate(variant.cross_attention)]
-            self.cross_attention = nn.ModuleList(blocks) if variant.stacked else blocks[0]
+            self.cross_attention: nn.Module = nn.ModuleList(blocks) if variant.stacked else blocks[0]
 
     def forward(self, features: Tensor, clicks: Clicks | None = None) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
@@ -84,7 +84,7 @@ class MambaLayer(nn.Module):
             if self.variant.cross_attention:
                 positions = self.point_encoder.pe_layer.grid(grid)
                 prompt = points
-                for block in self.cross_attention if self.variant.stacked else [self.cross_attention]:
+                for block in self.cross_attention.children() if self.variant.stacked else [self.cross_attention]:
                     prompt, tokens = block(prompt, tokens, points, positions)
             return tokens.transpose(1, 2).reshape(features.shape).to(features.dtype)
 
