@@ -34,14 +34,17 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What became of a case: whether it has an output, and one line for everything that was not as it should be."""
+    """What became of a case: whether it has an output, whether that is a segmentation (``failed`` if not), and one
+    line for everything that was not as it should be."""
 
     case: Case
     written: bool = False
+    failed: bool = False
     problems: list[str] = field(default_factory=list)
 
     def report(self, level: str, problem: str) -> None:
-        """Note a problem and say it on stderr."""
+        """Note a problem, an "error" or a "warning", and say it on stderr."""
+        self.failed |= level == "error"
         self.problems.append(problem)
         print(f"{level}: {problem}", file=sys.stderr, flush=True)
 
@@ -110,7 +113,8 @@ def run_cases(cases: Iterable[Case], job: Job) -> list[Outcome]:
             outcome.report("error", _in_one_line(error, case.image))
         else:
             size = "x".join(map(str, shape))
-            print(f"{case.image.name}  {size}  {time.monotonic() - start:.1f} s  -> {case.output}", flush=True)
+            seconds = time.monotonic() - start
+            print(f"{case.image.name}  {size}  {_peak_memory()}{seconds:.1f} s  -> {case.output}", flush=True)
         outcomes.append(outcome)
     return outcomes
 
@@ -132,6 +136,16 @@ def _run_case(case: Case, job: Job, outcome: Outcome) -> tuple[int, ...]:
     write_labels(case.output, labels, volume.geometry)
     outcome.written = True
     return labels.shape
+
+
+def _peak_memory() -> str:
+    """The most memory that the process has had so far, where the system tells."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f"{peak / 1e9:.2f} GB  "
 
 
 def _in_one_line(error: Exception, image: Path) -> str:

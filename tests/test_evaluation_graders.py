@@ -1,0 +1,380 @@
+"""The three graders on small label files: file names, aggregation, bad input and the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from umamba2 import InputError
+from umamba2.cli import main
+from umamba2.evaluation import evaluate_interactive, evaluate_multiclass, evaluate_stsr
+from umamba2.evaluation.toothfairy3 import summary
+
+SHAPE = (6, 8, 10)
+DIAGONAL = float(np.sqrt(36 + 64 + 100))
+
+
+def write(path, labels, spacing=(0.3, 0.3, 0.3), origin=(0, 0, 0)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(np.asarray(labels))
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    sitk.WriteImage(image, str(path))
+
+
+def volume(shape=SHAPE, dtype=np.uint8, **blocks):
+    """Labels with cubes of side 2: ``a1=(z, y, x)`` puts label 1 there (the letter only makes keywords unique)."""
+    labels = np.zeros(shape, dtype)
+    for name, (z, y, x) in blocks.items():
+        labels[z : z + 2, y : y + 2, x : x + 2] = int(name[1:])
+    return labels
+
+
+@pytest.fixture
+def folders(tmp_path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "g").mkdir()
+    return tmp_path / "p", tmp_path / "g"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# ToothFairy3, multi-class
+
+
+def test_multiclass_scores_and_shape(folders):
+    predictions, truths = folders
+    write(truths / "A.mha", volume(a1=(0, 0, 0), a11=(2, 2, 2), a51=(4, 4, 4)))
+    write(predictions / "A.mha", volume(a1=(0, 0, 1), a11=(2, 2, 2), a50=(0, 6, 0)))
+    write(truths / "B.nii.gz", volume(a3=(0, 0, 0)))
+    write(predictions / "B.mha", volume(a3=(0, 0, 0)))  # the other format will do
+    report = evaluate_multiclass(predictions, truths)
+    # A: lower jawbone Dice 0.5 and HD95 1, tooth 11 perfect, 51 and pulp in one mask only, 42 classes in neither
+    dice_a, hd95_a = (0.5 + 1 + 0 + 0 + 42) / 46, (1 + 0 + 2 * DIAGONAL) / 46
+    assert list(report) == ["case", "aggregates", "per_class", "problems"]
+    assert list(report["case"]) == ["Dice Average", "HD95 Average", "pred_fname", "gt_fname"]
+    assert report["case"]["Dice Average"] == {"0": pytest.approx(dice_a), "1": 1.0}
+    assert report["case"]["HD95 Average"] == {"0": pytest.approx(hd95_a), "1": 0.0}
+    assert report["case"]["pred_fname"] == {"0": str(predictions / "A.mha"), "1": str(predictions / "B.mha")}
+    assert report["case"]["gt_fname"] == {"0": str(truths / "A.mha"), "1": str(truths / "B.nii.gz")}
+    assert report["aggregates"]["Dice Average"]["mean"] == pytest.approx((dice_a + 1) / 2)
+    assert report["aggregates"]["gt_fname"] == {"count": 2.0, "freq": 1.0}
+    assert len(report["per_class"]) == 46
+    rows = {row["id"]: row for row in report["per_class"]}
+    assert rows[1] == {"id": 1, "name": "lower jawbone", "Dice": 0.75, "HD95": 0.5, "count": 1}
+    assert rows[50]["Dice"] == 0.5
+    assert rows[50]["count"] == 0
+    assert rows[51]["count"] == 1
+    assert report["problems"] == []
+
+
+def test_label_maps(folders):
+    predictions, truths = folders
+    # The dataset's ids in the ground truth: canals 103-105, a pulp for each tooth.
+    write(truths / "A.mha", volume(a103=(0, 0, 0), a105=(2, 2, 2), a111=(4, 4, 4), b148=(0, 6, 6)))
+    write(predictions / "A.mha", volume(a51=(0, 0, 0), a53=(2, 2, 2), a50=(4, 4, 4), b50=(0, 6, 6)))
+    assert evaluate_multiclass(predictions, truths)["aggregates"]["Dice Average"]["mean"] == 1
+    public = evaluate_multiclass(predictions, truths, "public")
+    assert public["aggregates"]["Dice Average"]["mean"] == pytest.approx(43 / 46)
+    write(predictions / "A.mha", volume(a103=(0, 0, 0), a105=(2, 2, 2), a150=(4, 4, 4), b148=(0, 6, 6)))
+    public = evaluate_multiclass(predictions, truths, "public")
+    assert public["aggregates"]["Dice Average"]["mean"] == 1
+    assert {row["id"] for row in public["per_class"]} >= {103, 104, 105, 150}
+    with pytest.raises(InputError, match="found 'training', expected platform or public"):
+        evaluate_multiclass(predictions, truths, "training")
+
+
+def test_results_json_says_which_file_belongs_to_which(tmp_path):
+    labels = volume(a1=(0, 0, 0))
+    write(tmp_path / "g/A.mha", labels)
+    write(tmp_path / "g/B.nii.gz", labels)
+    images = tmp_path / "out/images/oral-pharyngeal-segmentation"
+    write(images / "first.nii.gz", labels)
+    write(images / "second.mha", labels)
+    entries = [
+        {"inputs": [{"filename": "A_0000.nii.gz"}], "outputs": [{"filename": "first.mha"}]},  # but it is a .nii.gz
+        {"inputs": [{"filename": "B.mha"}], "outputs": [{"filename": "second.mha"}]},
+        {"inputs": [{"filename": "C.mha"}], "outputs": []},
+    ]
+    (tmp_path / "out/results.json").write_text(json.dumps(entries))
+    report = evaluate_multiclass(tmp_path / "out", tmp_path / "g")
+    assert report["problems"] == []
+    assert report["aggregates"]["Dice Average"]["mean"] == 1
+    (tmp_path / "out/results.json").write_text('{"not": "a list"}')
+    with pytest.raises(InputError, match=r"results.json: found no list of results"):
+        evaluate_multiclass(tmp_path / "out", tmp_path / "g")
+
+
+def test_missing_and_unreadable_predictions_score_worst_and_are_listed(folders):
+    predictions, truths = folders
+    for case in "ABC":
+        write(truths / f"{case}.mha", volume(a1=(0, 0, 0)))
+    write(predictions / "A.mha", volume(a1=(0, 0, 0)))
+    (predictions / "B.mha").write_bytes(b"not an image")
+    write(predictions / "Z.mha", volume())
+    report = evaluate_multiclass(predictions, truths)
+    assert list(report["case"]["Dice Average"].values()) == [1, 0, 0]
+    assert list(report["case"]["HD95 Average"].values()) == pytest.approx([0, DIAGONAL, DIAGONAL])
+    assert [row["count"] for row in report["per_class"]] == [3] + [0] * 45
+    unreadable, missing, extra = report["problems"]
+    assert str(predictions / "B.mha") in unreadable
+    assert missing == f"{predictions / 'C.mha'}: found no prediction, scored as missing"
+    assert extra == f"{predictions / 'Z.mha'}: found no ground truth in {truths}, left out"
+
+
+def test_another_shape_is_an_error_another_origin_a_remark(folders):
+    predictions, truths = folders
+    write(truths / "A.mha", volume())
+    write(predictions / "A.mha", volume(), origin=(1, 2, 3))
+    (problem,) = evaluate_multiclass(predictions, truths)["problems"]
+    assert "found origin (1.0, 2.0, 3.0), expected (0.0, 0.0, 0.0)" in problem
+    write(predictions / "A.mha", volume((6, 8, 9)))
+    with pytest.raises(InputError, match=r"A.mha: found shape \(6, 8, 9\), expected \(6, 8, 10\)"):
+        evaluate_multiclass(predictions, truths)
+
+
+def test_unusable_ground_truth_is_an_error(folders):
+    predictions, truths = folders
+    with pytest.raises(InputError, match=r"found no \.mha or \.nii\.gz files"):
+        evaluate_multiclass(predictions, truths)
+    (truths / "A.mha").write_bytes(b"")
+    with pytest.raises(InputError, match=r"A.mha: found an empty file"):
+        evaluate_multiclass(predictions, truths)
+    with pytest.raises(InputError, match="found no such folder"):
+        evaluate_multiclass(predictions / "nowhere", truths)
+
+
+def test_other_integer_types_are_the_same_labels(folders):
+    predictions, truths = folders
+    write(truths / "A.mha", volume(dtype=np.uint16, a1=(0, 0, 0), a300=(4, 4, 4)))
+    write(predictions / "A.mha", volume(dtype=np.int16, a1=(0, 0, 0)) - 7 * volume(dtype=np.int16, b1=(4, 4, 4)))
+    assert evaluate_multiclass(predictions, truths)["aggregates"]["Dice Average"]["mean"] == 1
+
+
+def test_summary_is_what_pandas_describes():
+    values = [0.5, 0.25, 1.0, 0.75]
+    assert summary(values) == pytest.approx(
+        {"count": 4, "mean": 0.625, "std": (0.3125 / 3) ** 0.5, "min": 0.25, "25%": 0.4375, "50%": 0.625,
+         "75%": 0.8125, "max": 1}
+    )  # fmt: skip
+    assert summary([0.5])["std"] is None
+    assert summary(["a", "b", "a"]) == {"count": 3.0, "freq": 2.0}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# ToothFairy3, interactive
+
+
+def test_interactive_integrates_over_the_runs(folders):
+    predictions, truths = folders
+    truth = volume(a1=(0, 0, 0), a2=(4, 4, 4))
+    write(truths / "S_01.mha", truth)
+    for run in range(6):  # the right canal is right from the start, the left one from the third run on
+        left = (0, 0, 0) if run >= 2 else (0, 0, 1)
+        write(predictions / f"S_01_{run}.mha", volume(a1=left, a2=(4, 4, 4)))
+    report = evaluate_interactive(predictions, truths)
+    # Dice 0.75, 0.75, 1, 1, 1, 1 and HD95 0.5, 0.5, 0, 0, 0, 0
+    case = str(truths / "S_01.mha")
+    assert report["case"] == {
+        "Dice_AUC": {case: 4.625},
+        "Dice_Final": {case: 1.0},
+        "HD95_AUC": {case: 0.75},
+        "HD95_Final": {case: 0.0},
+    }
+    assert list(report["aggregates"]) == ["Dice_AUC", "Dice_Final", "HD95_AUC", "HD95_Final"]
+    assert report["aggregates"]["Dice_AUC"]["mean"] == pytest.approx(4.625)
+    left, right = report["per_class"]
+    assert left == {"id": 1, "name": "left inferior alveolar canal", "Dice": pytest.approx(5 / 6),
+                    "HD95": pytest.approx(1 / 3), "count": 6}  # fmt: skip
+    assert right["Dice"] == 1
+    assert report["problems"] == []
+
+
+def test_interactive_runs_that_are_missing_score_worst(folders):
+    predictions, truths = folders
+    for case in ("S", "T"):
+        write(truths / f"{case}.nii.gz", volume(a1=(0, 0, 0), a2=(4, 4, 4)))
+    for run in (0, 1, 2, 3, 5):
+        write(predictions / f"S_{run}.nii.gz", volume(a1=(0, 0, 0), a2=(4, 4, 4)))
+    report = evaluate_interactive(predictions, truths)
+    assert list(report["case"]["Dice_AUC"].values()) == [4, 0]
+    assert list(report["case"]["Dice_Final"].values()) == [1, 0]
+    assert list(report["case"]["HD95_AUC"].values()) == pytest.approx([DIAGONAL, 5 * DIAGONAL])
+    assert list(report["case"]["HD95_Final"].values()) == pytest.approx([0, DIAGONAL])
+    assert len(report["problems"]) == 7
+    assert report["problems"][0] == f"{predictions / 'S_4.nii.gz'}: found no prediction, scored as missing"
+
+
+def test_interactive_results_json(tmp_path):
+    write(tmp_path / "g/S.mha", volume(a1=(0, 0, 0)))
+    names = [f"S_{run}.mha" for run in range(6)]
+    for name in names:
+        write(tmp_path / "out/images/iac-segmentation" / name, volume(a1=(0, 0, 0)))
+    entries = [{"inputs": [{"filename": name}], "outputs": [{"filename": name}]} for name in reversed(names)]
+    (tmp_path / "out/results.json").write_text(json.dumps(entries))
+    report = evaluate_interactive(tmp_path / "out", tmp_path / "g")
+    assert report["aggregates"]["Dice_AUC"]["mean"] == 5
+    assert report["problems"] == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# STSR
+
+
+def test_stsr_pools_instances_over_cases(folders):
+    predictions, truths = folders
+    write(truths / "STS25_Validation_01_Mask.nii.gz", volume(a1=(0, 0, 0), a2=(4, 4, 4)))
+    write(predictions / "STS25_Validation_01_mask.nii.gz", volume(a1=(0, 0, 0), a2=(4, 4, 5), a3=(4, 0, 8)))
+    write(truths / "STS25_Validation_02_Mask.nii.gz", volume(a1=(2, 2, 2)))
+    write(predictions / "x_02_y.mha", volume(a1=(2, 2, 2)))
+    report = evaluate_stsr(predictions, truths)
+    # Case 01: foreground 16 against 24 voxels, 12 in common; label 2 overlaps with 4 of 12; 3 is in one map only.
+    image_dice, image_iou = 24 / 40, 12 / 28
+    expected = {
+        "Dice_Image": (image_dice + 1) / 2,
+        "IoU_Image": (image_iou + 1) / 2,
+        "Dice_Instance": (1 + 0.5 + 1) / 3,
+        "IoU_Instance": (1 + 1 / 3 + 1) / 3,
+        "NSD_Instance": 1,  # nothing is 2 mm off
+        "IA": (1 / 3 + 1) / 2,
+    }
+    for name, value in expected.items():
+        assert report[name] == pytest.approx(value), name
+    assert 0.5 < report["NSD_Image"] <= 1
+    names = ["Dice_Image", "IoU_Image", "NSD_Image", "Dice_Instance", "IoU_Instance", "NSD_Instance", "IA"]
+    assert list(report) == [*names, "All_Average", "case", "per_class", "problems"]
+    assert report["All_Average"] == pytest.approx(np.mean([report[name] for name in names]))
+    assert report["case"]["02"] == dict.fromkeys([*names, "All_Average"], 1.0)
+    assert report["per_class"] == [
+        {"id": 1, "name": "tooth", "Dice": 1.0, "IoU": 1.0, "NSD": 1.0, "count": 2},
+        {"id": 2, "name": "pulp", "Dice": 0.5, "IoU": pytest.approx(1 / 3), "NSD": 1.0, "count": 1},
+    ]
+    assert report["problems"] == []
+
+
+def test_stsr_missing_and_unreadable_predictions(folders):
+    predictions, truths = folders
+    for case in ("01", "02", "03"):
+        write(truths / f"a_{case}_Mask.nii.gz", volume(a1=(0, 0, 0)))
+    write(predictions / "a_01_Mask.nii.gz", volume(a1=(0, 0, 0)))
+    (predictions / "a_02_Mask.nii.gz").write_bytes(b"nothing")
+    write(predictions / "a_04_Mask.nii.gz", volume())
+    report = evaluate_stsr(predictions, truths)
+    for name in ("Dice_Image", "IoU_Image", "NSD_Image", "IA"):
+        assert report[name] == pytest.approx(1 / 3)
+    assert report["Dice_Instance"] == 1  # as in the grader, there is no instance without a prediction
+    assert len(report["problems"]) == 3
+    assert report["problems"][1] == "case 03 (a_03_Mask.nii.gz): found no prediction, scored as missing"
+    assert "a_04_Mask.nii.gz: found no ground truth" in report["problems"][2]
+
+
+def test_stsr_resamples_another_grid(folders):
+    predictions, truths = folders
+    truth = volume((12, 12, 12), a1=(2, 2, 2), a5=(6, 6, 6))
+    write(truths / "a_01_Mask.nii.gz", truth, (0.5, 0.5, 0.5))
+    fine = truth.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    write(predictions / "a_01_Mask.nii.gz", fine, (0.25, 0.25, 0.25), (-0.125, -0.125, -0.125))
+    report = evaluate_stsr(predictions, truths)
+    assert report["All_Average"] == 1
+    assert "resampled" in report["problems"][0]
+    # Cut off in front: what is missing is background.
+    write(predictions / "a_01_Mask.nii.gz", truth[5:], (0.5, 0.5, 0.5), (0, 0, 2.5))
+    rows = evaluate_stsr(predictions, truths)["per_class"]
+    assert [(row["id"], row["Dice"]) for row in rows] == [(1, 0), (5, 1)]
+
+
+def test_stsr_grids_that_differ_in_origin_alone_are_compared_as_they_are(folders):
+    predictions, truths = folders
+    write(truths / "a_01_Mask.nii.gz", volume(a1=(0, 0, 0)))
+    write(predictions / "a_01_Mask.nii.gz", volume(a1=(0, 0, 0)), origin=(5, 5, 5))
+    report = evaluate_stsr(predictions, truths)
+    assert report["All_Average"] == 1
+    assert "found origin" in report["problems"][0]
+
+
+def test_stsr_empty_maps_and_strange_labels(folders):
+    predictions, truths = folders
+    write(truths / "a_01_x.nii.gz", volume())
+    write(predictions / "a_01_x.nii.gz", volume())
+    report = evaluate_stsr(predictions, truths)
+    assert report["Dice_Image"] == report["IoU_Image"] == report["NSD_Image"] == report["IA"] == 1
+    assert report["per_class"] == []
+    write(predictions / "a_01_x.nii.gz", volume(a1=(0, 0, 0)))
+    report = evaluate_stsr(predictions, truths)
+    assert report["Dice_Image"] == report["IoU_Image"] == report["NSD_Image"] == report["IA"] == 0
+    strange = volume(dtype=np.int16, a400=(0, 0, 0)) - volume(dtype=np.int16, b1=(4, 4, 4))  # -1 is background
+    write(truths / "a_01_x.nii.gz", strange)
+    write(predictions / "a_01_x.nii.gz", strange)
+    report = evaluate_stsr(predictions, truths)
+    assert report["All_Average"] == 1
+    assert report["per_class"][0]["name"] == "label 400"
+
+
+def test_stsr_ambiguous_or_nameless_files(folders):
+    predictions, truths = folders
+    write(truths / "nameless.nii.gz", volume())
+    with pytest.raises(InputError, match="found no ground truth, expected files named like"):
+        evaluate_stsr(predictions, truths)
+    write(truths / "a_01_Mask.nii.gz", volume())
+    write(truths / "b_01_Mask.nii.gz", volume())
+    with pytest.raises(InputError, match="expected one file each"):
+        evaluate_stsr(predictions, truths)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Command line
+
+
+def test_command_line(folders, capsys):
+    predictions, truths = folders
+    for case in "AB":
+        write(truths / f"{case}.mha", volume(a1=(0, 0, 0), a103=(4, 4, 4)))
+        write(predictions / f"{case}.mha", volume(a1=(0, 0, 0), a51=(4, 4, 4)))
+    out = predictions.parent / "new/metrics.json"
+    arguments = ["evaluate", "toothfairy3-multiclass", "-p", str(predictions), "-g", str(truths), "-o", str(out)]
+    assert main([*arguments, "--workers", "2"]) == 0
+    assert "Dice Average 1.0000  HD95 Average 0.0000" in capsys.readouterr().out
+    assert json.loads(out.read_text()) == evaluate_multiclass(predictions, truths)
+    assert main([*arguments, "--label-map", "public"]) == 0
+    assert json.loads(out.read_text())["aggregates"]["Dice Average"]["mean"] == pytest.approx(45 / 46)
+    (predictions / "B.mha").unlink()
+    assert main(arguments) == 1
+    assert "B.mha: found no prediction, scored as missing" in capsys.readouterr().err
+    write(predictions / "B.mha", volume((2, 2, 2)))
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_command_line_of_the_other_challenges(folders, capsys):
+    predictions, truths = folders
+    out = predictions.parent / "metrics.json"
+    folder_arguments = ["-p", str(predictions), "-g", str(truths), "-o", str(out)]
+    write(truths / "S.mha", volume(a1=(0, 0, 0)))
+    for run in range(6):
+        write(predictions / f"S_{run}.mha", volume(a1=(0, 0, 0)))
+    assert main(["evaluate", "toothfairy3-interactive", *folder_arguments]) == 0
+    assert "Dice_AUC 5.0000  Dice_Final 1.0000" in capsys.readouterr().out
+    write(truths / "a_01_Mask.nii.gz", volume(a1=(0, 0, 0)))
+    for run in range(6):
+        (predictions / f"S_{run}.mha").unlink()
+    (truths / "S.mha").unlink()
+    write(predictions / "a_01_Mask.nii.gz", volume(a1=(0, 0, 0)))
+    assert main(["evaluate", "stsr", *folder_arguments]) == 0
+    assert "All_Average 1.0000" in capsys.readouterr().out
+    assert json.loads(out.read_text())["All_Average"] == 1
+    assert main(["evaluate", "stsr", *folder_arguments, "--label-map", "public"]) == 1
+    with pytest.raises(SystemExit):
+        main(["evaluate", "stsr", *folder_arguments, "--workers", "0"])
+
+
+def test_asking_for_help_loads_no_libraries():
+    code = (
+        "import sys, umamba2.cli; umamba2.cli._parser();"
+        "print([m for m in ('scipy', 'edt', 'SimpleITK', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,79 @@
+"""``umamba2 evaluate``: grade predictions as the challenges do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from umamba2.errors import InputError
+from umamba2.labels import INTERACTIVE, MULTICLASS, STSR, TASKS
+
+# What a line on the screen shows; the file has everything.
+_SHOWN = {
+    MULTICLASS: ("Dice Average", "HD95 Average"),
+    INTERACTIVE: ("Dice_AUC", "Dice_Final", "HD95_AUC", "HD95_Final"),
+}
+
+
+def add_parser(commands) -> None:
+    """Add ``evaluate`` to the commands of an argparse parser."""
+    parser = commands.add_parser(
+        "evaluate", help="grade segmentations", description="Grade segmentations as the challenge's own grader does."
+    )
+    parser.set_defaults(command=run)
+    parser.add_argument("challenge", choices=TASKS)
+    parser.add_argument(
+        "-p", "--predictions", required=True, type=Path, help="folder of label maps, or of results.json and images/"
+    )
+    parser.add_argument("-g", "--ground-truth", required=True, type=Path, help="folder of label maps")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="where to write the scores (JSON)")
+    parser.add_argument(
+        "--label-map",
+        choices=("platform", "public"),
+        help="ids in the predictions (toothfairy3-multiclass; default: platform)",
+    )
+    parser.add_argument("--workers", type=_at_least_one, default=1, help="processes, one case each (default: 1)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Grade, write the scores and print the gist; returns 0, or 1 if anything was missing or odd."""
+    if options.label_map and options.challenge != MULTICLASS:
+        raise InputError(f"--label-map: found it with {options.challenge}, expected {MULTICLASS}")
+    report = _evaluate(options)
+    try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise InputError(f"{options.output}: could not be written ({error.strerror}), expected a file name") from None
+    for problem in report["problems"]:
+        print(f"warning: {problem}", file=sys.stderr)
+    if options.challenge == STSR:
+        scores = {name: value for name, value in report.items() if isinstance(value, float)}
+    else:
+        scores = {name: report["aggregates"][name]["mean"] for name in _SHOWN[options.challenge]}
+    print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()) + f"  -> {options.output}")
+    return 1 if report["problems"] else 0
+
+
+def _evaluate(options: argparse.Namespace) -> dict:
+    folders = options.predictions, options.ground_truth
+    try:
+        if options.challenge == STSR:
+            from umamba2.evaluation.stsr import evaluate_stsr
+
+            return evaluate_stsr(*folders, workers=options.workers)
+        from umamba2.evaluation.toothfairy3 import evaluate_interactive, evaluate_multiclass
+    except ImportError as error:
+        raise InputError(f"evaluate: found no {error.name}, expected pip install 'umamba2[evaluate]'") from None
+    if options.challenge == INTERACTIVE:
+        return evaluate_interactive(*folders, workers=options.workers)
+    return evaluate_multiclass(*folders, options.label_map or "platform", options.workers)
+
+
+def _at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected at least 1")
+    return value

@@ -1,0 +1,144 @@
+"""The STSR 2025 grader: Dice, IoU and surface Dice at 2 mm of the foreground and of every label, and IA.
+
+Image values are means over cases. Instance values belong to a label of a ground truth and are pooled over all cases.
+IA, identification accuracy, is the number of ground truth labels with an IoU of at least 0.5 over the number of labels
+in either map. A prediction that is missing or cannot be read scores 0 for the image and IA and, as in the published
+script, adds no instances.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from umamba2.errors import InputError
+from umamba2.evaluation.cases import elsewhere, label_files, mean, read_prediction, run_all, small
+from umamba2.evaluation.metrics import Spacing, bounding_box, class_masks, dice, iou, joint_box, surface_dice
+from umamba2.labels import STRUCTURES, STSR
+from umamba2.volumes import Geometry, read_labels
+
+TOLERANCE = 2.0  # mm
+MATCH = 0.5  # IoU from which on a label counts as identified
+METRICS = ("Dice", "IoU", "NSD")
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """One case: ``image`` (Dice, IoU, NSD) of the foreground, the same for each ground truth label, and IA."""
+
+    image: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    instances: dict[int, tuple[float, float, float]] = field(default_factory=dict)
+    accuracy: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
+def evaluate_stsr(predictions: str | Path, truths: str | Path, workers: int = 1) -> dict:
+    """Grade STSR 2025 task 1: the seven scores and their mean, ``All_Average``.
+
+    Two folders of ``.nii.gz`` or ``.mha`` label maps. The case is the second-to-last part of a file name split at
+    ``_`` (0001 of ``STS25_Validation_0001_Mask.nii.gz``). A prediction of another size or spacing is resampled to the
+    ground truth, nearest neighbour. Returns the grader's scores with ``case``, ``per_class`` (labels of all cases
+    pooled) and ``problems``. Raises InputError for an unusable ground truth and for two files of one case.
+    """
+    expected, found = _by_case(truths), _by_case(predictions)
+    if not expected:
+        raise InputError(f"{truths}: found no ground truth, expected files named like ..._<case>_Mask.nii.gz")
+    tasks = [(case, path, found.pop(case, None)) for case, path in expected.items()]
+    results = run_all(_score_files, tasks, workers)
+    scores = _scores(results)
+    return {
+        **scores,
+        "case": {case: _scores([result]) for case, result in zip(expected, results)},
+        "per_class": _per_class(results),
+        "problems": [problem for result in results for problem in result.problems]
+        + [f"{path}: found no ground truth in {truths}, left out" for path in found.values()],
+    }
+
+
+def score_case(truth: np.ndarray, prediction: np.ndarray, spacing: Spacing) -> CaseScores:
+    """Compare two label maps: integer arrays (z, y, x) of one shape; spacing in mm."""
+    box = joint_box([bounding_box(truth), bounding_box(prediction)])
+    if box is not None:
+        truth, prediction = small(truth[box]), small(prediction[box])
+    image = _compare(truth > 0, prediction > 0, spacing)
+    instances, labels = {}, 0
+    for label, ours, theirs in class_masks(truth, prediction):
+        labels += 1
+        if ours.any():
+            instances[label] = _compare(ours, theirs, spacing)
+    matched = sum(overlap >= MATCH for _, overlap, _ in instances.values())
+    return CaseScores(image, instances, matched / labels if labels else 1.0)
+
+
+def _compare(truth: np.ndarray, prediction: np.ndarray, spacing: Spacing) -> tuple[float, float, float]:
+    return dice(truth, prediction), iou(truth, prediction), surface_dice(truth, prediction, spacing, TOLERANCE)
+
+
+def _by_case(folder: str | Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in label_files(folder):
+        parts = path.name.split("_")
+        if len(parts) < 2:
+            continue
+        if parts[-2] in files:
+            raise InputError(f"{path}: found {files[parts[-2]].name} for case {parts[-2]} too, expected one file each")
+        files[parts[-2]] = path
+    return files
+
+
+def _score_files(task: tuple[str, Path, Path | None]) -> CaseScores:
+    case, truth_path, path = task
+    truth, grid = read_labels(truth_path)
+    read = read_prediction(path, f"case {case} ({truth_path.name})")
+    if isinstance(read, str):
+        return CaseScores(problems=[read])
+    labels, found = read
+    problems = []
+    # The grader looks at nothing else: grids that differ only in origin or direction are compared voxel by voxel.
+    if found.size != grid.size or found.spacing != grid.spacing:
+        labels = resample(labels, found, grid)
+        # Formats round spacings differently; that is nothing to tell.
+        if found.size != grid.size or not np.allclose(found.spacing, grid.spacing, rtol=0, atol=1e-5):
+            grids = f"found size {found.size}, spacing {found.spacing}, expected {grid.size}, {grid.spacing}"
+            problems = [f"{path}: {grids}; resampled"]
+    else:
+        problems = elsewhere(path, found, grid, "origin direction")
+    x, y, z = grid.spacing
+    scores = score_case(truth, labels, (z, y, x))
+    return CaseScores(scores.image, scores.instances, scores.accuracy, problems)
+
+
+def resample(labels: np.ndarray, found: Geometry, grid: Geometry) -> np.ndarray:
+    """Bring a label map (z, y, x) to another grid by nearest neighbour, background where it has no voxels."""
+    image = sitk.GetImageFromArray(labels)
+    image.SetSpacing(found.spacing)
+    image.SetOrigin(found.origin)
+    image.SetDirection(found.direction)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize(grid.size)
+    resampler.SetOutputSpacing(grid.spacing)
+    resampler.SetOutputOrigin(grid.origin)
+    resampler.SetOutputDirection(grid.direction)
+    resampler.SetInterpolator(sitk.sitkNearestNeighbor)
+    return sitk.GetArrayFromImage(resampler.Execute(image))
+
+
+def _scores(results: list[CaseScores]) -> dict[str, float]:
+    instances = [values for result in results for values in result.instances.values()]
+    scores = {f"{name}_Image": mean([r.image[i] for r in results]) for i, name in enumerate(METRICS)}
+    scores |= {f"{name}_Instance": mean([values[i] for values in instances]) for i, name in enumerate(METRICS)}
+    scores["IA"] = mean([r.accuracy for r in results])
+    return {**scores, "All_Average": mean(list(scores.values()))}
+
+
+def _per_class(results: list[CaseScores]) -> list[dict]:
+    names = {structure.training: structure.name for structure in STRUCTURES[STSR]}
+    rows = []
+    for label in sorted({label for result in results for label in result.instances}):
+        values = [result.instances[label] for result in results if label in result.instances]
+        means = {name: mean([value[i] for value in values]) for i, name in enumerate(METRICS)}
+        rows.append({"id": label, "name": names.get(label, f"label {label}"), **means, "count": len(values)})
+    return rows

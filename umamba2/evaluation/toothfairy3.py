@@ -1,0 +1,240 @@
+"""The two ToothFairy3 graders (the organisers' ``evaluation.py``): Dice and HD95 of every class, in voxels.
+
+A class that both masks lack has Dice 1 and HD95 0; one that a single mask lacks has Dice 0 and the array's diagonal,
+and so has every class of a prediction that is missing or cannot be read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from umamba2.errors import InputError
+from umamba2.evaluation.cases import (
+    elsewhere,
+    first_existing,
+    label_files,
+    mean,
+    read_prediction,
+    read_results,
+    run_all,
+)
+from umamba2.evaluation.metrics import class_masks, dice, hd95
+from umamba2.labels import INTERACTIVE, MULTICLASS, STRUCTURES
+from umamba2.volumes import read_labels, stem
+
+GRADED_MAPS = ("platform", "public")
+RUNS = range(6)  # the interactive challenge runs every scan with 0 to 5 clicks
+_SLUGS = {MULTICLASS: "oral-pharyngeal-segmentation", INTERACTIVE: "iac-segmentation"}
+
+
+@dataclass(frozen=True)
+class _Case:
+    truth: Path
+    predictions: tuple[Path, ...]  # files that should be there
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """One prediction: Dice, HD95 and presence in the ground truth of each class, in the order of ``labels.py``."""
+
+    prediction: Path
+    truth: Path
+    dice: list[float]
+    hd95: list[float]
+    present: list[bool]
+    problems: list[str]
+
+
+def evaluate_multiclass(
+    predictions: str | Path, truths: str | Path, label_map: str = "platform", workers: int = 1
+) -> dict:
+    """Grade ToothFairy3's first task: mean Dice and HD95 over 46 classes, per case and over all cases.
+
+    ``predictions`` is a folder of label maps named like the ground truth, or a container's output folder with
+    ``results.json``; ``truths`` a folder of label maps, of which the ids of the dataset release are understood too.
+    ``label_map`` names the ids that predictions use, ``platform`` (50-53) or ``public`` (103-105, 150); the pulps of
+    single teeth (111-148) count as pulp. Every ground truth is a case. Returns ``case`` and ``aggregates`` in the
+    grader's form, ``per_class`` and ``problems``. Raises InputError for an unusable ground truth, and for a prediction
+    of another shape.
+    """
+    if label_map not in GRADED_MAPS:
+        raise InputError(f"label map: found {label_map!r}, expected {' or '.join(GRADED_MAPS)}")
+    found, names = _predictions(MULTICLASS, predictions), _truths(truths)
+    cases = [_Case(truth, (found.pop(name, Path(predictions) / truth.name),)) for name, truth in names.items()]
+    scores = _score_all(MULTICLASS, cases, label_map, workers)
+    columns: dict[str, list] = {
+        "Dice Average": [mean(s.dice) for s in scores],
+        "HD95 Average": [mean(s.hd95) for s in scores],
+        "pred_fname": [str(s.prediction) for s in scores],
+        "gt_fname": [str(s.truth) for s in scores],
+    }
+    return {
+        "case": {name: {str(i): value for i, value in enumerate(values)} for name, values in columns.items()},
+        "aggregates": {name: summary(values) for name, values in columns.items()},
+        "per_class": _per_class(MULTICLASS, scores, label_map),
+        "problems": [problem for s in scores for problem in s.problems] + _left_over(found, truths),
+    }
+
+
+def evaluate_interactive(predictions: str | Path, truths: str | Path, workers: int = 1) -> dict:
+    """Grade ToothFairy3's second task: Dice and HD95 of the two canals over six runs with 0 to 5 clicks.
+
+    Folders as in `evaluate_multiclass`; the ground truth of prediction ``<case>_<n>`` is ``<case>``. ``AUC`` is the
+    integral over the runs by trapezoids of width 1, ``Final`` the value of the last. Returns and raises as
+    `evaluate_multiclass`.
+    """
+    found, names = _predictions(INTERACTIVE, predictions), _truths(truths)
+    cases = []
+    for name, truth in names.items():
+        runs = {run: Path(predictions) / f"{name}_{run}{truth.name[len(name) :]}" for run in RUNS}
+        for scan in [scan for scan in found if re.fullmatch(re.escape(name) + r"_\d+", scan)]:
+            runs[int(scan.rpartition("_")[2])] = found.pop(scan)
+        cases.append(_Case(truth, tuple(path for _, path in sorted(runs.items()))))
+    scores = _score_all(INTERACTIVE, cases, "platform", workers)
+    columns: dict[str, dict[str, float]] = {"Dice_AUC": {}, "Dice_Final": {}, "HD95_AUC": {}, "HD95_Final": {}}
+    for case in cases:
+        of_case = [s for s in scores if s.truth == case.truth]
+        for metric, values in (("Dice", [mean(s.dice) for s in of_case]), ("HD95", [mean(s.hd95) for s in of_case])):
+            columns[f"{metric}_AUC"][str(case.truth)] = sum((a + b) / 2 for a, b in pairwise(values))
+            columns[f"{metric}_Final"][str(case.truth)] = values[-1]
+    return {
+        "case": columns,
+        "aggregates": {name: summary(list(values.values())) for name, values in columns.items()},
+        "per_class": _per_class(INTERACTIVE, scores, "platform"),
+        "problems": [problem for s in scores for problem in s.problems] + _left_over(found, truths),
+    }
+
+
+def class_table(task: str, label_map: str, dataset: bool) -> np.ndarray:
+    """Lookup table from the ids in a file to training ids, (256,), uint8; ``dataset``: also from the release's ids."""
+    table = np.zeros(256, np.uint8)
+    for structure in STRUCTURES[task]:
+        if task == MULTICLASS and (dataset or len(structure.dataset) > 1):  # the grader merges pulps in both masks
+            table[list(structure.dataset)] = structure.training
+        table[getattr(structure, label_map)] = structure.training
+    return table
+
+
+def summary(values: Sequence) -> dict[str, float | None]:
+    """What the graders tell of a column: pandas' ``describe``, of which text has only the counts.
+
+    The standard deviation of a single value is None.
+    """
+    if values and isinstance(values[0], str):
+        return {"count": float(len(values)), "freq": float(max(Counter(values).values()))}
+    low, median, high = map(float, np.percentile(values, (25, 50, 75)))
+    return {
+        "count": float(len(values)),
+        "mean": float(np.mean(values)),
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "min": float(min(values)),
+        "25%": low,
+        "50%": median,
+        "75%": high,
+        "max": float(max(values)),
+    }
+
+
+def _truths(folder: str | Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in label_files(folder):  # .mha comes before .nii.gz, and the grader takes the first
+        files.setdefault(stem(path), path)
+    if not files:
+        raise InputError(f"{folder}: found no .mha or .nii.gz files, expected the ground truth")
+    return files
+
+
+def _predictions(task: str, folder: str | Path) -> dict[str, Path]:
+    """The predictions by the name of their scan, as ``results.json`` has it, else as the files are called."""
+    folder = Path(folder)
+    images = folder / "images" / _SLUGS[task]
+    images = images if images.is_dir() else folder
+    if not (folder / "results.json").is_file():
+        files = label_files(images)
+        return {_scan(path.name): path for path in reversed(files)}  # reversed: .mha wins
+    entries = read_results(folder / "results.json")
+    return {_scan(scan): _output(images, output) for scan, output in entries}
+
+
+def _output(folder: Path, name: str) -> Path:
+    path = folder / Path(name).name
+    return path if path.exists() else first_existing(folder, stem(path)) or path
+
+
+def _scan(name: str) -> str:
+    return stem(name).removesuffix("_0000")
+
+
+def _left_over(found: dict[str, Path], truths: str | Path) -> list[str]:
+    return [f"{path}: found no ground truth in {truths}, left out" for _, path in sorted(found.items())]
+
+
+def _score_all(task: str, cases: list[_Case], label_map: str, workers: int) -> list[_Scores]:
+    results = run_all(partial(_score_case, task=task, label_map=label_map), cases, workers)
+    return [scores for case in results for scores in case]
+
+
+def _score_case(case: _Case, task: str, label_map: str) -> list[_Scores]:
+    labels, grid = read_labels(case.truth)
+    truth = _classes(labels, class_table(task, label_map, dataset=True))
+    table = class_table(task, label_map, dataset=False)
+    scores = []
+    for path in case.predictions:
+        read = read_prediction(path, str(path))
+        if isinstance(read, str):
+            prediction, problems = None, [read]
+        elif read[0].shape != truth.shape:
+            raise InputError(f"{path}: found shape {read[0].shape}, expected {truth.shape} as in {case.truth}")
+        else:
+            prediction = _classes(read[0], table)
+            problems = elsewhere(path, read[1], grid, "spacing origin direction")
+        scores.append(_Scores(path, case.truth, *dice_and_hd95(truth, prediction, len(STRUCTURES[task])), problems))
+    return scores
+
+
+def _classes(labels: np.ndarray, table: np.ndarray) -> np.ndarray:
+    if labels.dtype != np.uint8:
+        labels = np.where((labels < 0) | (labels > 255), 0, labels).astype(np.uint8)
+    return table[labels]
+
+
+def dice_and_hd95(
+    truth: np.ndarray, prediction: np.ndarray | None, classes: int
+) -> tuple[list[float], list[float], list[bool]]:
+    """Dice, HD95 (voxels) and presence in the ground truth of the classes 1 to ``classes`` of two label maps.
+
+    Integer arrays (z, y, x) of one shape; a prediction of None is a missing one: Dice 0 and the diagonal throughout.
+    """
+    diagonal = float(np.linalg.norm(truth.shape))
+    if prediction is None:
+        sizes = np.bincount(np.minimum(truth, classes + 1).ravel(), minlength=classes + 1)[1 : classes + 1]
+        return [0.0] * classes, [diagonal] * classes, (sizes > 0).tolist()
+    dices, distances, present = [1.0] * classes, [0.0] * classes, [False] * classes
+    for label, ours, theirs in class_masks(truth, prediction):
+        if label <= classes:
+            dices[label - 1] = dice(ours, theirs)
+            distances[label - 1] = hd95(ours, theirs, diagonal)
+            present[label - 1] = bool(ours.any())
+    return dices, distances, present
+
+
+def _per_class(task: str, scores: list[_Scores], label_map: str) -> list[dict]:
+    """Means over all predictions; ``count`` is how many ground truths, one per prediction, hold the class."""
+    return [
+        {
+            "id": getattr(structure, label_map),
+            "name": structure.name,
+            "Dice": mean([s.dice[i] for s in scores]),
+            "HD95": mean([s.hd95[i] for s in scores]),
+            "count": sum(s.present[i] for s in scores),
+        }
+        for i, structure in enumerate(STRUCTURES[task])
+    ]

@@ -1,0 +1,177 @@
+"""The server of Grand Challenge's invoke API.
+
+GET /health   503 until the model is loaded and warm, then 200
+POST /invoke  segments what the input folder holds now; 201 when every case has its segmentation, else 500
+
+Every answer is a JSON object, and every error also one line on stderr. Threads only speak HTTP: all loading and
+segmenting happens on the main one, call after call, so that /health answers during a long case and the libraries
+below keep one set of worker threads. Nothing in the input and output folders stays open, nor is any of it remembered:
+the platform empties both between calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+from concurrent.futures import Future
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from umamba2 import container
+
+if TYPE_CHECKING:
+    from umamba2.challenges import Challenge, Job
+
+PORT = 4743  # the platform's
+Answer = tuple[int, dict[str, Any]]
+_ROUTES = {"/health": "GET", "/invoke": "POST"}
+
+
+class Server(ThreadingHTTPServer):
+    """Listens from the start; `serve` loads the model and does the work."""
+
+    daemon_threads = False  # closing waits for the answers that are on their way
+    request_queue_size = 32
+
+    def __init__(self, address: tuple[str, int]):
+        super().__init__(address, _Handler)
+        self.ready = self.stopping = False
+        # SimpleQueue, because its put may interrupt its own get, which is what a signal handler does. None: stop.
+        self._calls: SimpleQueue[Future[Answer] | None] = SimpleQueue()
+
+    def serve(self, options: argparse.Namespace) -> None:
+        """Load the model that the options name, then handle calls until SIGTERM or an interrupt.
+
+        The call in progress is finished first. Raises InputError if the model cannot be loaded.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        listener = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.1})
+        listener.start()
+        try:
+            self._work(options)
+        except _StoppedEarly:
+            pass
+        finally:
+            self.stopping = True
+            while not self._calls.empty():  # calls that came too late
+                call = self._calls.get()
+                if call is not None:
+                    call.set_result(_STOPPING)
+            self.shutdown()
+            listener.join()
+            self.server_close()
+
+    def _work(self, options: argparse.Namespace) -> None:
+        from umamba2 import challenges
+
+        challenge = challenges.find_challenge(options.challenge)
+        job = container.load_job(challenge, options)
+        warm(job)
+        self.ready = True
+        print(f"ready for {challenge.name}", flush=True)
+        while (call := self._calls.get()) is not None:
+            call.set_result(invoke(challenge, job, options))
+
+    def invoke(self) -> Answer:
+        """Have the main thread handle what is in the input folder, and wait for the answer."""
+        if self.stopping:
+            return _STOPPING
+        if not self.ready:
+            return _LOADING
+        call: Future[Answer] = Future()
+        self._calls.put(call)
+        return call.result()
+
+    def _stop(self, *_: object) -> None:
+        self.stopping = True
+        if not self.ready:  # loading may take longer than the platform waits
+            raise _StoppedEarly
+        self._calls.put(None)
+
+    def handle_error(self, *_: object) -> None:
+        """A client that went away costs one line."""
+        print(f"error: connection: found {sys.exc_info()[1]}, expected a whole request", file=sys.stderr, flush=True)
+
+
+_LOADING: Answer = (503, {"error": "the model is being loaded"})
+_STOPPING: Answer = (503, {"error": "the server is stopping"})
+
+
+class _StoppedEarly(BaseException):
+    """Told to stop while loading; no library's `except Exception` may swallow it."""
+
+
+def warm(job: Job) -> None:
+    """Segment one empty tile, so that the first case does not pay for the device's and the kernels' start-up."""
+    import numpy as np
+
+    from umamba2.clicks import empty
+    from umamba2.volumes import Geometry, Volume
+
+    plan = job.predictor.plan
+    order = [plan.transpose.index(axis) for axis in range(3)]  # the plan's axes in the scan's order, (z, y, x)
+    size, spacing = ([values[axis] for axis in order] for values in (plan.patch_size, plan.spacing))
+    geometry = Geometry(tuple(size[::-1]), tuple(spacing[::-1]), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))  # type: ignore[arg-type]
+    job.segment(Volume(np.ones(size, np.float32), geometry), empty() if job.predictor.takes_clicks else None)
+
+
+def invoke(challenge: Challenge, job: Job, options: argparse.Namespace) -> Answer:
+    """Segment what the input folder holds; what to answer. Never raises: the next case may be a good one."""
+    from umamba2 import challenges
+    from umamba2.errors import InputError
+
+    try:
+        source, output = container.mounts(challenge, options)
+        cases = challenges.list_cases(challenge, source, output, options.suffix)
+        outcomes = challenges.run(cases, job, output)  # says on stderr what is wrong with a case
+    except Exception as error:
+        known = isinstance(error, (InputError, OSError))
+        problem = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+        return 500, {"error": problem}
+    problems = [problem for outcome in outcomes for problem in outcome.problems]
+    if any(outcome.failed for outcome in outcomes):
+        return 500, {"error": "; ".join(problems)}
+    return 201, {"cases": len(outcomes), "warnings": problems}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+    timeout = 10  # seconds for the client to send its request
+
+    def _handle(self) -> None:
+        path = self.path.partition("?")[0]
+        if path not in _ROUTES:
+            self.send_error(404, f"{self.command} {path}: found an unknown path, expected {' or '.join(_ROUTES)}")
+        elif self.command != _ROUTES[path]:
+            self.send_error(405, f"{self.command} {path}: found another method, expected {_ROUTES[path]}")
+        elif path == "/health":
+            self._answer(*((200, {"status": "ready"}) if self.server.ready else _LOADING))
+        else:
+            self._answer(*self.server.invoke())
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer an error as JSON, and say it on stderr (also what the base class finds wrong with a request)."""
+        message = message or self.responses[code][0]
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        self._answer(code, {"error": message})
+
+    def _answer(self, code: int, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Stay silent: the platform asks for /health many times."""
