@@ -103,15 +103,15 @@ class Model:
 @contextmanager
 def _uninitialised() -> Iterator[None]:
     """Layers made in here keep whatever their memory holds: random numbers for 142 M weights take most of a second."""
-    kinds = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)
+    kinds: tuple[Any, ...] = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)
     saved = [kind.reset_parameters for kind in kinds]
     for kind in kinds:
-        kind.reset_parameters = lambda self: None  # type: ignore[method-assign]
+        kind.reset_parameters = lambda self: None
     try:
         yield
     finally:
         for kind, method in zip(kinds, saved):
-            kind.reset_parameters = method  # type: ignore[method-assign]
+            kind.reset_parameters = method
 
 
 def build_network(

@@ -1,4 +1,4 @@
-"""The command line: ``umamba2 predict | info | slim | phantom``."""
+"""The command line: ``umamba2 predict | info | slim | phantom | package-predictions``."""
 
 from __future__ import annotations
 
@@ -84,6 +84,16 @@ def _parser() -> argparse.ArgumentParser:
         default=[0.3],
         help="one number, or three (z, y, x)",
     )
+
+    package = commands.add_parser(
+        "package-predictions",
+        help="zip predictions for Codabench",
+        description="Zip STSR predictions, STS25_Validation_<four digits>_Mask.nii.gz, as Codabench takes them.",
+    )
+    package.set_defaults(command=_package)
+    package.add_argument("folder", type=Path)
+    package.add_argument("-o", "--output", type=Path, help="default: <folder>.zip")
+
     add_evaluate(commands)
     return parser
 
@@ -199,4 +209,12 @@ def _phantom(arguments: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         raise InputError(f"{arguments.out}: {error}") from None
     print(f"{arguments.out}  {len(cases)} phantoms: {', '.join(cases)}")
+    return 0
+
+
+def _package(arguments: argparse.Namespace) -> int:
+    from umamba2.challenges.package import package_predictions
+
+    archive = package_predictions(arguments.folder, arguments.output)
+    print(f"{archive}  {archive.stat().st_size / 1e6:.1f} MB")
     return 0

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import threading
@@ -40,24 +41,24 @@ class Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int]):
         super().__init__(address, _Handler)
         self.ready = self.stopping = False
-        # SimpleQueue, because its put may interrupt its own get, which is what a signal handler does. None: stop.
+        # SimpleQueue, because its put may interrupt its own get, which is what a signal handler does.
         self._calls: SimpleQueue[Future[Answer] | None] = SimpleQueue()
+        self._accepting = threading.Lock()
 
     def serve(self, options: argparse.Namespace) -> None:
         """Load the model that the options name, then handle calls until SIGTERM or an interrupt.
 
         The call in progress is finished first. Raises InputError if the model cannot be loaded.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
         listener = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.1})
         listener.start()
         try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._stop)
             self._work(options)
-        except _StoppedEarly:
-            pass
         finally:
-            self.stopping = True
+            with self._accepting:
+                self.stopping = True
             while not self._calls.empty():  # calls that came too late
                 call = self._calls.get()
                 if call is not None:
@@ -74,24 +75,27 @@ class Server(ThreadingHTTPServer):
         warm(job)
         self.ready = True
         print(f"ready for {challenge.name}", flush=True)
-        while (call := self._calls.get()) is not None:
-            call.set_result(invoke(challenge, job, options))
+        while not self.stopping:
+            call = self._calls.get()
+            if call is not None:
+                call.set_result(invoke(challenge, job, options))
 
     def invoke(self) -> Answer:
         """Have the main thread handle what is in the input folder, and wait for the answer."""
-        if self.stopping:
-            return _STOPPING
-        if not self.ready:
-            return _LOADING
         call: Future[Answer] = Future()
-        self._calls.put(call)
+        with self._accepting:
+            if self.stopping:
+                return _STOPPING
+            if not self.ready:
+                return _LOADING
+            self._calls.put(call)
         return call.result()
 
     def _stop(self, *_: object) -> None:
+        if not self.ready:
+            os._exit(0)  # nothing is promised yet, and loading may take longer than the platform waits
         self.stopping = True
-        if not self.ready:  # loading may take longer than the platform waits
-            raise _StoppedEarly
-        self._calls.put(None)
+        self._calls.put(None)  # wakes the main thread up
 
     def handle_error(self, *_: object) -> None:
         """A client that went away costs one line."""
@@ -102,10 +106,6 @@ _LOADING: Answer = (503, {"error": "the model is being loaded"})
 _STOPPING: Answer = (503, {"error": "the server is stopping"})
 
 
-class _StoppedEarly(BaseException):
-    """Told to stop while loading; no library's `except Exception` may swallow it."""
-
-
 def warm(job: Job) -> None:
     """Segment one empty tile, so that the first case does not pay for the device's and the kernels' start-up."""
     import numpy as np
@@ -114,9 +114,10 @@ def warm(job: Job) -> None:
     from umamba2.volumes import Geometry, Volume
 
     plan = job.predictor.plan
-    order = [plan.transpose.index(axis) for axis in range(3)]  # the plan's axes in the scan's order, (z, y, x)
-    size, spacing = ([values[axis] for axis in order] for values in (plan.patch_size, plan.spacing))
-    geometry = Geometry(tuple(size[::-1]), tuple(spacing[::-1]), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))  # type: ignore[arg-type]
+    z, y, x = (plan.transpose.index(axis) for axis in range(3))  # where the plan keeps the scan's axes
+    size = plan.patch_size[z], plan.patch_size[y], plan.patch_size[x]
+    spacing = plan.spacing[z], plan.spacing[y], plan.spacing[x]
+    geometry = Geometry(size[::-1], spacing[::-1], (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
     job.segment(Volume(np.ones(size, np.float32), geometry), empty() if job.predictor.takes_clicks else None)
 
 
@@ -142,9 +143,12 @@ def invoke(challenge: Challenge, job: Job, options: argparse.Namespace) -> Answe
 
 class _Handler(BaseHTTPRequestHandler):
     server: Server
-    timeout = 10  # seconds for the client to send its request
+    timeout = 5  # seconds for the client to send its request
 
     def _handle(self) -> None:
+        length = self.headers.get("Content-Length", "")
+        if length.isdecimal():  # a body means nothing here, but closing on an unread one would lose the answer
+            self.rfile.read(min(int(length), 1 << 20))
         path = self.path.partition("?")[0]
         if path not in _ROUTES:
             self.send_error(404, f"{self.command} {path}: found an unknown path, expected {' or '.join(_ROUTES)}")

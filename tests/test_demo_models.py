@@ -1,0 +1,72 @@
+"""The demo models on a phantom from a seed that training never saw, through the whole pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from umamba2 import Predictor
+from umamba2.challenges import CHALLENGES, check_model, find_model
+from umamba2.clicks import NAMES, Clicks, empty
+from umamba2.evaluation.metrics import dice
+from umamba2.labels import FDI_TEETH, INTERACTIVE, MULTICLASS, STSR, TASKS, training_table
+from umamba2.phantoms import make_phantom
+
+RESOURCES = Path(__file__).parents[1] / "resources"
+SEED = 20_000
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return make_phantom(SEED, (86, 136, 172), (0.6, 0.6, 0.6))
+
+
+def segment(task, phantom, clicks=None):
+    challenge = CHALLENGES[task]
+    predictor = Predictor.from_folder(
+        find_model(task, [RESOURCES]), device="cpu", precision="fp32", **challenge.predictor_settings()
+    )
+    labels = predictor.predict(phantom.image.astype(np.float32), phantom.spacing, clicks)
+    return challenge.clean(labels, phantom.spacing, clicks)
+
+
+def mean_dice(found, truth, ids):
+    return np.mean([dice(found == i, truth == i) for i in ids if (truth == i).any()])
+
+
+def test_multiclass(phantom):
+    found, truth = segment(MULTICLASS, phantom), training_table(MULTICLASS)[phantom.labels]
+    assert mean_dice(found, truth, (1, 2)) > 0.8
+    assert mean_dice(found, truth, range(11, 11 + len(FDI_TEETH))) > 0.75
+    assert mean_dice(found, truth, (3, 4)) > 0.4
+
+
+def test_interactive_with_and_without_clicks(phantom):
+    truth = training_table(INTERACTIVE)[phantom.labels]
+    clicks = Clicks(
+        np.array([point for _, point in phantom.clicks], np.float32),
+        np.array([NAMES[name] for name, _ in phantom.clicks]),
+    )
+    without = mean_dice(segment(INTERACTIVE, phantom, empty()), truth, (1, 2))
+    with_clicks = mean_dice(segment(INTERACTIVE, phantom, clicks), truth, (1, 2))
+    assert with_clicks > 0.55
+    assert with_clicks > without - 0.05
+
+
+def test_stsr(phantom):
+    found = segment(STSR, phantom)
+    assert mean_dice(found, phantom.stsr_labels, (1,)) > 0.8
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_models_fit_their_challenge_and_the_image(task):
+    folder = find_model(task, [RESOURCES])
+    predictor = Predictor.from_folder(folder, device="cpu")
+    check_model(predictor, CHALLENGES[task], folder)
+    assert predictor.challenge == task
+
+
+def test_all_together_stay_under_25_mb():
+    assert sum(p.stat().st_size for p in RESOURCES.rglob("*") if p.is_file()) < 25e6

@@ -1,0 +1,48 @@
+"""The zip of predictions that STSR's validation phase on Codabench takes."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+from umamba2.errors import InputError
+
+_NAME = re.compile(r"STS25_Validation_\d{4}_Mask\.nii\.gz")
+EXPECTED = "STS25_Validation_<four digits>_Mask.nii.gz"
+
+
+def package_predictions(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Zip the label maps of a folder, flat, for Codabench; returns the zip (default: ``<folder>.zip``).
+
+    The zip appears under its name only when it is whole. Raises InputError for a folder without files, a file whose
+    name Codabench does not expect, and one that is empty.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: found no such folder, expected one with {EXPECTED}")
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if not files:
+        raise InputError(f"{folder}: found no files, expected at least one {EXPECTED}")
+    for path in files:
+        if not _NAME.fullmatch(path.name) or not path.is_file():
+            kind = "folder" if path.is_dir() else "file name"
+            raise InputError(f"{path}: found the {kind} {path.name}, expected {EXPECTED}")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: found an empty file (0 bytes), expected a label map")
+    target = Path(out) if out is not None else folder.with_name(f"{folder.resolve().name}.zip")
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # the files are compressed already
+            for path in files:
+                archive.write(path, path.name)
+        os.replace(partial, target)
+    except OSError as error:
+        raise InputError(f"{target}: could not be written ({error.strerror}), expected a file name") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+    return target
