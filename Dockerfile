@@ -3,6 +3,21 @@
 # The default base runs on a T4 (compute capability 7.5) with any CUDA 12 driver. Not torch 2.9: its half-precision 3-D
 # convolutions do without cuDNN.
 ARG BASE_IMAGE=pytorch/pytorch:2.7.1-cuda12.6-cudnn9-runtime
+# The same with a compiler: only for FUSED=yes, and only while building.
+ARG DEVEL_IMAGE=pytorch/pytorch:2.7.1-cuda12.6-cudnn9-devel
+ARG FUSED=no
+
+# --- The optional fused Mamba-2 kernels: wheels in /wheels, or none. ---
+FROM scratch AS fused-no
+WORKDIR /wheels
+
+FROM ${DEVEL_IMAGE} AS fused-yes
+RUN python -m pip wheel --no-cache-dir --no-build-isolation --no-deps --wheel-dir /wheels \
+    "causal-conv1d>=1.4" "mamba-ssm>=2.2"
+
+FROM fused-${FUSED} AS fused
+
+# --- The image. ---
 FROM ${BASE_IMAGE}
 
 # Codabench asks for the user `algorithm` with the home /opt/algorithm; Grand Challenge asks for any user but root.
@@ -18,30 +33,40 @@ RUN kept="torch" && if python -c "import numpy" 2>/dev/null; then kept="torch|nu
     && grep -vE "^($kept)==" /tmp/requirements.txt > /tmp/missing.txt \
     && python -m pip install --no-cache-dir --no-deps --disable-pip-version-check -r /tmp/missing.txt \
     && rm /tmp/requirements.txt /tmp/missing.txt
+# mamba-ssm does import what it depends on.
+RUN --mount=type=bind,from=fused,source=/wheels,target=/wheels \
+    if ls /wheels/*.whl >/dev/null 2>&1; then python -m pip install --no-cache-dir /wheels/*.whl; fi
 
 WORKDIR /opt/app
-# Models change less often than code. RESOURCES is another folder when build.sh --model stages one.
+# Readable for the user `algorithm`, whatever umask or tool wrote the files. Models change less often than code.
+# RESOURCES is another folder when build.sh --model stages one.
 ARG RESOURCES=resources
-COPY ${RESOURCES}/ resources/
-COPY umamba2/ umamba2/
-COPY inference.py LICENSE ./
-COPY scripts/entrypoint.sh predict.sh ./
+COPY --chmod=755 ${RESOURCES}/ resources/
+COPY --chmod=755 umamba2/ umamba2/
+COPY --chmod=755 inference.py LICENSE scripts/entrypoint.sh ./
+COPY --chmod=755 predict.sh /opt/algorithm/
 # Bytecode now, because the root file system is read-only at run time and start-up counts.
-RUN cp predict.sh /opt/algorithm/predict.sh \
-    && python -m compileall -q umamba2 inference.py
+RUN python -m compileall -q umamba2 inference.py
 
-ARG CHALLENGE=
+# The libraries start one thread per core of the host: too many for 256 pids on a large one, and numpy's and ITK's have
+# next to nothing to do. The fused kernels are compiled when first used, which takes a folder to write to.
 ENV PYTHONPATH=/opt/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    UMAMBA2_CHALLENGE=${CHALLENGE}
+    OPENBLAS_NUM_THREADS=1 \
+    ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=4 \
+    TRITON_CACHE_DIR=/tmp/triton
 
-# Plain batch runs; the other value is `invoke`.
-ARG API_METHOD=exec
 LABEL org.opencontainers.image.title="umamba2" \
       org.opencontainers.image.description="Dental CBCT segmentation with U-Mamba2" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.grand-challenge.api-method="${API_METHOD}"
+      org.opencontainers.image.licenses="Apache-2.0"
+ARG CHALLENGE=
+# exec: one run per batch of cases; invoke: a server that is asked case by case.
+ARG API_METHOD=exec
+ENV UMAMBA2_CHALLENGE=${CHALLENGE} \
+    UMAMBA2_API=${API_METHOD}
+LABEL org.grand-challenge.api-method="${API_METHOD}"
 
+EXPOSE 4743
 USER algorithm
 ENTRYPOINT ["/bin/sh", "/opt/app/entrypoint.sh"]

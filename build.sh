@@ -4,16 +4,21 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: ./build.sh [--challenge NAME] [--model FOLDER] [--tag TAG] [--base IMAGE]
+Usage: ./build.sh [--challenge NAME] [--model FOLDER] [--api exec|invoke] [--tag TAG] [--base IMAGE] [--fused]
 
   --challenge NAME   toothfairy3-multiclass, toothfairy3-interactive or stsr. Without it the image recognises the
                      challenge from what is mounted.
   --model FOLDER     bake in this model folder (nnU-Net's layout or the output of `umamba2 slim`) instead of the demo
                      models; needs --challenge
+  --api exec|invoke  how Grand Challenge talks to the image: one run per job (exec, the default), or a server that
+                     keeps the model loaded (invoke; needs --challenge)
   --tag TAG          name of the image (default: umamba2:latest)
   --base IMAGE       base image with Python 3.10-3.12 and torch (default: see Dockerfile)
+  --fused            add mamba-ssm and causal-conv1d, compiled in a builder stage (for GPUs of compute capability 8.0
+                     or newer; a T4 does without them)
 
 Training logs and validation results in FOLDER are left out of the image.
+Environment: UMAMBA2_BUILD_OPTIONS, further options for docker build, such as --network=host.
 END
 }
 
@@ -22,11 +27,15 @@ fail() {
     exit 2
 }
 
-challenge="" model="" tag="umamba2:latest" base=""
+challenge="" model="" api=exec tag="umamba2:latest" base="" fused=no
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) usage && exit 0 ;;
-        --challenge | --model | --tag | --base)
+        --fused)
+            fused=yes
+            shift
+            ;;
+        --challenge | --model | --api | --tag | --base)
             [ $# -ge 2 ] || fail "$1: found no value"
             printf -v "${1#--}" '%s' "$2"
             shift 2
@@ -37,6 +46,11 @@ done
 case "$challenge" in
     "" | toothfairy3-multiclass | toothfairy3-interactive | stsr) ;;
     *) fail "--challenge: found '$challenge', expected toothfairy3-multiclass, toothfairy3-interactive or stsr" ;;
+esac
+case "$api" in
+    exec) ;;
+    invoke) [ -n "$challenge" ] || fail "--api invoke: needs --challenge, because the model is loaded before any input" ;;
+    *) fail "--api: found '$api', expected exec or invoke" ;;
 esac
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -54,9 +68,15 @@ if [ -n "$model" ]; then
 fi
 [ -d "$root/$resources" ] || fail "found no folder $root/$resources, expected the demo models (or give --model)"
 
-arguments=(--platform linux/amd64 --tag "$tag" --build-arg "CHALLENGE=$challenge" --build-arg "RESOURCES=$resources")
+arguments=(--platform linux/amd64 --tag "$tag" --build-arg "RESOURCES=$resources" --build-arg "CHALLENGE=$challenge"
+    --build-arg "API_METHOD=$api" --build-arg "FUSED=$fused")
 [ -z "$base" ] || arguments+=(--build-arg "BASE_IMAGE=$base")
-# UMAMBA2_BUILD_OPTIONS: further options for docker build, such as --network=host
 read -r -a further <<<"${UMAMBA2_BUILD_OPTIONS-}"
 DOCKER_BUILDKIT=1 docker build "${arguments[@]}" ${further[@]+"${further[@]}"} "$root"
-echo "Built $tag ($(docker image inspect --format '{{.Size}}' "$tag" | awk '{printf "%.2f GB", $1 / 1e9}') unpacked)"
+
+# The layers above the base are those down to the Dockerfile's first instruction.
+docker history --human=false --no-trunc --format '{{.Size}} {{.CreatedBy}}' "$tag" | awk -v tag="$tag" '
+    {all += $1}
+    !done {own += $1}
+    /groupadd --system algorithm/ {done = 1}
+    END {printf "Built %s: %.2f GB unpacked, %.0f MB of it on top of the base\n", tag, all / 1e9, own / 1e6}'

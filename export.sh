@@ -6,13 +6,15 @@ usage() {
     cat <<'END'
 Usage: ./export.sh [--tag TAG] [--team NAME] [--model FOLDER] [--output FOLDER]
 
-  --tag TAG         image to export (default: umamba2:latest)
-  --team NAME       your team's name on Codabench: lower case letters, digits, - and _. The image is saved as
-                    NAME:latest in NAME.tar.gz. Without it only the Grand Challenge archive is written.
-  --model FOLDER    also pack this model folder as model.tar.gz, which Grand Challenge unpacks at /opt/ml/model
-  --output FOLDER   where the archives go (default: export/ in the repository)
+Writes, and prints the size and sha256 of:
+  grand-challenge.tar.gz   the image, for Grand Challenge
+  NAME.tar.gz              the same image, for Codabench, where it has to be called NAME:latest
+  model.tar.gz             the model, for Grand Challenge to unpack at /opt/ml/model; it comes before the one in the image
 
-Prints the size and sha256 of each archive.
+  --tag TAG         image to export (default: umamba2:latest)
+  --team NAME       your team's name on Codabench: lower case letters, digits, - and _ (default: TAG's name)
+  --model FOLDER    the model folder (default: resources/, the demo models)
+  --output FOLDER   where the archives go (default: export/ in the repository)
 END
 }
 
@@ -22,7 +24,7 @@ fail() {
 }
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-tag="umamba2:latest" team="" model="" output="$root/export"
+tag="umamba2:latest" team="" model="$root/resources" output="$root/export"
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) usage && exit 0 ;;
@@ -34,44 +36,54 @@ while [ $# -gt 0 ]; do
         *) fail "unknown option $1 (see --help)" ;;
     esac
 done
-[[ -z "$team" || "$team" =~ ^[a-z0-9][a-z0-9_-]*$ ]] ||
-    fail "--team: found '$team', expected lower case letters, digits, - and _"
-[ -z "$model" ] || [ -d "$model" ] || fail "--model: found no folder '$model'"
+if [ -z "$team" ]; then # the last part of the name: registry:5000/lab/name:version
+    team="${tag##*/}"
+    team="${team%%:*}"
+fi
+[[ "$team" =~ ^[a-z0-9][a-z0-9_-]*$ ]] || fail "--team: found '$team', expected lower case letters, digits, - and _"
+[[ "$team" != model && "$team" != grand-challenge ]] || fail "--team: found '$team', the name of another archive"
+[ -n "$(find -L "$model" -name model.json -o -name 'checkpoint_*.pth' 2>/dev/null)" ] ||
+    fail "--model: found no model in '$model', expected model.json or fold_*/checkpoint_*.pth"
 docker image inspect "$tag" >/dev/null 2>&1 || fail "found no image $tag (run ./build.sh first)"
 mkdir -p "$output"
 output="$(cd "$output" && pwd)"
 
-report() {
-    local size sum
-    size="$(wc -c <"$1")"
-    sum="$( (sha256sum "$1" 2>/dev/null || shasum -a 256 "$1") | cut -d ' ' -f 1)"
-    awk -v size="$size" -v path="$1" -v sum="$sum" 'BEGIN {printf "%s  %.2f GB  sha256 %s\n", path, size / 1e9, sum}'
-    if [ "$size" -gt 10000000000 ]; then
-        echo "export.sh: $1: found $size bytes, Grand Challenge takes at most 10 GB" >&2
-        exit 1
-    fi
+# Everything is written under another name first, so that a file with the final name is whole.
+partial="$output/.partial.tar.gz"
+trap 'rm -f "$partial"' EXIT
+
+finish() { # FILE...: the names of what has been written
+    local size sum file
+    size="$(wc -c <"$partial")"
+    [ "$size" -le 10000000000 ] || fail "$1: found $size bytes, expected at most 10 GB (Grand Challenge's limit)"
+    sum="$( (sha256sum "$partial" 2>/dev/null || shasum -a 256 "$partial") | cut -d ' ' -f 1)"
+    for file in "$@"; do
+        rm -f "$output/$file"
+        ln "$partial" "$output/$file" 2>/dev/null || cp "$partial" "$output/$file"
+        awk -v size="$size" -v path="$output/$file" -v sum="$sum" \
+            'BEGIN {printf "%s  %.3f GB  sha256 %s\n", path, size / 1e9, sum}'
+    done
+    rm -f "$partial"
 }
 
-save() { # IMAGE FILE: written under another name first, so that a file with the final name is whole
-    local before after
-    echo "Saving $1"
-    docker save "$1" | gzip >"$2.partial"
-    before="$(docker image inspect --format '{{.Id}}' "$1")"
-    docker load --quiet --input "$2.partial" >/dev/null
-    after="$(docker image inspect --format '{{.Id}}' "$1")"
-    [ "$before" = "$after" ] || fail "$2: found image $after after loading, expected $before"
-    mv "$2.partial" "$2"
-    report "$2"
-}
+image="$team:latest"
+[ "$(docker image inspect --format '{{.Id}}' "$tag")" = "$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null)" ] ||
+    docker tag "$tag" "$image"
+compress=gzip
+if command -v pigz >/dev/null; then compress=pigz; fi # the same format, on all cores
+echo "Saving $tag as $image (minutes)"
+docker save "$image" | "$compress" >"$partial"
+before="$(docker image inspect --format '{{.Id}}' "$image")"
+loaded="$(docker load --quiet --input "$partial")"
+[[ "$loaded" == *"$image"* ]] || fail "the archive: found '$loaded' when loading it, expected $image"
+after="$(docker image inspect --format '{{.Id}}' "$image")"
+[ "$before" = "$after" ] || fail "the archive: found image $after after loading it, expected $before"
+finish grand-challenge.tar.gz "$team.tar.gz"
 
-save "$tag" "$output/umamba2.tar.gz"
-if [ -n "$team" ]; then
-    docker tag "$tag" "$team:latest"
-    save "$team:latest" "$output/$team.tar.gz"
-fi
-if [ -n "$model" ]; then
-    tar -C "$model" --exclude='validation*' --exclude='training_log*' --exclude='progress.png' \
-        --exclude='checkpoint_latest.pth' -czf "$output/model.tar.gz.partial" .
-    mv "$output/model.tar.gz.partial" "$output/model.tar.gz"
-    report "$output/model.tar.gz"
-fi
+# Readable for whatever user unpacks and runs it.
+modes=()
+if [[ "$(tar --version)" == *GNU* ]]; then modes=(--mode=a+rX --owner=0 --group=0); fi
+tar -C "$model" -h ${modes[@]+"${modes[@]}"} --exclude='validation*' --exclude='training_log*' --exclude='progress.png' \
+    --exclude='debug.json' --exclude='checkpoint_latest.pth' --exclude='*.py' -czf "$partial" .
+tar -tzf "$partial" >/dev/null
+finish model.tar.gz

@@ -5,29 +5,30 @@ Settings come from options, else from UMAMBA2_* variables, else from what is mou
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from umamba2 import container
+from umamba2.messages import exit_code
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the platform's job; 0 if every case went well, 1 if anything was wrong."""
     parser = container.option_parser("Segment the dental CBCT scans that a challenge platform mounted.")
     options = parser.parse_args(argv)
-    from umamba2 import challenges
-    from umamba2.errors import InputError
+    return exit_code(lambda: _run(options))
 
-    try:
-        if options.challenge:
-            challenge = challenges.find_challenge(options.challenge)
-        else:
-            challenge = challenges.recognise(options.input)
-        source, output = container.mounts(challenge, options)
-        cases = challenges.list_cases(challenge, source, output, options.suffix)
-        outcomes = challenges.run(cases, container.load_job(challenge, options), output)
-    except (InputError, OSError) as error:  # OSError: a mount that cannot be listed
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+def _run(options: argparse.Namespace) -> int:
+    from umamba2 import challenges
+
+    if options.challenge:
+        challenge = challenges.find_challenge(options.challenge)
+    else:
+        challenge = challenges.recognise(options.input)
+    source, output = container.mounts(challenge, options)
+    cases = challenges.list_cases(challenge, source, output, options.suffix)
+    outcomes = challenges.run(cases, container.load_job(challenge, options), output)
     return 1 if any(outcome.problems for outcome in outcomes) else 0
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up .venv, check the style, run the test suite.
+# Set up .venv, check style and types, run the test suite with one process per core.
 set -euo pipefail
 
 usage() {
@@ -7,7 +7,7 @@ usage() {
 Usage: ./run_tests.sh [PYTEST ARGUMENTS]
 
 Makes a virtual environment in .venv (Python 3.10-3.12), installs the project and its test tools,
-then runs ruff and pytest. A second run skips the set-up unless the requirements changed.
+then runs ruff, mypy and pytest (one process per core). A second run skips the set-up unless the requirements changed.
 
 Examples:
   ./run_tests.sh
@@ -31,4 +31,5 @@ prepare_venv requirements-dev.txt
 
 cd "$root"
 .venv/bin/python -m ruff check .
-.venv/bin/python -m pytest "$@"
+.venv/bin/python -m mypy
+.venv/bin/python -m pytest --numprocesses auto "$@"

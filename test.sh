@@ -4,11 +4,12 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: ./test.sh [--local | --docker] [--tag TAG] [--no-build] [--update]
+Usage: ./test.sh [--local | --docker] [--tag TAG] [--no-build] [--challenge NAME] [--update]
 
 Segments the sample cases in test/ for all three challenges and prints one line per case: its scores against the
-ground truth, the time, and where the output is (test/output/). Real scans join where a folder holds cbct_*.mha or
-cbct_*.nii.gz; they have no ground truth, so only the grid and the labels of the output are checked.
+ground truth, the time, the most memory the process has had by then, and where the output is (test/output/). Real
+scans join where a folder holds cbct_*.mha or cbct_*.nii.gz; they have no ground truth, so only the grid and the
+labels of the output are checked.
 
 Runs in the container, with the platforms' limits, where a Docker daemon answers, else in a virtual environment in
 .venv that is made on the first run.
@@ -16,6 +17,7 @@ Runs in the container, with the platforms' limits, where a Docker daemon answers
   --local, --docker   choose instead of looking for a daemon
   --tag TAG           image to build and test (default: umamba2:test)
   --no-build          test the image as it is
+  --challenge NAME    only this one
   --update            store the scores, less a margin, as the minimum for later runs
 
 Environment: UMAMBA2_SCANS, the folder of real scans (default: ../shared/data beside the repository, if there is one);
@@ -29,13 +31,19 @@ fail() {
 }
 
 mode="" tag="umamba2:test" build=yes update=()
+challenges=(toothfairy3-multiclass toothfairy3-interactive stsr)
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) usage && exit 0 ;;
         --local | --docker) mode="${1#--}" ;;
-        --tag)
+        --tag | --challenge)
             [ $# -ge 2 ] || fail "$1: found no value"
-            tag="$2"
+            if [ "$1" = --tag ]; then
+                tag="$2"
+            else
+                [[ " ${challenges[*]} " == *" $2 "* ]] || fail "--challenge: found '$2', expected one of ${challenges[*]}"
+                challenges=("$2")
+            fi
             shift
             ;;
         --no-build) build=no ;;
@@ -67,7 +75,7 @@ if [ "$mode" = docker ]; then
     # Grand Challenge's limits and the tighter ones of Codabench's guide, together.
     limits=(--network none --memory 8g --memory-swap 8g --shm-size 128m --pids-limit 256 --read-only --tmpfs /tmp
         --cap-drop ALL --security-opt no-new-privileges)
-    if docker info --format '{{json .Runtimes}}' | grep -q nvidia; then limits+=(--gpus all); fi
+    if [[ "$(docker info --format '{{json .Runtimes}}')" == *nvidia* ]]; then limits+=(--gpus all); fi
 
     run_python() { # on the repository, as the calling user
         docker run --rm --network none --user "$(id -u):$(id -g)" --volume "$root:$root" --workdir "$root" \
@@ -80,7 +88,8 @@ if [ "$mode" = docker ]; then
             docker run --rm "${limits[@]}" --volume "$2:/inputs:ro" --volume "$3:/outputs" "$tag" \
                 /bin/bash -c "sh /opt/algorithm/predict.sh" || status=$?
         else
-            docker run --rm "${limits[@]}" --volume "$2:/input:ro" --volume "$3:/output" "$tag" \
+            # Also of an image built for invoke, the batch way in is tested.
+            docker run --rm "${limits[@]}" --env UMAMBA2_API=exec --volume "$2:/input:ro" --volume "$3:/output" "$tag" \
                 --challenge "$1" || status=$?
         fi
         # So that the calling user can delete what the container's user wrote.
@@ -115,11 +124,10 @@ run_and_check() { # CHALLENGE INPUT OUTPUT [OPTIONS OF check.py]
         echo "  wrong: inference failed on $input; the end of $folder.log:" >&2
         tail -n 20 "$folder.log" >&2
     fi
-    run_python test/check.py "$challenge" "$input" "$folder" --started "$folder.started" "$@" ||
+    run_python test/check.py "$challenge" "$input" "$folder" --started "$folder.started" --log "$folder.log" "$@" ||
         failures=$((failures + 1))
 }
 
-challenges=(toothfairy3-multiclass toothfairy3-interactive stsr)
 for challenge in "${challenges[@]}"; do
     run_and_check "$challenge" "$root/test/$challenge/input" "$output/$challenge" \
         --expected "$root/test/$challenge/expected" ${update[@]+"${update[@]}"}

@@ -1,7 +1,11 @@
 #!/bin/sh
-# What the image starts. Grand Challenge passes nothing, people pass options of inference.py, and Codabench passes a
-# whole command (/bin/bash -c "sh /opt/algorithm/predict.sh"), which an entry point has to hand on.
+# What the image starts. Grand Challenge passes nothing, people pass options, and Codabench passes a whole command
+# (/bin/bash -c "sh /opt/algorithm/predict.sh"), which an entry point has to hand on.
 case "${1-}" in
-    "" | -*) exec python /opt/app/inference.py "$@" ;;
+    "" | -*) ;;
     *) exec "$@" ;;
 esac
+if [ "${UMAMBA2_API-}" = invoke ]; then
+    exec python -m umamba2.serving "$@"
+fi
+exec python /opt/app/inference.py "$@"

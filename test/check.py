@@ -1,11 +1,12 @@
 """Check what one run wrote: is it what the platform takes, and does it agree with the ground truth?
 
-    python test/check.py CHALLENGE INPUT OUTPUT [--expected FOLDER] [--started FILE] [--update]
+    python test/check.py CHALLENGE INPUT OUTPUT [--expected FOLDER] [--started FILE] [--log FILE] [--update]
 
 Prints one line per case. Without ``--expected`` there is no ground truth, and only grid, labels and bookkeeping are
 checked. ``--started`` names a file touched when the run began; the times are taken from it and from the outputs'
-modification times, so the first case's includes start-up. ``--update`` stores the scores, less a margin, as the new
-minimum in ``expected_scores.json``. Exit code 1 if anything is wrong.
+modification times, so the first case's includes start-up. ``--log`` names what the run printed, which says how much
+memory it took. ``--update`` stores the scores, less a margin, as the new minimum in ``expected_scores.json``. Exit
+code 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -123,6 +125,13 @@ def seconds(outputs: list[Path], started: Path | None) -> dict[Path, float]:
     return times
 
 
+def peaks(log: Path | None) -> dict[str, str]:
+    """Image name -> the most memory that the process had had when the case was done, from what the run printed."""
+    lines = log.read_text(errors="replace").splitlines() if log is not None and log.exists() else []
+    found = (re.match(r"(.+?)  \d+x\d+x\d+  (\d+\.\d+ GB)  ", line) for line in lines)
+    return {match[1]: match[2] for match in found if match}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("challenge", choices=TASKS)
@@ -130,6 +139,7 @@ def main() -> int:
     parser.add_argument("output", type=Path)
     parser.add_argument("--expected", type=Path, help="folder of ground truth label maps")
     parser.add_argument("--started", type=Path, help="file touched when the run began")
+    parser.add_argument("--log", type=Path, help="what the run printed")
     parser.add_argument("--update", action="store_true", help="store the scores as the new minimum")
     arguments = parser.parse_args()
     challenge = arguments.challenge
@@ -137,6 +147,7 @@ def main() -> int:
     images = cases(challenge, arguments.input)
     outputs = {image: output_path(challenge, image, arguments.output) for image in images}
     times = seconds(list(outputs.values()), arguments.started)
+    memory = peaks(arguments.log)
     minimum = json.loads(SCORES.read_text()) if SCORES.exists() else {}
     problems = [] if images else [f"{arguments.input}: found no images, expected at least one"]
     for image, output in outputs.items():
@@ -163,6 +174,8 @@ def main() -> int:
                         wrong.append(f"{output}: found Dice {scores[name]:.3f} for {name}, expected at least {bound}")
         if output in times:
             line.append(f"{times[output]:.1f} s")
+        if image.name in memory:
+            line.append(memory[image.name])
         line.append(f"-> {os.path.relpath(output)}" if labels is not None else "-> no output")
         print("  ".join(line))
         problems += wrong

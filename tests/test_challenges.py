@@ -120,6 +120,14 @@ def test_sockets_do_not_lead_out_of_the_input(tmp_path):
             find_images(CHALLENGES[MULTICLASS], tmp_path / "in")
 
 
+@pytest.mark.parametrize("path", ["images/\0", "x" * 5000, "loop/loop", "\ud800"])
+def test_sockets_that_are_no_path_are_left_out(tmp_path, path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "inputs.json").write_text(json.dumps([{"socket": {"slug": "x", "relative_path": path}}]))
+    image = write_image(tmp_path / "a.mha", scan())
+    assert find_images(CHALLENGES[MULTICLASS], tmp_path) == [image]
+
+
 def test_no_images(tmp_path):
     for task in TASKS:
         with pytest.raises(InputError, match=r"found no images, expected at least one of \.mha"):
@@ -157,10 +165,15 @@ def test_the_suffix_is_an_option(tmp_path):
 
 
 def test_two_images_for_one_output(tmp_path):
-    write_image(tmp_path / "a.nii.gz", scan())
-    write_image(tmp_path / "a.nrrd", scan())
-    with pytest.raises(InputError, match=r"a\.nrrd: found a second image for .*a_Mask\.nii\.gz, expected one"):
-        list_cases(CHALLENGES[STSR], tmp_path, tmp_path / "out")
+    for name in ("a.nii", "a.nii.gz", "b.nii.gz"):
+        write_image(tmp_path / name, scan((1, 2)))
+    cases = list_cases(CHALLENGES[STSR], tmp_path, tmp_path / "out")
+    outcomes = run(cases, Job(StandIn(STSR), CHALLENGES[STSR]), tmp_path / "out")
+    assert [outcome.failed for outcome in outcomes] == [False, True, False]
+    assert outcomes[1].problems == [
+        f"{tmp_path / 'a.nii.gz'}: found {tmp_path / 'out/a_Mask.nii.gz'} taken by {tmp_path / 'a.nii'}, "
+        "expected an output of its own"
+    ]
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -177,6 +190,24 @@ def test_where_models_are_found(tmp_path):
     assert find_model(STSR, [mounted, resources]) == mounted
     write_model(mounted / STSR, STSR)
     assert find_model(STSR, [mounted, resources]) == mounted / STSR
+
+
+def test_a_mounted_model_that_is_none_is_not_passed_over(tmp_path):
+    mounted, resources = tmp_path / "mounted", write_model(tmp_path / "resources", STSR)
+    (mounted / "my-model").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"mounted: found no model, expected model\.json or fold_\*"):
+        find_model(STSR, [mounted, resources])
+    write_model(mounted / "my-model", STSR)  # a model packed with its folder
+    assert find_model(STSR, [mounted, resources]) == mounted / "my-model"
+    write_model(mounted / "another", STSR)
+    with pytest.raises(InputError, match="mounted: found no model"):
+        find_model(STSR, [mounted, resources])
+
+
+def test_the_model_must_not_state_another_challenge():
+    check_model(StandIn(STSR, STSR), CHALLENGES[STSR], "m")
+    with pytest.raises(InputError, match=r"^m: found a model for stsr-2026, expected one for stsr$"):
+        check_model(StandIn(STSR, "stsr-2026"), CHALLENGES[STSR], "m")
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,7 +150,7 @@ def test_truncated_checkpoint_is_named(folder):
     [
         (torch.zeros(3), "found a Tensor"),
         ({"state_dict": {}}, "found no network_weights"),
-        ({"network_weights": {"a": torch.zeros(1)}}, "found no encoder"),
+        ({"network_weights": {"a": torch.zeros(1)}}, "found no 3-D encoder"),
     ],
 )
 def test_other_checkpoints_are_refused(folder, content, message):
@@ -173,6 +174,12 @@ def change_plans(folder, change):
         ("inherits_from", "3d_umamba", "inheriting from itself"),
         ("inherits_from", "nowhere", "'nowhere' missing"),
         ("patch_size", None, "expected nnU-Net plans"),
+        ("patch_size", [16, 0, 16], r"found patch_size \(16, 0, 16\), expected three sizes"),
+        ("patch_size", [16, 16], r"found patch_size \(16, 16\)"),
+        ("patch_size", [float("inf")] * 3, "expected nnU-Net plans"),
+        ("spacing", [0.3, -0.3, 0.3], r"found spacing \(0\.3, -0\.3, 0\.3\)"),
+        ("spacing", [0.3, float("nan"), 0.3], "found spacing"),
+        ("resampling_fn_data_kwargs", 5, "expected nnU-Net plans"),
         ("architecture", {}, "no entry 'network_class_name'"),
     ],
 )
@@ -180,6 +187,99 @@ def test_plans_that_cannot_be_served_are_refused(folder, entry, value, message):
     change_plans(folder, lambda plans: plans["configurations"]["3d_umamba"].update({entry: value}))
     with pytest.raises(InputError, match=message):
         load_model(folder, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.update(transpose_forward=[0, 0, 1]), r"found transpose_forward \(0, 0, 1\)"),
+        (lambda p: p["foreground_intensity_properties_per_channel"]["0"].update(std=0), "found intensities"),
+        (lambda p: p["foreground_intensity_properties_per_channel"]["0"].pop("mean"), "no entry 'mean'"),
+        (lambda p: p.update(configurations=[]), "expected"),
+    ],
+)
+def test_damaged_plans_are_refused(folder, change, message):
+    change_plans(folder, change)
+    with pytest.raises(InputError, match=message):
+        load_model(folder, 0)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("features_per_stage", [8, 0, 40], "features_per_stage: found '0', expected whole numbers"),
+        ("n_blocks_per_stage", [1, 10**30, 2], "n_blocks_per_stage: found '1000"),
+        ("strides", [[1, 1, 1], [2, 2, 2], [1, 2, -2]], "strides: found '-2'"),
+        ("kernel_sizes", [[3, 3]] * 3, "kernel_sizes: found"),
+        ("n_stages", 10**9, "n_stages: found '1000000000'"),
+        ("strides", [[1, 1, 1], [2, 2, 2], [5, 2, 2]], r"found patch_size \(12, 32, 16\), expected sizes divisible"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(folder, entry, value, message):
+    change_plans(
+        folder, lambda p: p["configurations"]["3d_umamba"]["architecture"]["arch_kwargs"].update({entry: value})
+    )
+    with pytest.raises(InputError, match=message) as caught:
+        load_model(folder, 0).network()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("axes", [7, [7], ["1"], [1, 1], {"a": 1}])
+def test_damaged_mirror_axes_are_refused(folder, axes):
+    path = folder / "fold_0" / "checkpoint_best.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["inference_allowed_mirroring_axes"] = axes
+    torch.save(checkpoint, path)
+    with pytest.raises(InputError, match="found mirror axes"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("folds", 3), ("plans", []), ("configuration", ["a"]), ("dataset", 5), ("mirror_axes", "x"), ("plans", None)],
+)
+def test_damaged_slim_descriptions_are_refused(folder, tmp_path, entry, value):
+    out = slim(folder, tmp_path / "slim")
+    text = json.loads((out / "model.json").read_text())
+    (out / "model.json").write_text(json.dumps({**text, entry: value}))
+    with pytest.raises(InputError, match=r"model\.json: found"):
+        load_model(out)
+
+
+@pytest.mark.parametrize("value", [3, torch.ones(2, dtype=torch.complex64), torch.eye(3).to_sparse()])
+def test_weights_that_are_no_dense_real_tensors_are_refused(folder, value):
+    path = folder / "fold_0" / "checkpoint_best.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["network_weights"]["mamba_layer.norm.weight"] = value
+    torch.save(checkpoint, path)
+    with pytest.raises(InputError, match=r"mamba_layer\.norm\.weight, expected a dense tensor"):
+        load_model(folder)
+
+
+def test_the_offending_class_is_named(folder):
+    torch.save({"network_weights": {}, "where": Path("x")}, folder / "fold_0" / "checkpoint_best.pth")
+    with pytest.raises(InputError, match=r"found the Python object pathlib\.\w*Path"):
+        load_model(folder)
+
+
+def test_slim_takes_weights_that_share_memory_and_numpy_axes(folder, tmp_path):
+    path = folder / "fold_0" / "checkpoint_best.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    weights = checkpoint["network_weights"]
+    weights["mamba_layer.norm.bias"] = weights["mamba_layer.norm.weight"]
+    checkpoint["inference_allowed_mirroring_axes"] = tuple(np.array([1, 2]))
+    torch.save(checkpoint, path)
+    assert load_model(slim(folder, tmp_path / "slim")).mirror_axes == (1, 2)
+
+
+def test_slim_half_keeps_what_fp16_cannot_hold(folder, tmp_path):
+    path = folder / "fold_0" / "checkpoint_best.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["network_weights"]["decoder.seg_layers.0.bias"].fill_(1e6)
+    torch.save(checkpoint, path)
+    kept = load_model(slim(folder, tmp_path / "slim", half=True)).folds["0"]["decoder.seg_layers.0.bias"]
+    assert kept.dtype == torch.float32
+    assert (kept == 1e6).all()
 
 
 def test_weights_that_do_not_fit_their_plans_are_refused(folder):

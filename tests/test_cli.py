@@ -167,8 +167,31 @@ def test_the_input_is_never_overwritten(predict, tmp_path):
     for out in (tmp_path, image):
         code, (error,) = predict(STSR, image, out)
         assert code == 1
-        assert error.startswith(f"error: {image}: found the input itself as the output")
+        assert error == f"error: {image}: found an input as its output ({image}), expected another place"
     assert image.read_bytes() == before
+
+
+def test_no_input_of_the_batch_is_overwritten(predict, tmp_path):
+    a, b = (write_image(tmp_path / "in" / name, scan((1, 2))) for name in ("a.mha", "b.mha"))
+    before = a.read_bytes()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/b.mha").symlink_to(a)
+    code, (error,) = predict(STSR, tmp_path / "in", tmp_path / "out")
+    assert code == 1
+    assert error == f"error: {b}: found an input as its output ({tmp_path / 'out/b.mha'}), expected another place"
+    assert a.read_bytes() == before
+    assert ids(tmp_path / "out/a.mha") == [0, 1]
+
+
+def test_an_output_of_an_unknown_format(predict, tmp_path):
+    image = write_image(tmp_path / "a.mha", scan())
+    code, (error,) = predict(STSR, image, tmp_path / "x.png")
+    assert code == 1
+    assert error.startswith(f"error: {tmp_path / 'x.png'}: found an unknown file name ending, expected .mha, ")
+    assert StandInLoader.made == []
+    (tmp_path / "x.png").mkdir()
+    assert predict(STSR, image, tmp_path / "x.png") == (0, [])
+    assert (tmp_path / "x.png/a.mha").is_file()
 
 
 def test_wrong_models(predict, tmp_path):
@@ -179,6 +202,19 @@ def test_wrong_models(predict, tmp_path):
     code, (error,) = predict(STSR, image, tmp_path / "out", "--label-map", "public")
     assert code == 1
     assert error == "error: --label-map: found public without a challenge, expected --challenge"
+    code, (error,) = predict(STSR, image, tmp_path / "out", "--challenge", STSR, states="stsr-2026")
+    assert code == 1
+    assert error == f"error: {tmp_path / 'model'}: found a model for stsr-2026, expected one for stsr"
+
+
+@pytest.mark.parametrize("stated", ["toothfairy4", ["stsr"]])
+def test_a_model_for_an_unknown_challenge(predict, tmp_path, stated):
+    image = write_image(tmp_path / "a.mha", scan((1, 2)))
+    code, (error,) = predict(STSR, image, tmp_path / "out", states=stated)
+    assert code == 1
+    assert error.startswith(f"error: {tmp_path / 'model'}: found a model for {stated!r}, expected toothfairy3-multi")
+    assert not (tmp_path / "out").exists()
+    assert predict(STSR, image, tmp_path / "out", "--challenge", "none", states=stated) == (0, [])
 
 
 def test_a_folder_of_models_serves_a_named_challenge(predict, tmp_path, monkeypatch):
@@ -243,3 +279,29 @@ def test_runs_as_a_module_and_answers_without_torch():
         code += "assert 'torch' not in sys.modules and 'SimpleITK' not in sys.modules"
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout == f"umamba2 {umamba2.__version__}\n"
+
+
+def test_a_fault_in_one_package_leaves_the_other_commands_alone(monkeypatch, capsys):
+    for package in ("evaluation", "reports", "exports"):
+        monkeypatch.setitem(sys.modules, f"umamba2.{package}", None)
+        monkeypatch.delitem(sys.modules, f"umamba2.{package}.command", raising=False)
+    for options in (["--help"], ["predict", "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(options)
+        assert caught.value.code == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", "stsr"]) == 1
+    assert capsys.readouterr().err.startswith("error: found ModuleNotFoundError (")
+
+
+def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
+    checkpoints = types.ModuleType("umamba2.checkpoints")
+    checkpoints.describe = lambda folder: {}["no\nsuch key"]
+    monkeypatch.setitem(sys.modules, "umamba2.checkpoints", checkpoints)
+    monkeypatch.delenv("UMAMBA2_DEBUG", raising=False)
+    assert cli.main(["info", "model"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: found KeyError (")
+    monkeypatch.setenv("UMAMBA2_DEBUG", "1")
+    assert cli.main(["info", "model"]) == 1
+    assert "Traceback" in capsys.readouterr().err

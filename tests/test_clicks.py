@@ -114,6 +114,16 @@ def test_six_runs_of_one_case_find_their_own_files(tmp_path):
     assert [find_click_file(tmp_path, case, cases).name for case in cases] == [f"iac_clicks_{c}.json" for c in cases]
 
 
+def test_patients_who_share_the_short_name(tmp_path):
+    cases = ["P_1_0", "P_2_0"]
+    write_clicks(tmp_path / "iac_clicks_P_0.json")
+    assert [find_click_file(tmp_path, case, cases) for case in cases] == [None, None]
+    assert click_file(tmp_path, "P_2_0", cases) == tmp_path / "iac_clicks_P_2_0.json"
+    own = write_clicks(tmp_path / "iac_clicks_P_1_0.json")
+    assert [find_click_file(tmp_path, case, cases) for case in cases] == [own, None]
+    assert find_click_file(tmp_path, "P_1_0", ["P_1_0"]) == tmp_path / "iac_clicks_P_0.json"
+
+
 clicks_in_shape = st.lists(
     st.tuples(*(st.integers(0, n - 1) for n in SHAPE), st.sampled_from([-1, 0, 1])), max_size=6
 ).map(lambda rows: np.array(rows, dtype=np.int64).reshape(-1, 4))

@@ -162,9 +162,11 @@ def test_the_environment_sets_what_options_do_not(inference, tmp_path, monkeypat
     assert inference.main([]) == 0
     assert inference.main(["--suffix", "_Masks"]) == 0
     monkeypatch.setenv("UMAMBA2_CHALLENGE", "")  # as the image sets it: to be recognised
+    monkeypatch.setenv("UMAMBA2_STSR_SUFFIX", "")
     assert inference.main(["--output", "out2"]) == 0
+    assert inference.main(["--output", "out2", "--suffix", ""]) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_Masks.nii.gz", "a_mask.nii.gz"]
-    assert (tmp_path / "out2/a_mask.nii.gz").is_file()
+    assert sorted(path.name for path in (tmp_path / "out2").iterdir()) == ["a.nii.gz", "a_Mask.nii.gz"]
 
 
 def test_the_default_model_places(inference, tmp_path, monkeypatch):
@@ -221,6 +223,54 @@ def test_nothing_is_written_outside_the_output_and_no_file_stays_open(job, tmp_p
 
 
 # --- bad input: one line, the others go on, exit code 1 ---------------------------------------------------------------
+
+
+def test_no_input_is_overwritten(inference, tmp_path, capsys):
+    write_models(tmp_path / "models")
+    images = [write_image(tmp_path / f"in/{name}.nii.gz", scan((1, 2))) for name in "ab"]
+    before = [image.read_bytes() for image in images]
+    (tmp_path / "out").symlink_to(tmp_path / "in")
+    options = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--model", str(tmp_path / "models")]
+    assert inference.main([*options, "--suffix", ""]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert all("found an input as its output" in error for error in errors)
+    assert [image.read_bytes() for image in images] == before
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_the_terminal_stops_nothing(tmp_path, full):
+    if full and not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    names = ["a\nb.mha", "\u00e4.mha", os.fsdecode(b"\xe9.mha")]
+    for name in names:
+        (tmp_path / "in/images/cbct").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in/images/cbct" / name).write_bytes(write_image(tmp_path / "scan.mha", scan()).read_bytes())
+    program = f"""
+import sys, types
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+import stand_in
+sys.modules["umamba2.engine.predict"] = types.ModuleType("predict")
+sys.modules["umamba2.engine.predict"].Predictor = stand_in.StandInLoader
+import inference
+sys.exit(inference.main(sys.argv[1:]))
+"""
+    write_models(tmp_path / "models")
+    command = [sys.executable, "-c", program, "--input", "in", "--output", "out", "--model", "models"]
+    with open("/dev/full" if full else tmp_path / "said", "wb") as said:
+        done = subprocess.run(
+            command, cwd=tmp_path, stdout=said, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    (error,) = done.stderr.decode().splitlines()
+    assert "found a file name that is not UTF-8" in error
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert [entry["inputs"][0]["filename"] for entry in results] == names[:2]
+    if not full:
+        first, second = (tmp_path / "said").read_text().splitlines()
+        assert first.startswith("a\\nb.mha  7x11x13  ")
+        assert second.startswith("\\xe4.mha  7x11x13  ")
 
 
 def make_unreadable(path):
@@ -456,3 +506,10 @@ def test_the_whole_way_with_a_network(task, tmp_path, monkeypatch, capfd, one_th
     assert raw.any()
     labels, _ = read_labels(output_of(task, tmp_path / "out", image))
     np.testing.assert_array_equal(labels, output_table(task)[challenge.clean(raw, volume.spacing, clicks)])
+
+
+def test_what_nobody_foresaw_is_one_line(inference, monkeypatch, capsys):
+    monkeypatch.setattr(container, "mounts", lambda *_: {}["no such key"])
+    assert inference.main(["--challenge", STSR]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: found KeyError ('no such key'), expected")

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from umamba2.errors import InputError
 from umamba2.itk_quirks import listening, nifti_gaps
-from umamba2.volumes import read_volume
+from umamba2.volumes import list_volumes, read_labels, read_volume, write_labels
 
 SHAPE = (7, 11, 13)
 
@@ -79,3 +79,55 @@ def test_listening_hears_file_descriptors_and_gives_them_back(capfd):
     assert len(heard) == 1
     os.write(2, b"four\n")
     assert capfd.readouterr().err == "four\n"
+
+
+@pytest.mark.parametrize("offset", [0, 100])
+def test_an_offset_within_the_header_means_behind_it(tmp_path, offset):
+    path = write(tmp_path / "a.nii", noise(np.int16))
+    content = bytearray(path.read_bytes())
+    content[108:112] = np.float32(offset).tobytes()
+    path.write_bytes(bytes(content[:348] + content[352:]))
+    np.testing.assert_array_equal(read_volume(path).array, noise(np.int16))
+
+
+def test_messages_keep_the_reason(tmp_path):
+    path = write(tmp_path / "a.mhd", noise(np.int16), compress=False)
+    header = path.read_text()
+    path.write_text(header.replace("TransformMatrix = 1 0 0 0 1 0 0 0 1", "TransformMatrix = 0 0 0 0 1 0 0 0 1"))
+    with pytest.raises(InputError, match=r"a\.mhd: could not be read \(Bad direction, determinant is 0\. "):
+        read_volume(path)
+    path.write_text(header)
+    (tmp_path / "a.raw").unlink()
+    with pytest.raises(InputError, match=r"a\.mhd: found no a\.raw, expected the file that it names as its voxels"):
+        read_volume(path)
+
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9")
+
+
+def test_names_that_are_not_utf8_do_not_end_the_process(tmp_path):
+    good = write(tmp_path / "a.nii", noise(np.uint8))
+    (tmp_path / f"{NOT_UTF8}.nii").write_bytes(good.read_bytes())
+    labels, geometry = read_labels(good)
+    for use in (read_volume, lambda path: write_labels(path, labels, geometry)):
+        with pytest.raises(InputError, match=r"found a file name that is not UTF-8, expected one that is"):
+            use(tmp_path / f"{NOT_UTF8}.nii")
+
+
+@pytest.mark.filterwarnings("error")
+def test_doubles_beyond_the_range_of_single_precision(tmp_path):
+    array = np.zeros(SHAPE)
+    array[0, 0, :4] = 1e300, -1e300, np.inf, np.nan
+    volume = read_volume(write(tmp_path / "a.mha", array))
+    assert "found 2 NaN or infinite voxels" in volume.warnings[0]
+    limits = np.finfo(np.float32)
+    np.testing.assert_array_equal(volume.array[0, 0, :5], [limits.max, limits.min, limits.min, limits.min, 0])
+
+
+def test_links_to_nowhere_are_listed(tmp_path):
+    (tmp_path / "a.mha").symlink_to(tmp_path / "gone.mha")
+    (tmp_path / "b.mha").symlink_to(tmp_path / "b.mha")
+    (tmp_path / "c.mha").mkdir()
+    assert [path.name for path in list_volumes(tmp_path)] == ["a.mha", "b.mha"]
+    with pytest.raises(InputError, match="found no such file"):
+        read_volume(tmp_path / "a.mha")

@@ -10,6 +10,7 @@ import torch
 from small_models import PATCH, make_model
 
 from umamba2 import InputError, Predictor
+from umamba2.checkpoints import load_model
 from umamba2.clicks import Clicks
 from umamba2.engine import predict as module
 
@@ -199,3 +200,50 @@ def test_automatic_precision_follows_the_hardware(monkeypatch):
     monkeypatch.setattr(module, "_cpu_has_bf16", lambda: False)
     assert module.resolve_precision("auto", cpu) is torch.float32
     assert module.resolve_precision("auto", cuda) is torch.float16
+
+
+def test_sides_trade_places_by_the_names_of_the_classes(tmp_path):
+    """The README's plain call: a model that says left and right must not average the two."""
+    folder = make_model(tmp_path / "m", mirror_axes=(2,))
+    path = folder / "fold_0" / "checkpoint_best.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    names = ("background", "Left canal", "jaw", "Right canal", "left tooth of the lower jaw")
+    checkpoint["init_args"]["dataset_json"]["labels"] = {name: i for i, name in enumerate(names)}
+    torch.save(checkpoint, path)
+    predictor = Predictor.from_folder(folder, device="cpu", precision="fp32")
+    assert predictor._swap == [0, 3, 2, 1, 4]
+    assert Predictor.from_folder(folder, device="cpu", left_right_pairs=())._swap == [0, 1, 2, 3, 4]
+
+
+def test_a_loaded_model_serves_too(folder):
+    tensor = normalised(PATCH)
+    torch.testing.assert_close(load(load_model(folder)).scores(tensor), load(folder).scores(tensor))
+
+
+def test_mirror_axes_are_the_arrays_under_a_transposed_plan(tmp_path):
+    folder = make_model(tmp_path / "m", transpose=(2, 0, 1), mirror_axes=(0, 1, 2))
+    assert load(folder, mirror_axes=(2,)).mirror_axes == (0,)
+    assert load(folder, mirror_axes=(0, 1)).mirror_axes == (1, 2)
+
+
+def test_nan_from_the_network_is_an_error_not_an_empty_mask(folder):
+    predictor = load(folder)
+    predictor.nets[0].mamba_layer.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="found NaN or infinite logits"):
+        predictor.predict(scan(), SPACING)
+
+
+@pytest.mark.parametrize(
+    "clicks",
+    [
+        ([[1, 2, 3]], []),
+        ([[1, 2]], [0]),
+        ([["a", 2, 3]], [0]),
+        ([[1, 2, float("nan")]], [0]),
+        ([[1, 2, 3]], [7]),
+        (5,),
+    ],
+)
+def test_what_is_no_click_is_refused(click_folder, clicks):
+    with pytest.raises(InputError, match=r"clicks: found"):
+        load(click_folder).predict(scan(), SPACING, clicks)

@@ -139,3 +139,8 @@ def test_the_callers_volume_is_not_changed():
 def test_bad_input_is_named(volume, spacing, message):
     with pytest.raises(InputError, match=message):
         prepare(volume, spacing, plan())
+
+
+def test_a_spacing_that_asks_for_a_giant_grid_is_refused():
+    with pytest.raises(InputError, match=r"spacing: found \(400\.0.*which makes"):
+        prepare(np.ones((60, 60, 60), np.float32), (400.0, 400.0, 400.0), plan())

@@ -10,6 +10,7 @@ Two layouts load the same way:
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 import zipfile
@@ -33,6 +34,7 @@ SLIM_FORMAT = "umamba2-slim-1"
 CHECKPOINT_NAMES = ("checkpoint_best.pth", "checkpoint_final.pth")  # in this order: the published results use best
 # What inference reads of the plans; a slim model keeps no more than this.
 _PLAN_KEYS = ("dataset_name", "plans_name", "transpose_forward", "foreground_intensity_properties_per_channel")
+INTENSITIES = ("mean", "std", "percentile_00_5", "percentile_99_5")
 _RESAMPLERS = ("resample_torch_fornnunet",)
 
 
@@ -75,24 +77,49 @@ class Model:
         return next(iter(self.folds.values()))["encoder.stem.convs.0.conv.weight"].shape[1]
 
     @property
+    def labels(self) -> dict[str, int]:
+        """Class names and their channels, as far as the dataset description states them."""
+        labels = self.dataset.get("labels")
+        return {k: v for k, v in labels.items() if isinstance(v, int)} if isinstance(labels, dict) else {}
+
+    @property
+    def left_right_pairs(self) -> tuple[tuple[int, int], ...]:
+        """Channels whose names differ in "left" and "right" alone: they trade places in an x mirror image."""
+        by_name = {name.lower(): channel for name, channel in self.labels.items()}
+        others = ((re.sub(r"\bleft\b", "right", name), channel) for name, channel in by_name.items())
+        return tuple((channel, by_name[o]) for o, channel in others if o in by_name and by_name[o] != channel)
+
+    @property
     def challenge(self) -> str | None:
         """The challenge a model was made for, if it says so (`"challenge"` in its dataset description)."""
         return self.dataset.get("challenge")
 
     def network(self) -> UMamba2:
-        """A network for this model, without weights; `load_weights` puts a fold's in."""
+        """A network for this model, its weights not yet set; `load_weights` puts a fold's in.
+
+        Raises InputError if the plans describe no network of this family, or a patch it cannot take.
+        """
         plan = self.plan
         try:
             with _uninitialised():
                 net = build_network(plan.network_class_name, plan.arch_kwargs, self.input_channels, self.num_classes)
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{self.folder}: {error}") from None
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise InputError(f"{self.folder}: {' '.join(str(error).split())[:300]}") from None
+        for size, step in zip(plan.patch_size, net.total_stride, strict=True):
+            if size % step:
+                expected = f"sizes divisible by the strides' product {net.total_stride}"
+                raise InputError(f"{self.folder}: found patch_size {plan.patch_size}, expected {expected}")
         return net.eval()
 
-    def load_weights(self, net: UMamba2, fold: str) -> None:
-        """Put the weights of one fold into a network. Raises InputError if they are not that network's."""
-        stored = self.folds[fold].items()
-        weights = {name: weight.float() if weight.is_floating_point() else weight for name, weight in stored}
+    def load_weights(self, net: UMamba2, fold: str, dtype: torch.dtype = torch.float32) -> None:
+        """Put the weights of one fold into a network: those of encoder and decoder as ``dtype``, the rest as fp32.
+
+        Raises InputError if they are not that network's.
+        """
+        kinds = {"encoder": dtype, "decoder": dtype}
+        weights = {
+            name: weight.to(kinds.get(name.split(".")[0], torch.float32)) for name, weight in self.folds[fold].items()
+        }
         try:
             net.load_state_dict(weights, strict=True, assign=True)  # half a gigabyte is not copied
         except RuntimeError as error:
@@ -102,7 +129,10 @@ class Model:
 
 @contextmanager
 def _uninitialised() -> Iterator[None]:
-    """Layers made in here keep whatever their memory holds: random numbers for 142 M weights take most of a second."""
+    """Layers made in here keep whatever their memory holds, which is not even touched.
+
+    Random numbers for 142 M weights take most of a second; so does torch's meta device, which imports its compiler.
+    """
     kinds: tuple[Any, ...] = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)
     saved = [kind.reset_parameters for kind in kinds]
     for kind in kinds:
@@ -168,20 +198,25 @@ def slim(model: str | Path, out: str | Path, half: bool = False) -> Path:
     if out.resolve() == Path(model).resolve():
         raise InputError(f"{out}: found the model folder itself, expected another folder to write to")
     loaded = load_model(model)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: found no folder that can be made ({error}), expected one to write to") from None
     files = {}
     for fold, weights in loaded.folds.items():
         files[fold] = f"fold_{fold}.safetensors"
-        kept = {}
-        for key, value in weights.items():
-            lower = half and value.is_floating_point() and not key.startswith("mamba_layer.")
-            kept[key] = value.to(torch.float16 if lower else value.dtype).contiguous()
+        kept = {key: value.contiguous().clone() for key, value in weights.items()}  # no two share memory
+        for key in [k for k in kept if half and not k.startswith("mamba_layer.")]:
+            lower = kept[key].half()
+            if lower.isfinite().all():  # else it is beyond fp16
+                kept[key] = lower
         save_file(kept, out / files[fold])
+        (out / files[fold]).chmod(0o644)  # safetensors keeps it to its owner, and a container runs as somebody else
     text = {
         "format": SLIM_FORMAT,
         "folds": files,
         "mirror_axes": list(loaded.mirror_axes),
-        "dataset": loaded.dataset,
+        "dataset": _plain(loaded.dataset),
         **loaded.source,
     }
     (out / SLIM_FILE).write_text(json.dumps(text, indent=1) + "\n")
@@ -193,7 +228,7 @@ def describe(folder: str | Path) -> str:
     model = load_model(folder)
     parameters = sum(v.numel() for v in next(iter(model.folds.values())).values())
     plan = model.plan
-    labels = [f"{value} {name}" for name, value in model.dataset.get("labels", {}).items()]
+    labels = [f"{value} {name}" for name, value in model.labels.items()]
     rows = {
         "model": model.folder,
         "challenge": model.challenge or "not stated",
@@ -218,6 +253,8 @@ def _available_folds(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     if (folder / SLIM_FILE).is_file():
         files = _read_json(folder / SLIM_FILE).get("folds", {})
+        if not isinstance(files, dict):
+            raise InputError(f"{folder / SLIM_FILE}: found folds {files!r}, expected an object of file names")
         found = {str(fold): folder / Path(str(name)).name for fold, name in files.items()}
     else:
         for path in sorted(folder.glob("fold_*")):
@@ -254,18 +291,19 @@ def _load_nnunet(folder: Path, paths: dict[str, Path]) -> Model:
         folds[fold] = _clean(path, weights)
         head = head or (path, checkpoint)
     path, checkpoint = head  # type: ignore[misc]
-    arguments = checkpoint.get("init_args") or {}
-    plans = arguments.get("plans") or _read_json(folder / "plans.json")
-    dataset = arguments.get("dataset_json") or _read_json(folder / "dataset.json")
-    configuration = arguments.get("configuration", "3d_fullres")
+    arguments = _object(path, "init_args", checkpoint.get("init_args") or {})
+    plans = _object(path, "plans", arguments.get("plans") or _read_json(folder / "plans.json"))
+    dataset = _object(path, "dataset_json", arguments.get("dataset_json") or _read_json(folder / "dataset.json"))
+    configuration = str(arguments.get("configuration", "3d_fullres"))
     resolved = _resolve(path, plans, configuration)
     source = {
         "trainer": str(checkpoint.get("trainer_name", "not stated")),
         "configuration": configuration,
         "plans": {k: plans[k] for k in _PLAN_KEYS if k in plans} | {"configurations": {configuration: resolved}},
     }
-    axes = checkpoint.get("inference_allowed_mirroring_axes")
-    return Model(folder, _plan(path, source), folds, tuple(axes or ()), dataset, _plain(source))
+    source = _plain(source)
+    axes = _axes(path, checkpoint.get("inference_allowed_mirroring_axes"))
+    return Model(folder, _plan(path, source), folds, axes, dataset, source)
 
 
 def _load_slim(folder: Path, paths: dict[str, Path]) -> Model:
@@ -283,8 +321,9 @@ def _load_slim(folder: Path, paths: dict[str, Path]) -> Model:
         except (SafetensorError, OSError) as error:
             raise InputError(f"{file}: could not be read ({error}), expected a safetensors file") from None
     source = {key: text.get(key) for key in ("trainer", "configuration", "plans")}
-    axes = tuple(text.get("mirror_axes") or ())
-    return Model(folder, _plan(path, source), folds, axes, text.get("dataset") or {}, source)
+    _object(path, "plans", source["plans"])
+    dataset = _object(path, "dataset", text.get("dataset") or {})
+    return Model(folder, _plan(path, source), folds, _axes(path, text.get("mirror_axes")), dataset, source)
 
 
 def _plan(path: Path, source: dict[str, Any]) -> Plan:
@@ -300,19 +339,50 @@ def _plan(path: Path, source: dict[str, Any]) -> Plan:
                 raise InputError(f"{path}: found {key} {configuration[key]}, expected {' or '.join(_RESAMPLERS)}")
         kwargs = configuration.get("resampling_fn_data_kwargs") or {}
         architecture = configuration["architecture"]
-        return Plan(
-            network_class_name=architecture["network_class_name"],
+        plan = Plan(
+            network_class_name=str(architecture["network_class_name"]),
             arch_kwargs=dict(architecture["arch_kwargs"]),
             patch_size=tuple(int(n) for n in configuration["patch_size"]),
             spacing=tuple(float(n) for n in configuration["spacing"]),
             transpose=tuple(int(n) for n in plans.get("transpose_forward", (0, 1, 2))),
-            intensity={k: float(v) for k, v in plans["foreground_intensity_properties_per_channel"]["0"].items()},
+            intensity={k: float(plans["foreground_intensity_properties_per_channel"]["0"][k]) for k in INTENSITIES},
             force_separate_z=kwargs.get("force_separate_z"),
             separate_z_threshold=float(kwargs.get("separate_z_anisotropy_threshold", 3)),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         problem = f"no entry {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{path}: found plans with {problem}, expected nnU-Net plans of a 3-D configuration") from None
+    low, high = plan.intensity["percentile_00_5"], plan.intensity["percentile_99_5"]
+    finite = all(math.isfinite(value) and abs(value) < 1e6 for value in plan.intensity.values())
+    for name, found, good, expected in (
+        ("patch_size", plan.patch_size, _three(plan.patch_size, 1, 4096), "three sizes in voxels"),
+        ("spacing", plan.spacing, _three(plan.spacing, 1e-3, 1e3), "three spacings in mm"),
+        ("transpose_forward", plan.transpose, sorted(plan.transpose) == [0, 1, 2], "a permutation of 0, 1, 2"),
+        ("intensities", plan.intensity, finite and low < high and plan.intensity["std"] > 0, "finite statistics"),
+    ):
+        if not good:
+            raise InputError(f"{path}: found {name} {found}, expected {expected}")
+    return plan
+
+
+def _three(values: tuple, low: float, high: float) -> bool:
+    return len(values) == 3 and all(low <= v <= high for v in values)
+
+
+def _axes(path: Path, value: Any) -> tuple[int, ...]:
+    """The mirror axes of a checkpoint, which may be none, a list, a tuple or an array."""
+    axes = _plain(value)
+    if axes is None:
+        return ()
+    if not isinstance(axes, list) or len(set(map(str, axes))) != len(axes) or any(a not in (0, 1, 2) for a in axes):
+        raise InputError(f"{path}: found mirror axes {axes!r}, expected different ones of 0, 1, 2")
+    return tuple(int(a) for a in axes)
+
+
+def _object(path: Path, name: str, value: Any) -> dict:
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: found {name} of type {type(value).__name__}, expected an object")
+    return value
 
 
 def _resolve(path: Path, plans: dict, name: str) -> dict:
@@ -332,11 +402,15 @@ def _resolve(path: Path, plans: dict, name: str) -> dict:
 
 def _clean(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """State dict with the names a bare network has: no torch.compile or DDP prefixes, no aliases."""
-    weights = {key.replace("_orig_mod.", "").removeprefix("module."): value for key, value in weights.items()}
+    weights = {str(key).replace("_orig_mod.", "").removeprefix("module."): value for key, value in weights.items()}
     drop_aliases(weights)
+    for key, value in weights.items():
+        dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+        if not dense or not value.is_floating_point():
+            raise InputError(f"{path}: found {type(value).__name__} {key}, expected a dense tensor of real numbers")
     for key in ("encoder.stem.convs.0.conv.weight", "decoder.seg_layers.0.weight"):
-        if key not in weights:
-            raise InputError(f"{path}: found no {key} among {len(weights)} tensors, expected a U-Mamba2 network")
+        if key not in weights or weights[key].ndim != 5:
+            raise InputError(f"{path}: found no 3-D {key} among {len(weights)} tensors, expected a U-Mamba2 network")
     return weights
 
 
@@ -358,7 +432,7 @@ def _read_json(path: Path) -> dict:
         text = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: found no such file, expected it beside the folds or inside the checkpoint") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: could not be read ({error}), expected JSON") from None
     if not isinstance(text, dict):
         raise InputError(f"{path}: found a {type(text).__name__}, expected a JSON object")
@@ -374,11 +448,10 @@ def _read_checkpoint(path: Path) -> dict:
             # Memory-mapped, so that the optimizer state beside the weights is never read.
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL (\S+)|global (\S+)|Unsupported (?:class|operand|global):? ?(\S+)", str(error))
-        found = next((g for g in name.groups() if g), None) if name else None
-        problem = f"the Python object {found}" if found else "no readable checkpoint"
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        problem = f"the Python object {name[1]}" if name else "something other than a checkpoint"
         raise InputError(f"{path}: found {problem}, expected tensors and plain values only") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{path}: could not be read ({reason}), expected a PyTorch checkpoint") from None
     if not isinstance(checkpoint, dict):

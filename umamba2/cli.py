@@ -1,8 +1,9 @@
-"""The command line: ``umamba2 predict | info | slim | phantom | package-predictions``."""
+"""The command line: ``umamba2 predict | info | slim | phantom | package-predictions | evaluate | report | export``."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,29 +11,38 @@ from typing import TYPE_CHECKING
 
 import umamba2
 from umamba2.errors import InputError
+from umamba2.messages import exit_code
 
 if TYPE_CHECKING:
     from umamba2.challenges import Case, Challenge
     from umamba2.engine.predict import Predictor
 
-# Each command imports what it needs when it runs, so that --help and typing errors answer at once.
+# Each command imports what it needs when it runs, so that --help and typing errors answer at once. Those below have
+# options of their own in a package of their own, which only they import: a fault there leaves the others alone.
+_PACKAGED = {
+    "evaluate": ("grade segmentations", "umamba2.evaluation.command"),
+    "report": ("write a page about a segmentation", "umamba2.reports.command"),
+    "export": ("turn a label map into meshes, or add names and colours to it", "umamba2.exports.command"),
+}
+_BESIDE = {
+    "preview": "also write a picture of every result, <case>.preview.png",
+    "statistics": "also write the volume of every structure, <case>.statistics.json",
+    "report": "also write a page to read, <case>.report.html",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 1 if anything was wrong (2 for unknown options)."""
-    arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = arguments.command
-    try:
-        return command(arguments)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-    return 1
+    argv = sys.argv[1:] if argv is None else argv
+
+    def run() -> int:
+        arguments = _parser(argv[:1]).parse_args(argv)
+        return arguments.command(arguments)
+
+    return exit_code(run)
 
 
-def _parser() -> argparse.ArgumentParser:
-    from umamba2.evaluation.command import add_parser as add_evaluate
+def _parser(wanted: list[str]) -> argparse.ArgumentParser:
     from umamba2.labels import LABEL_MAPS, TASKS
 
     parser = argparse.ArgumentParser(prog="umamba2", description="Dental CBCT segmentation with U-Mamba2.")
@@ -58,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--clicks", type=Path, help="click file, or folder of them (interactive models)")
     predict.add_argument("--label-map", choices=LABEL_MAPS, help="ids of the output (default: platform)")
     predict.add_argument("--no-postprocess", action="store_true", help="the network's answer as it is")
+    for option, what in _BESIDE.items():
+        predict.add_argument(f"--{option}", action="store_true", help=what)
     predict.add_argument("--quiet", action="store_true", help="no progress bar")
 
     info = commands.add_parser("info", help="describe a model folder")
@@ -94,7 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     package.add_argument("folder", type=Path)
     package.add_argument("-o", "--output", type=Path, help="default: <folder>.zip")
 
-    add_evaluate(commands)
+    for name, (what, module) in _PACKAGED.items():
+        if name in wanted:
+            importlib.import_module(module).add_parser(commands)
+        else:
+            commands.add_parser(name, help=what)
     return parser
 
 
@@ -112,11 +128,14 @@ def _predict(arguments: argparse.Namespace) -> int:
     from umamba2.challenges import CHALLENGES, Job, check_model, find_model, run_cases
 
     challenge = CHALLENGES.get(arguments.challenge)
-    images = _images(arguments.input, challenge)
+    cases = _cases(_images(arguments.input, challenge), arguments)
     model = find_model(challenge.name, [arguments.model]) if challenge else arguments.model
     predictor = _load(model, arguments, challenge)
     if arguments.challenge is None and predictor.challenge is not None:
-        challenge = CHALLENGES.get(predictor.challenge)
+        if predictor.challenge not in tuple(CHALLENGES):  # it may be anything that JSON can hold
+            expected = f"{', '.join(CHALLENGES)} (or --challenge none)"
+            raise InputError(f"{model}: found a model for {predictor.challenge!r}, expected {expected}")
+        challenge = CHALLENGES[predictor.challenge]
         predictor = _load(model, arguments, challenge)
     if challenge is not None:
         check_model(predictor, challenge, model)
@@ -126,7 +145,12 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise InputError(f"{model}: found a model without clicks, expected one that takes them (or no --clicks)")
 
     job = Job(predictor, challenge, arguments.label_map, postprocess=not arguments.no_postprocess)
-    outcomes = run_cases(_cases(images, arguments), job)
+    finished = None
+    if any(getattr(arguments, option) for option in _BESIDE):
+        from umamba2.reports.command import beside
+
+        finished = beside(arguments, challenge)
+    outcomes = run_cases(cases, job, finished)
     return 1 if any(outcome.problems for outcome in outcomes) else 0
 
 
@@ -163,19 +187,19 @@ def _load(model: Path, arguments: argparse.Namespace, challenge: Challenge | Non
 def _cases(images: list[Path], arguments: argparse.Namespace) -> list[Case]:
     from umamba2.challenges import Case
     from umamba2.clicks import click_file
-    from umamba2.volumes import stem, suffix
+    from umamba2.volumes import SUFFIXES, stem, suffix
 
     out, clicks = arguments.output, arguments.clicks
-    out_is_file = not arguments.input.is_dir() and suffix(out) is not None and not out.is_dir()
+    out_is_file = not arguments.input.is_dir() and out.suffix != "" and not out.is_dir()
+    if out_is_file and suffix(out) is None:
+        raise InputError(f"{out}: found an unknown file name ending, expected {', '.join(SUFFIXES)} or a folder")
     if clicks is not None and not clicks.is_dir() and len(images) > 1:
         raise InputError(f"{clicks}: found one click file for {len(images)} images, expected a folder of them")
     names = [stem(image) for image in images]
     cases = []
     for image, name in zip(images, names):
-        output = out if out_is_file else out / image.name
-        if output.resolve() == image.resolve():
-            raise InputError(f"{output}: found the input itself as the output, expected another place")
         is_folder = clicks is not None and clicks.is_dir()
+        output = out if out_is_file else out / image.name
         cases.append(Case(image, output, click_file(clicks, name, names) if is_folder else clicks))
     return cases
 

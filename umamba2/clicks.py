@@ -58,10 +58,11 @@ def find_click_file(folder: str | Path, case: str, others: Iterable[str] = ()) -
     """The click file of a case: under its names, else the folder's only ``*clicks*.json``; None if there is none.
 
     ``others`` are the cases processed along with this one; files that bear their names are left to them. Several
-    files that could all be meant count as none, because a wrong guess clicks on another patient.
+    files that could all be meant count as none, because a wrong guess clicks on another patient; so does a file that
+    could be meant for several cases.
     """
-    folder = Path(folder)
-    for name in file_names(case):
+    folder, others = Path(folder), list(others)
+    for name in _own_names(case, others):
         if (folder / name).is_file():
             return folder / name
     taken = {name for other in others if other != case for name in file_names(other)}
@@ -71,7 +72,15 @@ def find_click_file(folder: str | Path, case: str, others: Iterable[str] = ()) -
 
 def click_file(folder: str | Path, case: str, others: Iterable[str] = ()) -> Path:
     """What `find_click_file` finds, or where a case's click file was expected, for `read_clicks` to say so."""
-    return find_click_file(folder, case, others) or Path(folder) / file_names(case)[0]
+    others = list(others)
+    return find_click_file(folder, case, others) or Path(folder) / _own_names(case, others)[0]
+
+
+def _own_names(case: str, others: Iterable[str]) -> tuple[str, ...]:
+    """The names that can only mean this case: the platform's leaves out the middle, so patients may share it."""
+    short, exact = file_names(case)
+    shared = any(other != case and file_names(other)[0] == short for other in others)
+    return (exact,) if shared else (short, exact)
 
 
 def read_clicks(path: str | Path, shape: tuple[int, int, int]) -> tuple[Clicks, tuple[str, ...]]:

@@ -32,7 +32,7 @@ def option_parser(description: str, **options) -> argparse.ArgumentParser:
     )
     parser.add_argument("--label-map", choices=("platform", "public", "training"), default="platform")
     parser.add_argument(
-        "--suffix", default=os.environ.get("UMAMBA2_STSR_SUFFIX"), help="STSR: <case><suffix>.nii.gz (default: _Mask)"
+        "--suffix", default=environment("UMAMBA2_STSR_SUFFIX"), help="STSR: <case><suffix>.nii.gz (default: _Mask)"
     )
     parser.add_argument("--folds", nargs="+", help="numbers or 'all' (default: every fold there is)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")

@@ -1,9 +1,11 @@
-"""What ITK's readers keep to themselves: files that end too early, NaN that became zero, remarks on stderr."""
+"""What ITK's readers keep to themselves: files that end too early, NaN that became zero, remarks on
+stderr, reasons between the lines."""
 
 from __future__ import annotations
 
 import gzip
 import os
+import re
 import sys
 import threading
 import zlib
@@ -62,7 +64,8 @@ def nifti_gaps(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
                 return None  # NIfTI-2
             dimensions = np.frombuffer(header, f"{order}i2", 8, 40).astype(int)
             kind, bits = np.frombuffer(header, f"{order}i2", 2, 70)
-            start = int(np.frombuffer(header, f"{order}f4", 1, 108)[0])
+            # Some writers leave the offset at 0; like NIfTI's own library, ITK reads on behind the header then.
+            start = max(int(np.frombuffer(header, f"{order}f4", 1, 108)[0]), len(header))
             size = prod(dimensions[1 : dimensions[0] + 1]) * int(bits) // 8
             gaps = np.zeros(size * 8 // int(bits), bool) if kind in (16, 64) else None
             if gaps is None and _stated_size(path, packed) == (start + size) % (1 << 32 if packed else 1 << 62):
@@ -80,6 +83,28 @@ def nifti_gaps(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     except (EOFError, ValueError, zlib.error, gzip.BadGzipFile):
         raise InputError(f"{path}: found the end of the file before that of the image, expected all voxels") from None
     return gaps.reshape(shape) if gaps is not None and gaps.any() else None
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, as one line, from an exception that SimpleITK raised."""
+    # It begins with a place in the source and ends with errno's text, right or wrong.
+    text = str(error).rpartition("ERROR: ")[2]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Reason: ")]
+    if not lines:
+        return type(error).__name__
+    # NRRD's reader goes on with one line for each function on the way down to the reason.
+    said = lines[-1] if lines[0].endswith(":") else " ".join(lines)
+    return re.sub(r"^\w+\(0x[0-9a-f]+\): ", "", said)[:200]
+
+
+def missing_data(path: Path) -> str | None:
+    """The file of voxels that a MetaImage header (.mhd) names, if that file is not there."""
+    if path.suffix.lower() != ".mhd":
+        return None
+    named = re.search(r"^ElementDataFile *= *(.*?) *$", path.read_text(errors="surrogateescape"), re.MULTILINE)
+    if named is None or named[1].split(" ")[0] in ("LOCAL", "LIST") or "%" in named[1]:
+        return None
+    return None if (path.parent / named[1]).is_file() else named[1]
 
 
 def _stated_size(path: Path, packed: bool) -> int:

@@ -7,7 +7,6 @@ nowhere else.
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from umamba2.errors import InputError
-from umamba2.itk_quirks import listening, nifti_gaps
+from umamba2.itk_quirks import listening, missing_data, nifti_gaps, reason
 
 SUFFIXES = (".mha", ".mhd", ".nii.gz", ".nii", ".nrrd", ".tiff", ".tif")
 
@@ -60,8 +59,8 @@ def stem(path: str | Path) -> str:
 
 
 def list_volumes(folder: str | Path) -> list[Path]:
-    """The image files of a folder, sorted by name; hidden files are left out."""
-    return sorted(p for p in Path(folder).iterdir() if p.is_file() and suffix(p) and not p.name.startswith("."))
+    """The image files of a folder, sorted by name, links to nowhere too; hidden files are left out."""
+    return sorted(p for p in Path(folder).iterdir() if suffix(p) and not p.name.startswith(".") and not p.is_dir())
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -79,8 +78,10 @@ def as_volume(array: np.ndarray, geometry: Geometry, name: str) -> Volume:
     """Make a volume of intensities (z, y, x), mended as in `read_volume`; ``name`` is what messages call it."""
     if np.iscomplexobj(array):
         raise InputError(f"{name}: found complex voxels, expected real intensities")
-    array = array.astype(np.float32, copy=False)
     finite = np.isfinite(array)
+    if array.dtype == np.float64:  # float32 ends earlier; beyond that, finite values would become infinite
+        array = np.clip(array, np.finfo(np.float32).min, np.finfo(np.float32).max)
+    array = array.astype(np.float32, copy=False)
     count = array.size - int(np.count_nonzero(finite))
     if count == 0:
         return Volume(array, geometry)
@@ -108,6 +109,7 @@ def write_labels(path: str | Path, labels: np.ndarray, geometry: Geometry) -> No
     Raises InputError if the array's shape is not the grid's, or the folder cannot be written.
     """
     path = Path(path)
+    _check_name(path)
     if tuple(labels.shape[::-1]) != tuple(geometry.size):
         raise InputError(f"{path}: found labels of shape {labels.shape}, expected {tuple(geometry.size[::-1])}")
     image = sitk.GetImageFromArray(np.ascontiguousarray(labels, dtype=np.uint8))
@@ -135,10 +137,18 @@ def _write(image: sitk.Image, partial: Path, path: Path) -> None:
             sitk.WriteImage(image, str(partial), useCompression=True)
         os.replace(partial, path)
     except (RuntimeError, OSError) as error:
-        raise InputError(f"{path}: could not be written ({_first_line(error)}), expected a writable folder") from None
+        raise InputError(f"{path}: could not be written ({reason(error)}), expected a writable folder") from None
+
+
+def _check_name(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # SimpleITK would end the process
+        raise InputError(f"{path}: found a file name that is not UTF-8, expected one that is") from None
 
 
 def _read(path: Path) -> tuple[np.ndarray, Geometry]:
+    _check_name(path)
     if not path.is_file():
         raise InputError(f"{path}: found no such file, expected an image")
     if suffix(path) is None:
@@ -162,7 +172,10 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
         with listening() as remarks:
             image = reader.Execute()
     except RuntimeError as error:
-        raise InputError(f"{path}: could not be read ({_first_line(error)}), expected a complete image file") from None
+        missing = missing_data(path)
+        if missing is not None:
+            raise InputError(f"{path}: found no {missing}, expected the file that it names as its voxels") from None
+        raise InputError(f"{path}: could not be read ({reason(error)}), expected a complete image file") from None
     spacing = image.GetSpacing()
     if not all(np.isfinite(spacing)) or min(spacing) <= 0:
         raise InputError(f"{path}: found spacing {spacing}, expected positive millimetres")
@@ -181,10 +194,3 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
 def geometry_of(image: sitk.Image) -> Geometry:
     """The grid of a SimpleITK image."""
     return Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-
-
-def _first_line(error: BaseException) -> str:
-    # ITK puts its stack of source locations first, then what went wrong, then errno's text, right or wrong.
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason: ")]
-    reason = lines[-1] if lines else type(error).__name__
-    return re.sub(r"^ITK ERROR: |\w+\(0x[0-9a-f]+\): ", "", reason)[:200]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +16,14 @@ from umamba2.challenges.challenge import Challenge
 from umamba2.clicks import Clicks, empty, read_clicks
 from umamba2.errors import InputError
 from umamba2.labels import output_table
+from umamba2.messages import say, unexpected
 from umamba2.volumes import Volume, read_volume, write_labels
 
 if TYPE_CHECKING:
     from umamba2.engine.predict import Predictor
+
+# What else to do with a case once its output is written: the case, its scan, its label map in the output's ids.
+Finished = Callable[["Case", Volume, np.ndarray], None]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Outcome:
         """Note a problem, an "error" or a "warning", and say it on stderr."""
         self.failed |= level == "error"
         self.problems.append(problem)
-        print(f"{level}: {problem}", file=sys.stderr, flush=True)
+        say(f"{level}: {problem}", sys.stderr)
 
     def read_clicks(self, shape: tuple[int, int, int]) -> Clicks:
         """The usable clicks of the case on an image of that shape (z, y, x); what is not usable is reported."""
@@ -87,7 +90,9 @@ class Job:
 
 
 def check_model(predictor: Predictor, challenge: Challenge, model: str | Path) -> None:
-    """Raise InputError, naming the model, if the network is not one for this challenge."""
+    """Raise InputError, naming the model, if it is not one for this challenge."""
+    if predictor.challenge not in (None, challenge.name):
+        raise InputError(f"{model}: found a model for {predictor.challenge}, expected one for {challenge.name}")
 
     def what(classes: int, clicks: bool) -> str:
         return f"{classes} classes {'with' if clicks else 'without'} clicks"
@@ -98,28 +103,42 @@ def check_model(predictor: Predictor, challenge: Challenge, model: str | Path) -
         raise InputError(f"{model}: found a model of {found}, expected {expected} for {challenge.name}")
 
 
-def run_cases(cases: Iterable[Case], job: Job) -> list[Outcome]:
+def run_cases(cases: Iterable[Case], job: Job, finished: Finished | None = None) -> list[Outcome]:
     """Segment one case after the other; a line on stdout for each, and on stderr for each problem.
 
-    No case keeps the others from running, whatever its files hold.
+    No case keeps the others from running, whatever its files hold. A case fails if its output would overwrite an
+    image of any case, or the output of an earlier one. ``finished`` is called after each that is written.
     """
+    cases = list(cases)
+    taken = {realpath(case.image): case.image for case in cases}
     outcomes = []
     for case in cases:
         outcome = Outcome(case)
         start = time.monotonic()
         try:
-            shape = _run_case(case, job, outcome)
+            _claim(case, taken)
+            shape = _run_case(case, job, outcome, finished)
         except Exception as error:
             outcome.report("error", _in_one_line(error, case.image))
         else:
             size = "x".join(map(str, shape))
             seconds = time.monotonic() - start
-            print(f"{case.image.name}  {size}  {_peak_memory()}{seconds:.1f} s  -> {case.output}", flush=True)
+            say(f"{case.image.name}  {size}  {_peak_memory()}{seconds:.1f} s  -> {case.output}")
         outcomes.append(outcome)
     return outcomes
 
 
-def _run_case(case: Case, job: Job, outcome: Outcome) -> tuple[int, ...]:
+def _claim(case: Case, taken: dict[str, Path]) -> None:
+    """Note the output of a case among the files that are ``taken``, each with the image that it is or belongs to."""
+    target = realpath(case.output)
+    owner = taken.setdefault(target, case.image)
+    if realpath(owner) == target:
+        raise InputError(f"{case.image}: found an input as its output ({case.output}), expected another place")
+    if owner != case.image:
+        raise InputError(f"{case.image}: found {case.output} taken by {owner}, expected an output of its own")
+
+
+def _run_case(case: Case, job: Job, outcome: Outcome, finished: Finished | None) -> tuple[int, ...]:
     volume = read_volume(case.image)
     for warning in volume.warnings:
         outcome.report("warning", warning)
@@ -135,6 +154,11 @@ def _run_case(case: Case, job: Job, outcome: Outcome) -> tuple[int, ...]:
         labels = np.zeros(volume.array.shape, np.uint8)
     write_labels(case.output, labels, volume.geometry)
     outcome.written = True
+    if finished is not None:
+        try:
+            finished(case, volume, labels)
+        except Exception as error:  # the segmentation itself stands
+            outcome.report("warning", _in_one_line(error, case.image))
     return labels.shape
 
 
@@ -151,7 +175,4 @@ def _peak_memory() -> str:
 def _in_one_line(error: Exception, image: Path) -> str:
     if isinstance(error, InputError):
         return str(error)
-    if os.environ.get("UMAMBA2_DEBUG"):
-        traceback.print_exception(error)
-    reason = " ".join(str(error).split())[:200]
-    return f"{image}: found {type(error).__name__} ({reason}), expected a label map"
+    return f"{image}: found {unexpected(error)}, expected a label map"

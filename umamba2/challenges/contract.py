@@ -18,7 +18,7 @@ def list_cases(challenge: Challenge, source: str | Path, output: str | Path, suf
     """The cases in an input folder, with their places in the output folder, sorted by image name.
 
     ``suffix`` is what the challenge's file name rule inserts after the case's name (None: its default).
-    Raises InputError if there are no images, two of them claim the same output, or the suffix is no part of a name.
+    Raises InputError if there are no images, or the suffix is no part of a name.
     """
     source, output = Path(source), Path(output)
     suffix = challenge.suffix if suffix is None else suffix
@@ -26,15 +26,12 @@ def list_cases(challenge: Challenge, source: str | Path, output: str | Path, suf
         raise InputError(f"suffix: found {suffix!r}, expected a part of a file name")
     images = find_images(challenge, source)
     names = [stem(image) for image in images]
-    cases: dict[Path, Case] = {}
+    cases = []
     for image, name in zip(images, names):
         file_name = challenge.output_name.format(name=image.name, case=name, suffix=suffix)
-        target = output / challenge.output_folder / file_name
-        if target in cases:
-            raise InputError(f"{image}: found a second image for {target}, expected one ({cases[target].image})")
         clicks = click_file(source, name, names) if challenge.takes_clicks else None
-        cases[target] = Case(image, target, clicks)
-    return list(cases.values())
+        cases.append(Case(image, output / challenge.output_folder / file_name, clicks))
+    return cases
 
 
 def run(cases: list[Case], job: Job, output: str | Path) -> list[Outcome]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from umamba2.challenges.challenge import Challenge
@@ -52,35 +52,61 @@ def find_images(challenge: Challenge, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: found no such folder, expected one with images")
-    places = [folder / challenge.image_folder]
-    if challenge.image_folder:
-        root = folder.resolve()
-        named = [folder / path for _, path in _sockets(folder)]
-        places += [place for place in named if place.resolve().is_relative_to(root)] + [folder]
-    for place in places:
+    for place in _image_places(challenge, folder):
         images = list_volumes(place) if place.is_dir() else []
         if images:
             return images
-    raise InputError(f"{places[0]}: found no images, expected at least one of {', '.join(SUFFIXES)}")
+    place = folder / challenge.image_folder
+    raise InputError(f"{place}: found no images, expected at least one of {', '.join(SUFFIXES)}")
 
 
 def find_model(challenge: str, places: Iterable[str | Path]) -> Path:
-    """The model for a challenge from the first place that holds one, in a subfolder of its name or by itself.
+    """The model for a challenge from the first place that holds anything.
 
-    A model folder has a `model.json` (the slim format) or `fold_*` folders (nnU-Net's). InputError if none has.
+    There it is the subfolder of the challenge's name, the place itself, or the only other subfolder that is a model.
+    A model folder has a `model.json` (the slim format) or `fold_*` folders (nnU-Net's). InputError if there is none:
+    who has put something into a place does not mean the next one.
     """
-    folders = [Path(place) for place in places]
-    for place in folders:
-        for folder in (place / challenge, place):
+    looked: list[Path] = []
+    for place in map(Path, places):
+        wrapped = _wrapped_models(place)
+        for folder in (place / challenge, place, *(wrapped if len(wrapped) == 1 else ())):
             if is_model(folder):
                 return folder
-    found = " or ".join(map(str, folders))
+        looked.append(place)
+        if _holds_anything(place):
+            break
+    found = " or ".join(map(str, looked))
     raise InputError(f"{found}: found no model, expected model.json or fold_*, there or in {challenge}/")
 
 
 def is_model(folder: Path) -> bool:
     """Whether a folder looks like a model: nothing is read."""
     return (folder / "model.json").is_file() or any(path.is_dir() for path in folder.glob("fold_*"))
+
+
+def _wrapped_models(place: Path) -> list[Path]:
+    folders = sorted(place.iterdir()) if place.is_dir() else []
+    return [folder for folder in folders if folder.name not in CHALLENGES and is_model(folder)]
+
+
+def _holds_anything(place: Path) -> bool:
+    if not place.is_dir():
+        return place.exists()
+    return any(not path.name.startswith(".") for path in place.iterdir())
+
+
+def _image_places(challenge: Challenge, folder: Path) -> Iterator[Path]:
+    yield folder / challenge.image_folder
+    if not challenge.image_folder:
+        return
+    for _, path in _sockets(folder):
+        try:
+            if (folder / path).resolve().is_relative_to(folder.resolve()) and (folder / path).is_dir():
+                yield folder / path
+        except (OSError, ValueError, RuntimeError):  # no path at all, too long a one, a link to itself
+            continue
+    yield folder
 
 
 def _mounted_inputs() -> list[Path]:

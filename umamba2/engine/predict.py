@@ -18,6 +18,7 @@ from umamba2.engine.tiles import Blend, mirrors, padding, tiles
 from umamba2.errors import InputError
 from umamba2.nets.umamba2 import UMamba2
 
+SMALLEST_STEP = 0.05  # of a patch: 8,000 tiles where one would do; smaller is a typing error
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -44,48 +45,52 @@ class Predictor:
         self.takes_clicks = self.nets[0].variant.takes_clicks
         # Without pairs, sides mean nothing to this model: nothing trades places in a mirror image.
         self._left_right_axis = self.plan.transpose.index(2) if left_right_pairs else None
-        swap = list(range(self.num_classes))
+        self._straight = range(self.num_classes)
+        self._swap = list(self._straight)
         for left, right in left_right_pairs:
-            swap[left], swap[right] = right, left
-        self._swap = torch.tensor(swap, device=device)
+            self._swap[left], self._swap[right] = right, left
 
     @classmethod
     def from_folder(
         cls,
-        folder: str | Path,
+        folder: str | Path | Model,
         folds: int | str | Iterable[int | str] | None = None,
         device: str = "auto",
         precision: str = "auto",
         tile_step: float = 0.5,
         mirror_axes: Sequence[int] | None = None,
-        left_right_pairs: Sequence[tuple[int, int]] = (),
+        left_right_pairs: Sequence[tuple[int, int]] | None = None,
         blend: str = "nnunet",
         progress: bool = False,
     ) -> Predictor:
-        """Load a model folder (nnU-Net's layout or the slim one).
+        """Load a model folder (nnU-Net's layout or the slim one), or take one that is loaded.
 
         ``folds``: which to ensemble (None: all present). ``device``: auto, cpu, cuda, cuda:1, mps. ``precision``:
         auto (fp16 on CUDA, bf16 on CPUs with bf16 instructions, else fp32), fp16, bf16 or fp32. ``tile_step``:
         distance of tiles as a fraction of the patch, in (0, 1]. ``mirror_axes``: axes (0 z, 1 y, 2 x) to average over
         mirror images of, never more than the model was trained for; None is all of those. ``left_right_pairs``: class
-        ids that trade places in an x mirror image. ``blend``: "nnunet" or "published" (see `engine.tiles.Blend`).
+        ids that trade places in an x mirror image; None takes the classes whose names differ in "left" and "right".
+        ``blend``: "nnunet" or "published" (see `engine.tiles.Blend`). ``progress``: show a bar over the tiles.
         Raises InputError for a folder without a usable model or a setting out of range.
         """
-        if not 0 < tile_step <= 1:
-            raise InputError(f"tile step: found {tile_step}, expected a number in (0, 1]")
+        if not SMALLEST_STEP <= tile_step <= 1:
+            raise InputError(f"tile step: found {tile_step}, expected a number from {SMALLEST_STEP} to 1")
         if blend not in Blend.METHODS:
             raise InputError(f"blend: found {blend!r}, expected one of {', '.join(Blend.METHODS)}")
         chosen = resolve_device(device)
         dtype = resolve_precision(precision, chosen)
-        model = load_model(folder, folds)
+        model = folder if isinstance(folder, Model) else load_model(folder, folds)
+        folder = model.folder
+        pairs = model.left_right_pairs if left_right_pairs is None else left_right_pairs
         if model.input_channels != 1:
             raise InputError(f"{folder}: found a network with {model.input_channels} input channels, expected 1")
-        for pair in left_right_pairs:
+        for pair in pairs:
             if not all(0 <= c < model.num_classes for c in pair):
                 found = f"a model of {model.num_classes} classes"
                 raise InputError(f"{folder}: found {found}, expected one with {pair} among them as a left/right pair")
-        allowed = [axis for axis in model.mirror_axes if mirror_axes is None or axis in mirror_axes]
-        return cls(model, chosen, dtype, tile_step, allowed, left_right_pairs, blend, progress)
+        # The model's axes are those of its plan, the caller's those of the array.
+        allowed = [a for a in model.mirror_axes if mirror_axes is None or model.plan.transpose[a] in mirror_axes]
+        return cls(model, chosen, dtype, tile_step, allowed, pairs, blend, progress)
 
     def predict(
         self,
@@ -96,15 +101,13 @@ class Predictor:
         """Segment one scan: (z, y, x) intensities with spacing in mm -> (z, y, x) uint8 training ids.
 
         ``clicks``: (N, 3) voxel indices (z, y, x) in the scan and (N,) labels, 0 left and 1 right; N may be 0.
-        Raises InputError for a volume that is not 3-D and finite, and for clicks given to a model that takes none.
+        Raises InputError for a volume that is not 3-D and finite, for clicks that are not of these shapes and ids or
+        given to a model that takes none, and for a network that gives NaN or infinity.
         """
+        given = None if clicks is None else self._checked(clicks)
         prepared = prepare(volume, spacing, self.plan)
-        if clicks is not None:
-            if not self.takes_clicks:
-                raise InputError("clicks: found some, expected none (this model takes no clicks)")
-            coordinates = np.asarray(clicks[0], dtype=np.float64).reshape(-1, 3)
-            clicks = Clicks(prepared.to_grid(coordinates), np.asarray(clicks[1]).reshape(-1))
-        return prepared.to_labels(self.scores(prepared.tensor, clicks))
+        on_grid = given and Clicks(prepared.to_grid(given.coordinates), given.labels)
+        return prepared.to_labels(self.scores(prepared.tensor, on_grid))
 
     @torch.inference_mode()
     def scores(self, tensor: Tensor, clicks: Clicks | None = None) -> Tensor:
@@ -120,7 +123,10 @@ class Predictor:
         blend = Blend(self.num_classes, tensor.shape[1:], patch, self.blend, self._score_device(tensor))
         plan = tiles(tensor.shape[1:], patch, self.tile_step)
         for tile in tqdm(plan, desc="tiles", disable=not self.progress, leave=False):
-            blend.add(tile, self._tile_logits(tensor[0][tile], _inside(clicks, tile)))
+            logits = self._tile_logits(tensor[0][tile], _inside(clicks, tile))
+            if not torch.isfinite(logits.sum()):
+                raise InputError("network: found NaN or infinite logits, expected finite ones (try precision fp32)")
+            blend.add(tile, logits)
         scores = blend.result()
         inside = [slice(before, n - after) for (before, after), n in zip(pads, tensor.shape[1:], strict=True)]
         where = (slice(None), *inside)
@@ -129,18 +135,36 @@ class Predictor:
     def _tile_logits(self, tile: Tensor, clicks: Clicks | None) -> Tensor:
         """Mean logits over folds and mirror images: (z, y, x) -> (classes, z, y, x), fp32 on the device."""
         tile = tile[None, None].to(self.device, self.dtype)
-        total, passes = None, 0
+        total = torch.zeros((self.num_classes, *tile.shape[2:]), device=self.device)
+        passes = 0
         for axes in mirrors(self.mirror_axes):
             dims = [axis + 2 for axis in axes]
             seen = _contiguous(tile.flip(dims) if dims else tile, self.device)
             prompt = self._prompt(clicks, axes)
             for net in self.nets:
-                logits = (net(seen, prompt) if self.takes_clicks else net(seen)).float()
-                logits = logits.flip(dims) if dims else logits
-                logits = logits[:, self._swap] if self._left_right_axis in axes else logits
-                total = logits if total is None else total.add_(logits)
+                logits = (net(seen, prompt) if self.takes_clicks else net(seen))[0]
+                # Class by class: all of them at once would be another copy of the largest array there is.
+                for channel, source in enumerate(self._swap if self._left_right_axis in axes else self._straight):
+                    total[channel] += logits[source].flip(axes) if axes else logits[source]
                 passes += 1
-        return total.div_(passes)[0]  # type: ignore[union-attr]
+        return total.div_(passes)
+
+    def _checked(self, clicks: tuple[np.ndarray, np.ndarray]) -> Clicks:
+        """Clicks as `predict` takes them, as arrays; InputError if they are no clicks."""
+        if not self.takes_clicks:
+            raise InputError("clicks: found some, expected none (this model takes no clicks)")
+        try:
+            coordinates, labels = np.asarray(clicks[0], np.float64), np.asarray(clicks[1], np.float64)
+        except (TypeError, ValueError, IndexError):
+            raise InputError(f"clicks: found {clicks!r:.80}, expected coordinates (N, 3) and labels (N,)") from None
+        if coordinates.size == labels.size == 0:
+            coordinates = coordinates.reshape(0, 3)
+        if coordinates.shape != (labels.size, 3) or labels.ndim != 1 or not np.isfinite(coordinates).all():
+            found = f"shapes {coordinates.shape} and {labels.shape}"
+            raise InputError(f"clicks: found {found}, expected finite coordinates (N, 3) and labels (N,)")
+        if not np.isin(labels, (-1, 0, 1)).all():
+            raise InputError(f"clicks: found labels {labels.tolist()}, expected 0 (left), 1 (right) or -1 (none)")
+        return Clicks(coordinates, labels.astype(np.int64))
 
     def _prompt(self, clicks: Clicks | None, axes: Sequence[int]) -> tuple[Tensor, Tensor] | None:
         """The clicks of a tile in its mirror image, as a batch of one."""
@@ -171,8 +195,8 @@ def resolve_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise InputError(f"device: found {device!r}, expected auto, cpu, cuda, cuda:<n> or mps") from None
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(chosen.type, False):
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (chosen.index or 0) >= count.get(chosen.type, 0):
         raise InputError(f"device: found {device!r}, which this machine does not have, expected auto or cpu")
     return chosen
 
@@ -197,10 +221,8 @@ def _cpu_has_bf16() -> bool:
 
 def _ready(model: Model, fold: str, device: torch.device, dtype: torch.dtype) -> UMamba2:
     net = model.network()
-    model.load_weights(net, fold)
-    net.encoder.to(dtype)
-    net.decoder.to(dtype)
-    net = net.to(device)  # the Mamba and click layer stays in fp32
+    model.load_weights(net, fold, dtype)  # the Mamba and click layer stays in fp32
+    net = net.to(device)
     return net.to(memory_format=torch.channels_last_3d) if device.type == "cpu" else net  # type: ignore[call-overload]
 
 

@@ -5,6 +5,7 @@ Nothing here imports nnU-Net, whose start-up costs seconds; the tests hold it ag
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from umamba2.checkpoints import Plan
 from umamba2.errors import InputError
 
 SLAB_ELEMENTS = 2**25  # resampled scores held at once: 128 MiB in fp32
+LARGEST_GRID = 2**29  # voxels: several times the largest dental scan; beyond it the spacing must be wrong
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,12 @@ def prepare(volume: np.ndarray, spacing: Sequence[float], plan: Plan) -> Prepare
     cropped = np.ascontiguousarray(volume[box], dtype=np.float32)
     tensor = torch.from_numpy(ct_normalise(cropped, plan.intensity))[None]
     shape = new_shape(cropped.shape, spacing, plan.spacing)
+    if math.prod(shape) > LARGEST_GRID:
+        grid = "x".join(map(str, shape))
+        raise InputError(
+            f"spacing: found {spacing} mm, which makes {grid} voxels at the model's {plan.spacing} mm, "
+            f"expected at most {LARGEST_GRID} voxels"
+        )
     axis = separate_axis(spacing, plan)
     tensor = resample(tensor, shape, axis)
     return Prepared(tensor, box, volume.shape, plan.transpose, axis)
@@ -126,7 +134,8 @@ def resampled_slabs(data: Tensor, shape: Sequence[int], axis: int | None = None)
     data = data.movedim(1 + lead, 1)
     rows_out, *plane = [shape[lead], *(n for i, n in enumerate(shape) if i != lead)]
     channels, rows_in = data.shape[:2]
-    step = max(1, SLAB_ELEMENTS // (channels * plane[0] * plane[1]))
+    largest_plane = max(math.prod(plane), data[0, 0].numel())
+    step = max(1, SLAB_ELEMENTS // (channels * largest_plane))
     for start in range(0, rows_out, step):
         at = (torch.arange(start, min(start + step, rows_out), device=data.device) + 0.5) * (rows_in / rows_out)
         if axis is not None:
@@ -148,6 +157,8 @@ def _checked(volume: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, 
     volume = np.asarray(volume)
     if volume.ndim != 3 or volume.size == 0:
         raise InputError(f"volume: found shape {volume.shape}, expected (z, y, x) with at least one voxel")
+    if volume.dtype.kind not in "biuf":
+        raise InputError(f"volume: found {volume.dtype} voxels, expected real numbers")
     if not np.isfinite(volume).all():
         raise InputError("volume: found NaN or infinite voxels, expected finite intensities")
     spacing = tuple(float(s) for s in spacing)

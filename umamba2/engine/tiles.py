@@ -16,9 +16,9 @@ FULL_PRECISION_BYTES = 4 * 2**30  # up to here the sum of scores is kept in fp32
 def positions(size: int, patch: int, step: float) -> list[int]:
     """Tile starts along one axis: as few as steps of at most ``step * patch`` allow, evenly spread.
 
-    ``size`` must be at least ``patch``; ``step`` in (0, 1].
+    ``size`` must be at least ``patch``; ``step`` in (0, 1]. No two tiles are the same.
     """
-    count = math.ceil((size - patch) / (patch * step)) + 1
+    count = min(math.ceil((size - patch) / (patch * step)), size - patch) + 1
     if count == 1:
         return [0]
     stride = (size - patch) / (count - 1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +51,9 @@ VARIANTS = {
 }
 
 
+LARGEST_ENTRY = 2048  # of any list in arch_kwargs: what lies beyond is a damaged file
+
+
 class MambaLayer(nn.Module):
     """The bottleneck: voxels of a (B, C, z, y, x) feature map as tokens in raster order through LayerNorm and Mamba-2,
     and past the clicks if there are any. No residual around it. Always in fp32, whatever the rest runs in: half
@@ -63,8 +68,8 @@ class MambaLayer(nn.Module):
         if variant.grid_positions:
             self.position_encoder = RandomFourierEncoding(dim)
         if variant.takes_clicks:
-            if patch_size is None:
-                raise ValueError("patch_size: found none, expected the patch (z, y, x) that clicks refer to")
+            if patch_size is None or len(patch_size) != 3:
+                raise ValueError(f"patch_size: found {patch_size}, expected the patch (z, y, x) that clicks refer to")
             self.point_encoder = PointEncoder(dim, patch_size)
         if variant.cross_attention:
             blocks = [TwoWayBlock(dim, mlp, first=i == 0) for i, mlp in enumerate(variant.cross_attention)]
@@ -141,14 +146,15 @@ class UMamba2(nn.Module):
         ):
             if found != expected:
                 raise ValueError(f"{name}: found {found}, expected {expected}")
-        features = list(features_per_stage)
+        if not isinstance(n_stages, int) or not 2 <= n_stages <= 16:
+            raise ValueError(f"n_stages: found {str(n_stages)[:40]!r}, expected a whole number from 2 to 16")
+        features = _per_stage("features_per_stage", features_per_stage, n_stages)
         kernels = _per_stage("kernel_sizes", kernel_sizes, n_stages, vector=True)
         strides = _per_stage("strides", strides, n_stages, vector=True)
         blocks = _per_stage("n_blocks_per_stage", n_blocks_per_stage, n_stages)
         convs = _per_stage("n_conv_per_stage_decoder", n_conv_per_stage_decoder, n_stages - 1)
-        if len(features) != n_stages:
-            raise ValueError(f"features_per_stage: found {len(features)} entries, expected {n_stages}")
         eps = norm["eps"]
+        self.total_stride = tuple(math.prod(axis) for axis in zip(*strides, strict=True))
         self.variant = variant or type(self).variant
         self.encoder = Encoder(input_channels, features, kernels, strides, blocks, conv_bias, eps)
         self.decoder = Decoder(num_classes, features, kernels, strides, convs, deep_supervision, conv_bias, eps)
@@ -183,8 +189,15 @@ def _name(op: object) -> str:
     return getattr(op, "__name__", str(op)).rsplit(".", 1)[-1]
 
 
-def _per_stage(name: str, value, stages: int, vector: bool = False) -> list:
+def _per_stage(name: str, value: Any, stages: int, vector: bool = False) -> list:
+    """One entry per stage, or three (z, y, x), from what plans hold: a number for all, or a list."""
     values = [value] * stages if isinstance(value, int) else list(value)
     if len(values) != stages:
         raise ValueError(f"{name}: found {len(values)} entries, expected {stages}")
-    return [[v] * 3 if isinstance(v, int) else list(v) for v in values] if vector else values
+    triples = [[v] * 3 if isinstance(v, int) else list(v) for v in values]
+    for entry in (n for triple in triples for n in triple):
+        if not isinstance(entry, int) or not 1 <= entry <= LARGEST_ENTRY:
+            raise ValueError(f"{name}: found {str(entry)[:40]!r}, expected whole numbers from 1 to {LARGEST_ENTRY}")
+    if any(len(triple) != 3 for triple in triples):
+        raise ValueError(f"{name}: found {values}, expected one number or three (z, y, x) per stage")
+    return triples if vector else values

@@ -50,11 +50,11 @@ class Server(ThreadingHTTPServer):
 
         The call in progress is finished first. Raises InputError if the model cannot be loaded.
         """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
         listener = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.1})
         listener.start()
         try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._stop)
             self._work(options)
         finally:
             with self._accepting:

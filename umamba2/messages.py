@@ -1,0 +1,53 @@
+"""What a person reads on the terminal: one line at a time, whatever happened."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TextIO
+
+from umamba2.errors import InputError
+
+_LINE_BREAKERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print one line, on stdout unless told otherwise.
+
+    A terminal that cannot show it, is full or has gone away is no reason to stop: characters are escaped, the rest is
+    given up.
+    """
+    stream = stream or sys.stdout
+    line = _LINE_BREAKERS.sub(lambda found: repr(found[0])[1:-1], line)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except (OSError, ValueError):  # ValueError: it is closed
+        # What is left in the buffer would fail once more when Python exits, and decide the exit code.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def unexpected(error: Exception) -> str:
+    """An exception that nobody foresaw, as part of a line; its traceback goes to stderr if UMAMBA2_DEBUG is set."""
+    if os.environ.get("UMAMBA2_DEBUG"):
+        traceback.print_exception(error)
+    return f"{type(error).__name__} ({' '.join(str(error).split())[:200]})"
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """Run a command; its exit code, or 1 and one line on stderr for whatever it raises."""
+    try:
+        return command()
+    except (InputError, OSError) as error:  # OSError: a folder that cannot be listed
+        problem = str(error)
+    except KeyboardInterrupt:
+        problem = "interrupted"
+    except Exception as error:
+        problem = f"found {unexpected(error)}, expected to finish; UMAMBA2_DEBUG=1 shows where"
+    say(f"error: {problem}", sys.stderr)
+    return 1

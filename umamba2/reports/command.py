@@ -1,0 +1,108 @@
+"""``umamba2 report``, and what ``umamba2 predict --preview --statistics --report`` leaves beside a segmentation."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from umamba2.errors import InputError
+from umamba2.labels import LABEL_MAPS, MULTICLASS, TASKS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from umamba2.challenges import Case, Challenge
+    from umamba2.volumes import Volume
+
+# What predict can leave beside a segmentation: option, file name ending, what it is, the function that writes it.
+BESIDE = (
+    ("preview", ".preview.png", "a picture of every result", "write_preview"),
+    ("statistics", ".statistics.json", "the volume of every structure", "write_statistics"),
+    ("report", ".report.html", "a page to read", "write_report"),
+)
+
+
+def add_parser(commands) -> None:
+    """Add ``report`` to the commands of an argparse parser."""
+    parser = commands.add_parser(
+        "report",
+        help="write a page about a segmentation",
+        description="Write one HTML page: slices, surfaces, volumes, warnings, and scores if there is a ground truth.",
+    )
+    parser.set_defaults(command=run)
+    parser.add_argument("-i", "--image", required=True, type=Path, help="the scan")
+    parser.add_argument("-s", "--labels", required=True, type=Path, help="its label map")
+    parser.add_argument("-g", "--ground-truth", type=Path, help="the true label map, for Dice and HD95")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="where to write the page (.html)")
+    parser.add_argument("--challenge", choices=TASKS, default=MULTICLASS, help=f"default: {MULTICLASS}")
+    parser.add_argument("--label-map", choices=LABEL_MAPS, default="platform", help="ids in the files (platform)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the page of one case; returns 0."""
+    _need_libraries("report")
+    if options.ground_truth is not None:
+        _need_metrics()
+    from umamba2.reports import read_case, write_report
+
+    files = options.image, options.labels, options.ground_truth
+    write_report(options.output, read_case(*files, options.challenge, options.label_map))
+    print(f"{options.output}  {options.output.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def add_predict_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--preview``, ``--statistics`` and ``--report`` to the options of ``umamba2 predict``."""
+    for option, ending, what, _ in BESIDE:
+        parser.add_argument(f"--{option}", action="store_true", help=f"also write {what}, <case>{ending}")
+
+
+def beside(
+    options: argparse.Namespace, challenge: Challenge | None
+) -> Callable[[Case, Volume, np.ndarray], None] | None:
+    """What to do when a case of ``umamba2 predict`` is done, or None if nothing was asked for.
+
+    The returned function takes the case, its scan, and its label map (z, y, x) in the ids of the output. Raises
+    InputError if the structures have no names (no challenge) or a library is missing.
+    """
+    wanted = [(ending, function) for option, ending, _, function in BESIDE if getattr(options, option)]
+    if not wanted:
+        return None
+    if challenge is None:
+        raise InputError("--preview, --statistics, --report: found no challenge to name the structures, expected one")
+    _need_libraries("predict")
+    import umamba2.reports as reports
+    from umamba2.anatomy import as_training
+    from umamba2.orientation import states_orientation
+    from umamba2.volumes import stem
+
+    label_map = options.label_map or challenge.label_map
+
+    def write(case: Case, volume: Volume, labels: np.ndarray) -> None:
+        found = as_training(labels, str(case.output), challenge.name, label_map)
+        oriented = states_orientation(str(case.image))
+        reading = reports.Reading(
+            case.image.name, volume.array, found, volume.geometry, challenge.name, label_map, oriented=oriented
+        )
+        for ending, function in wanted:
+            getattr(reports, function)(case.output.with_name(stem(case.output) + ending), reading)
+
+    return write
+
+
+def _need_libraries(command: str) -> None:
+    try:
+        import PIL
+        import scipy  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"{command}: found no {error.name}, expected pip install 'umamba2[reports]'") from None
+    del PIL
+
+
+def _need_metrics() -> None:
+    try:
+        import umamba2.evaluation.metrics  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"report: found no {error.name}, expected pip install 'umamba2[reports]'") from None
