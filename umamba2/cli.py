@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     return exit_code(run)
 
 
-def _parser(wanted: list[str]) -> argparse.ArgumentParser:
+def _parser(wanted: Sequence[str] = ()) -> argparse.ArgumentParser:
     from umamba2.labels import LABEL_MAPS, TASKS
 
     parser = argparse.ArgumentParser(prog="umamba2", description="Dental CBCT segmentation with U-Mamba2.")
