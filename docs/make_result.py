@@ -42,11 +42,11 @@ def main() -> None:
     none = np.zeros_like(truth)
     figure, axes = plt.subplots(2, 3, figsize=(10.5, 5.2), facecolor="black", height_ratios=[272, 170])
     for row, view in zip(axes, views, strict=True):
-        for axis, labels, title in zip(row, (none, found, truth), ("scan", "found", "ground truth"), strict=True):
+        for axis, labels in zip(row, (none, found, truth), strict=True):
             axis.imshow(overlay(view(phantom.image), view(labels)))
             axis.axis("off")
-            if row is axes[0]:
-                axis.set_title(title, color="white")
+    for axis, title in zip(axes[0], ("scan", "found", "ground truth"), strict=True):
+        axis.set_title(title, color="white")
     figure.tight_layout(pad=0.4)
     figure.savefig(ROOT / "docs" / "result.png", dpi=90, facecolor="black")
 
