@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from umamba2.challenges import Case, Challenge
     from umamba2.volumes import Volume
 
-# What predict can leave beside a segmentation: option, file name ending, what it is, the function that writes it.
+# What predict can leave beside a segmentation: option, file name ending, the function that writes it.
 BESIDE = (
-    ("preview", ".preview.png", "a picture of every result", "write_preview"),
-    ("statistics", ".statistics.json", "the volume of every structure", "write_statistics"),
-    ("report", ".report.html", "a page to read", "write_report"),
+    ("preview", ".preview.png", "write_preview"),
+    ("statistics", ".statistics.json", "write_statistics"),
+    ("report", ".report.html", "write_report"),
 )
 
 
@@ -53,12 +53,6 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def add_predict_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--preview``, ``--statistics`` and ``--report`` to the options of ``umamba2 predict``."""
-    for option, ending, what, _ in BESIDE:
-        parser.add_argument(f"--{option}", action="store_true", help=f"also write {what}, <case>{ending}")
-
-
 def beside(
     options: argparse.Namespace, challenge: Challenge | None
 ) -> Callable[[Case, Volume, np.ndarray], None] | None:
@@ -67,7 +61,7 @@ def beside(
     The returned function takes the case, its scan, and its label map (z, y, x) in the ids of the output. Raises
     InputError if the structures have no names (no challenge) or a library is missing.
     """
-    wanted = [(ending, function) for option, ending, _, function in BESIDE if getattr(options, option)]
+    wanted = [(ending, function) for option, ending, function in BESIDE if getattr(options, option)]
     if not wanted:
         return None
     if challenge is None:
