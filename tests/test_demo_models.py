@@ -52,7 +52,7 @@ def test_interactive_with_and_without_clicks(phantom):
     without = mean_dice(segment(INTERACTIVE, phantom, empty()), truth, (1, 2))
     with_clicks = mean_dice(segment(INTERACTIVE, phantom, clicks), truth, (1, 2))
     assert with_clicks > 0.55
-    assert with_clicks > without - 0.05
+    assert with_clicks > without - 0.02  # resources/README.md: this model hardly uses them
 
 
 def test_stsr(phantom):
