@@ -44,9 +44,6 @@ ARCHITECTURE = {
     "nonlin": "torch.nn.LeakyReLU",
     "nonlin_kwargs": {"inplace": True},
 }
-# Clicks reach the image through the deepest features. The interactive network keeps these at 8 mm, not 16, because a
-# click says more about a small cell than about a large one.
-CLICK_STRIDES = [[1, 1, 1]] + [[2, 2, 2]] * 3 + [[1, 1, 1]]
 TRAINING_SEEDS = range(400)  # every other seed is free for tests
 SMALL_CLASSES = {MULTICLASS: (3, 4, 43, 44, 45), INTERACTIVE: (1, 2), STSR: tuple(range(3, 13))}
 PEAK_RATE = 1.5e-3
@@ -94,15 +91,8 @@ def draw(samples: list[dict[str, np.ndarray]], task: str, rng: np.random.Generat
     return x + noise, torch.from_numpy(truth)[None]
 
 
-def hide_canals(x: Tensor, truth: Tensor) -> Tensor:
-    """Fill the canals with what surrounds them, so that only clicks can tell where they are."""
-    canal = F.max_pool3d((truth > 0).float()[None], 3, 1, 1)
-    around = F.avg_pool3d(x * (1 - canal), 9, 1, 4) / F.avg_pool3d(1 - canal, 9, 1, 4).clamp(min=1e-3)
-    return torch.where(canal > 0, around + 0.1 * torch.randn_like(x), x)
-
-
 def draw_clicks(truth: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Clicks of a patch: none for a side with p = 0.15, else 1 to 5 in the canal, spread over its height."""
+    """Clicks of a patch: none for a side with p = 0.15, else 1 to 5 along the canal's height, a voxel off at times."""
     points, labels = [], []
     for side in (0, 1):
         where = np.argwhere(truth[0].numpy() == side + 1)
@@ -110,7 +100,7 @@ def draw_clicks(truth: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor
             continue
         bands = np.array_split(where, int(rng.integers(1, 6)))  # argwhere sorts by z
         for band in bands:
-            points.append(band[rng.integers(len(band))])
+            points.append(band[rng.integers(len(band))] + rng.integers(-1, 2, 3))
             labels.append(side)
     coordinates = np.array(points, np.float32).reshape(-1, 3)
     return torch.from_numpy(coordinates)[None], torch.tensor(labels, dtype=torch.long)[None]
@@ -134,15 +124,11 @@ def train(task: str, samples: list[dict[str, np.ndarray]], minutes: float, start
     rng = np.random.default_rng(0)
     classes = len(STRUCTURES[task]) + 1
     name = "umamba2.nets.UMamba2Click" if task == INTERACTIVE else "umamba2.nets.UMamba2"
-    arguments = dict(ARCHITECTURE)
-    if task == INTERACTIVE:
-        arguments.update(strides=CLICK_STRIDES, patch_size=list(PATCH))
+    arguments = dict(ARCHITECTURE, patch_size=list(PATCH)) if task == INTERACTIVE else dict(ARCHITECTURE)
     net = build_network(name, arguments, 1, classes, deep_supervision=True)
     net.apply(net.initialize)
     if start is not None:
         transfer(net, start, task)
-    if task == INTERACTIVE:
-        align_click_attention(net)
     net = net.to(memory_format=torch.channels_last_3d).train()
     # Clicks vary in number; keeping this small layer out of the compiled graph avoids recompiling for each count.
     net.mamba_layer.forward = torch.compiler.disable(net.mamba_layer.forward)
@@ -168,8 +154,6 @@ def train(task: str, samples: list[dict[str, np.ndarray]], minutes: float, start
             group["lr"] = rate
         x, truth = draw(samples, task, rng)
         clicks = draw_clicks(truth, rng) if task == INTERACTIVE else None
-        if task == INTERACTIVE and rng.random() < 0.6:
-            x = hide_canals(x, truth)
         loss = objective(x.to(memory_format=torch.channels_last_3d), truth, clicks)
         optimiser.zero_grad()
         loss.backward()
@@ -190,25 +174,11 @@ def transfer(net: nn.Module, start: dict[str, Tensor], task: str) -> None:
     """Copy what fits from the multi-class model; the interactive heads take the rows of the two canals."""
     own = net.state_dict()
     for key, value in start.items():
-        if ".seg_layers." in key and task == INTERACTIVE and len(value) > len(own[key]):
+        if ".seg_layers." in key and task == INTERACTIVE:
             value = value[[0, 3, 4]]
-        if key == "decoder.transpconvs.0.weight" and value.shape != own[key].shape:
-            value = value.mean((2, 3, 4), keepdim=True)  # a step of 1 where there was one of 2
-        if key in own and own[key].shape == value.shape:
+        if own[key].shape == value.shape:
             own[key] = value
     net.load_state_dict(own)
-
-
-def align_click_attention(net: nn.Module) -> None:
-    """Let image tokens start by looking at the clicks next to them, and by heeding them.
-
-    Equal, strong query and key projections match positions, which is slow to learn from random ones.
-    """
-    for block in net.mamba_layer.cross_attention:
-        for attention in (block.cross_attn_image_to_token, block.cross_attn_token_to_image):
-            attention.q_proj.weight.data.mul_(3)
-            attention.k_proj.load_state_dict(attention.q_proj.state_dict())
-            attention.out_proj.weight.data.mul_(4)
 
 
 def save(net: nn.Module, task: str, network_class: str, arguments: dict, folder: Path) -> None:
@@ -258,11 +228,11 @@ def save(net: nn.Module, task: str, network_class: str, arguments: dict, folder:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--minutes", type=float, nargs=3, default=(45, 25, 15), help="per task, 0 leaves one out: " + ", ".join(TASKS)
+        "--minutes", type=float, nargs=3, default=(45, 25, 15), help="per task, in the order of " + ", ".join(TASKS)
     )
     parser.add_argument("--work", type=Path, default=Path("demo_training"), help="where the full checkpoints go")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where the slim models go")
-    parser.add_argument("--start", type=Path, help="model folder to go on from")
+    parser.add_argument("--start", type=Path, help="multi-class model folder to go on from")
     parser.add_argument("--phantoms", type=int, default=len(TRAINING_SEEDS), help="how many to train on")
     options = parser.parse_args()
     began = time.monotonic()
@@ -271,8 +241,6 @@ def main() -> int:
     print(f"{len(samples)} phantoms in {time.monotonic() - began:.0f} s", flush=True)
     weights = next(iter(load_model(options.start).folds.values())) if options.start else None
     for task, minutes in zip(TASKS, options.minutes, strict=True):
-        if minutes == 0:
-            continue
         folder = options.work / task
         trained = train(task, samples, minutes, weights, folder)
         weights = trained if task == MULTICLASS else weights
