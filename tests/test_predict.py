@@ -12,6 +12,7 @@ from small_models import PATCH, make_model
 from umamba2 import InputError, Predictor
 from umamba2.checkpoints import load_model
 from umamba2.clicks import Clicks
+from umamba2.engine import network
 from umamba2.engine import predict as module
 
 SPACING = (0.3, 0.3, 0.3)
@@ -195,11 +196,11 @@ def test_settings_out_of_range_are_named(folder, options, message):
 
 def test_automatic_precision_follows_the_hardware(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    monkeypatch.setattr(module, "_cpu_has_bf16", lambda: True)
-    assert module.resolve_precision("auto", cpu) is torch.bfloat16
-    monkeypatch.setattr(module, "_cpu_has_bf16", lambda: False)
-    assert module.resolve_precision("auto", cpu) is torch.float32
-    assert module.resolve_precision("auto", cuda) is torch.float16
+    monkeypatch.setattr(network, "_cpu_has_bf16", lambda: True)
+    assert network.resolve_precision("auto", cpu) is torch.bfloat16
+    monkeypatch.setattr(network, "_cpu_has_bf16", lambda: False)
+    assert network.resolve_precision("auto", cpu) is torch.float32
+    assert network.resolve_precision("auto", cuda) is torch.float16
 
 
 def test_sides_trade_places_by_the_names_of_the_classes(tmp_path):

@@ -13,13 +13,12 @@ from tqdm import tqdm
 
 from umamba2.checkpoints import Model, load_model
 from umamba2.clicks import Clicks, mirrored
+from umamba2.engine.network import ready_network, resolve_device, resolve_precision
 from umamba2.engine.preprocess import prepare
 from umamba2.engine.tiles import Blend, mirrors, padding, tiles
 from umamba2.errors import InputError
-from umamba2.nets.umamba2 import UMamba2
 
 SMALLEST_STEP = 0.05  # of a patch: 8,000 tiles where one would do; smaller is a typing error
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Predictor:
@@ -41,7 +40,7 @@ class Predictor:
         self.challenge = model.challenge
         self.device, self.dtype, self.tile_step = device, dtype, tile_step
         self.mirror_axes, self.blend, self.progress = tuple(mirror_axes), blend, progress
-        self.nets = [_ready(model, fold, device, dtype) for fold in model.folds]
+        self.nets = [ready_network(model, fold, device, dtype) for fold in model.folds]
         self.takes_clicks = self.nets[0].variant.takes_clicks
         # Without pairs, sides mean nothing to this model: nothing trades places in a mirror image.
         self._left_right_axis = self.plan.transpose.index(2) if left_right_pairs else None
@@ -139,7 +138,7 @@ class Predictor:
         passes = 0
         for axes in mirrors(self.mirror_axes):
             dims = [axis + 2 for axis in axes]
-            seen = _contiguous(tile.flip(dims) if dims else tile, self.device)
+            seen = tile.flip(dims) if dims else tile
             prompt = self._prompt(clicks, axes)
             for net in self.nets:
                 logits = (net(seen, prompt) if self.takes_clicks else net(seen))[0]
@@ -183,51 +182,6 @@ class Predictor:
             if 4 * self.num_classes * tensor.numel() > free / 2:
                 return torch.device("cpu")
         return self.device
-
-
-def resolve_device(device: str) -> torch.device:
-    """The device a name stands for. Raises InputError for one that is not there."""
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise InputError(f"device: found {device!r}, expected auto, cpu, cuda, cuda:<n> or mps") from None
-    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (chosen.index or 0) >= count.get(chosen.type, 0):
-        raise InputError(f"device: found {device!r}, which this machine does not have, expected auto or cpu")
-    return chosen
-
-
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The type of the convolutions. Raises InputError for an unknown one, and for fp16 on a CPU."""
-    if precision == "auto":
-        if device.type == "cuda":
-            return torch.float16
-        return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
-    if precision not in PRECISIONS:
-        raise InputError(f"precision: found {precision!r}, expected auto, {', '.join(PRECISIONS)}")
-    if precision == "fp16" and device.type == "cpu":
-        raise InputError("precision: found fp16 on a CPU, expected bf16 or fp32 there")
-    return PRECISIONS[precision]
-
-
-def _cpu_has_bf16() -> bool:
-    # Without these instructions bf16 is emulated, which is slower than fp32.
-    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-
-
-def _ready(model: Model, fold: str, device: torch.device, dtype: torch.dtype) -> UMamba2:
-    net = model.network()
-    model.load_weights(net, fold, dtype)  # the Mamba and click layer stays in fp32
-    net = net.to(device)
-    return net.to(memory_format=torch.channels_last_3d) if device.type == "cpu" else net  # type: ignore[call-overload]
-
-
-def _contiguous(tile: Tensor, device: torch.device) -> Tensor:
-    return tile.contiguous(memory_format=torch.channels_last_3d if device.type == "cpu" else torch.contiguous_format)
 
 
 def _inside(clicks: Clicks | None, tile: tuple[slice, ...]) -> Clicks | None:

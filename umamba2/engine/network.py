@@ -1,0 +1,53 @@
+"""A network as inference wants it: on which device, in which precision, in which memory layout."""
+
+from __future__ import annotations
+
+import torch
+
+from umamba2.checkpoints import Model
+from umamba2.errors import InputError
+from umamba2.nets.umamba2 import UMamba2
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device a name stands for. Raises InputError for one that is not there."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device: found {device!r}, expected auto, cpu, cuda, cuda:<n> or mps") from None
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (chosen.index or 0) >= count.get(chosen.type, 0):
+        raise InputError(f"device: found {device!r}, which this machine does not have, expected auto or cpu")
+    return chosen
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The type of the convolutions. Raises InputError for an unknown one, and for fp16 on a CPU."""
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.float16
+        return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: found {precision!r}, expected auto, {', '.join(PRECISIONS)}")
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("precision: found fp16 on a CPU, expected bf16 or fp32 there")
+    return PRECISIONS[precision]
+
+
+def _cpu_has_bf16() -> bool:
+    # Without these instructions bf16 is emulated, which is slower than fp32.
+    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
+def ready_network(model: Model, fold: str, device: torch.device, dtype: torch.dtype) -> UMamba2:
+    """The network of one fold, with its weights, on the device and ready for tiles (B, 1, z, y, x) of ``dtype``."""
+    net = model.network()
+    model.load_weights(net, fold, dtype)  # the Mamba and click layer stays in fp32
+    net = net.to(device)
+    return net.to(memory_format=torch.channels_last_3d) if device.type == "cpu" else net  # type: ignore[call-overload]
