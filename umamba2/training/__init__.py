@@ -1,0 +1,1 @@
+"""Training with stock nnU-Net: dataset conversion, planning, preprocessing, trainers and pretraining."""
