@@ -1,4 +1,4 @@
-"""Clicks on the alveolar canals: find the file of a case, read it, mirror it.
+"""Clicks on the alveolar canals: find the file of a case, read it, mirror it; simulate them as the grader does.
 
 A click is a voxel of the input image in array order (z, y, x) and a label, 0 left or 1 right (-1 pads batches). The
 files are Grand Challenge's "Multiple points", with one difference that matters: ToothFairy3 stores voxel indices in
@@ -109,6 +109,44 @@ def read_clicks(path: str | Path, shape: tuple[int, int, int]) -> tuple[Clicks, 
             labels.append(NAMES[point["name"]])
     clicks = Clicks(np.array(coordinates, np.float32).reshape(-1, 3), np.array(labels, np.int64))
     return clicks, tuple(warnings)
+
+
+def click_json(points: Iterable[tuple[str, Sequence[int]]]) -> str:
+    """The content of a click file from (name, voxel (z, y, x)) pairs; names are those of `NAMES`."""
+    content = {
+        "version": {"major": 1, "minor": 0},
+        "type": "Multiple points",
+        "points": [{"point": list(point), "name": name} for name, point in points],
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def simulate_clicks(mask, rng, count=5, slice_noise=5, in_slice_noise=3, tries=10) -> list[tuple[int, int, int]]:
+    """Click on a canal as the official ToothFairy3 simulator does.
+
+    ``mask`` boolean (z, y, x) of one canal; ``rng`` a numpy Generator. The clicks are spread evenly over the mask's
+    extent along axis 0, the first and last within ``slice_noise`` slices of its ends, the others within that of their
+    place; in its slice a click lies within ``in_slice_noise`` voxels per axis of the median, or, if ``tries`` draws
+    all miss, at a random voxel of the mask there. Returns ``count`` (z, y, x) voxels, none for an empty mask.
+    """
+    filled = np.flatnonzero(mask.any(axis=(1, 2)))
+    if not len(filled):
+        return []
+    first, last = int(filled[0]), int(filled[-1])
+    clicks = []
+    for target in np.linspace(first, last, count) if count > 1 else [(first + last) / 2] * count:
+        wanted = np.clip(round(target) + rng.integers(-slice_noise, slice_noise + 1), first, last)
+        z = int(filled[np.argmin(np.abs(filled - wanted))])
+        inside = np.argwhere(mask[z])
+        median = np.median(inside, axis=0).round().astype(int)
+        for _ in range(tries):
+            y, x = median + rng.integers(-in_slice_noise, in_slice_noise + 1, 2)
+            if 0 <= y < mask.shape[1] and 0 <= x < mask.shape[2] and mask[z, y, x]:
+                break
+        else:
+            y, x = inside[rng.integers(len(inside))]
+        clicks.append((z, int(y), int(x)))
+    return clicks
 
 
 def _what_is_wrong(point: object, shape: tuple[int, int, int]) -> str | None:

@@ -15,7 +15,6 @@ molar) and 12 (every canal of a wisdom tooth).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +23,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
+
+from umamba2.clicks import click_json, simulate_clicks
 
 MANDIBLE, MAXILLA, BRIDGE, CROWN, IMPLANT, PHARYNX, LINGUAL_CANAL = 1, 2, 8, 9, 10, 7, 105
 IAC = {"left": 3, "right": 4}
@@ -759,34 +760,6 @@ def make_phantom(seed: int, shape=(170, 272, 345), spacing=(0.3, 0.3, 0.3)) -> P
     return Phantom(image, canvas.labels, canvas.stsr, spacing, clicks)
 
 
-def simulate_clicks(mask, rng, count=5, slice_noise=5, in_slice_noise=3, tries=10) -> list[tuple[int, int, int]]:
-    """Click on a canal as the official ToothFairy3 simulator does.
-
-    ``mask`` boolean (z, y, x) of one canal; ``rng`` a numpy Generator. The clicks are spread evenly over the mask's
-    extent along axis 0, the first and last within ``slice_noise`` slices of its ends, the others within that of their
-    place; in its slice a click lies within ``in_slice_noise`` voxels per axis of the median, or, if ``tries`` draws
-    all miss, at a random voxel of the mask there. Returns ``count`` (z, y, x) voxels, none for an empty mask.
-    """
-    filled = np.flatnonzero(mask.any(axis=(1, 2)))
-    if not len(filled):
-        return []
-    first, last = int(filled[0]), int(filled[-1])
-    clicks = []
-    for target in np.linspace(first, last, count) if count > 1 else [(first + last) / 2] * count:
-        wanted = np.clip(round(target) + rng.integers(-slice_noise, slice_noise + 1), first, last)
-        z = int(filled[np.argmin(np.abs(filled - wanted))])
-        inside = np.argwhere(mask[z])
-        median = np.median(inside, axis=0).round().astype(int)
-        for _ in range(tries):
-            y, x = median + rng.integers(-in_slice_noise, in_slice_noise + 1, 2)
-            if 0 <= y < mask.shape[1] and 0 <= x < mask.shape[2] and mask[z, y, x]:
-                break
-        else:
-            y, x = inside[rng.integers(len(inside))]
-        clicks.append((z, int(y), int(x)))
-    return clicks
-
-
 def write_phantoms(folder, count: int, seed: int, shape=(170, 272, 345), spacing=(0.3, 0.3, 0.3)) -> list[str]:
     """Write ``count`` phantoms, seeds ``seed`` onwards, in ToothFairy3's training layout and return their case names.
 
@@ -815,11 +788,6 @@ def write_phantoms(folder, count: int, seed: int, shape=(170, 272, 345), spacing
             sitk.WriteImage(image, str(folder / name), useCompression=True)
         for n in range(6):
             left, right = ([c for c in phantom.clicks if c[0].startswith(side)][:n] for side in ("Left", "Right"))
-            content = {
-                "version": {"major": 1, "minor": 0},
-                "type": "Multiple points",
-                "points": [{"point": list(point), "name": name} for name, point in left + right],
-            }
-            (folder / "clicks" / f"iac_clicks_{case}_{n}.json").write_text(json.dumps(content, indent=1) + "\n")
+            (folder / "clicks" / f"iac_clicks_{case}_{n}.json").write_text(click_json(left + right))
         cases.append(case)
     return cases
