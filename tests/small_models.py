@@ -30,7 +30,12 @@ INTENSITY = {"mean": 809.5, "std": 1014.369, "percentile_00_5": -997.0, "percent
 
 
 def make_plans(
-    network: str = "umamba2.nets.UMamba2", spacing=(0.3, 0.3, 0.3), transpose=(0, 1, 2), separate_z=False, patch=PATCH
+    network: str = "umamba2.nets.UMamba2",
+    spacing=(0.3, 0.3, 0.3),
+    transpose=(0, 1, 2),
+    separate_z=False,
+    patch=PATCH,
+    normalisation: str = "CTNormalization",
 ) -> dict:
     """Plans with two configurations, the second inheriting from the first as the published ones do."""
     architecture = dict(ARCHITECTURE, patch_size=list(patch)) if "Click" in network else ARCHITECTURE
@@ -57,7 +62,7 @@ def make_plans(
                 "batch_size": 2,
                 "patch_size": [8, 8, 8],
                 "spacing": list(spacing),
-                "normalization_schemes": ["CTNormalization"],
+                "normalization_schemes": [normalisation],
                 "use_mask_for_norm": [False],
                 "batch_dice": True,
                 **sampler,

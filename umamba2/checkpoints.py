@@ -36,6 +36,8 @@ CHECKPOINT_NAMES = ("checkpoint_best.pth", "checkpoint_final.pth")  # in this or
 _PLAN_KEYS = ("dataset_name", "plans_name", "transpose_forward", "foreground_intensity_properties_per_channel")
 INTENSITIES = ("mean", "std", "percentile_00_5", "percentile_99_5")
 _RESAMPLERS = ("resample_torch_fornnunet",)
+# nnU-Net's normalisation, and the same after `engine.harmonise`, which stock nnU-Net does not know and refuses.
+CT_NORMALISATION, HARMONISED = "CTNormalization", "HarmonisedCTNormalization"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Plan:
     intensity: dict[str, float]
     force_separate_z: bool | None = False  # nnU-Net's resampling of strongly anisotropic grids; None: it decides
     separate_z_threshold: float = 3.0
+    harmonise: bool = False  # air and soft tissue are brought to their places before anything else
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,7 @@ def describe(folder: str | Path) -> str:
         "folds": ", ".join(model.folds),
         "patch": f"{plan.patch_size} voxels (z, y, x)",
         "spacing": f"{plan.spacing} mm (z, y, x)",
+        "intensities": "harmonised" if plan.harmonise else "as they are",
         "mirror axes": model.mirror_axes or "none",
         "trainer": model.source.get("trainer", "not stated"),
         "classes": f"{model.num_classes}: {', '.join(labels)}",
@@ -332,8 +336,9 @@ def _plan(path: Path, source: dict[str, Any]) -> Plan:
         plans, name = source["plans"], source["configuration"]
         configuration = _resolve(path, plans, name)
         schemes = list(configuration["normalization_schemes"])
-        if schemes != ["CTNormalization"]:
-            raise InputError(f"{path}: found normalization {schemes}, expected ['CTNormalization'] (one CT channel)")
+        if schemes not in ([CT_NORMALISATION], [HARMONISED]):
+            expected = f"['{CT_NORMALISATION}'] or ['{HARMONISED}'] (one CT channel)"
+            raise InputError(f"{path}: found normalization {schemes}, expected {expected}")
         for key in ("resampling_fn_data", "resampling_fn_probabilities"):
             if configuration[key] not in _RESAMPLERS:
                 raise InputError(f"{path}: found {key} {configuration[key]}, expected {' or '.join(_RESAMPLERS)}")
@@ -348,6 +353,7 @@ def _plan(path: Path, source: dict[str, Any]) -> Plan:
             intensity={k: float(plans["foreground_intensity_properties_per_channel"]["0"][k]) for k in INTENSITIES},
             force_separate_z=kwargs.get("force_separate_z"),
             separate_z_threshold=float(kwargs.get("separate_z_anisotropy_threshold", 3)),
+            harmonise=schemes == [HARMONISED],
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         problem = f"no entry {error}" if isinstance(error, KeyError) else str(error)

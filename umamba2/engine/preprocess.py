@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from umamba2.checkpoints import Plan
+from umamba2.engine.harmonise import harmonise
 from umamba2.errors import InputError
 
 SLAB_ELEMENTS = 2**25  # resampled scores held at once: 128 MiB in fp32
@@ -72,6 +73,8 @@ def prepare(volume: np.ndarray, spacing: Sequence[float], plan: Plan) -> Prepare
     spacing = tuple(spacing[i] for i in plan.transpose)
     box = nonzero_box(volume)
     cropped = np.ascontiguousarray(volume[box], dtype=np.float32)
+    if plan.harmonise:
+        cropped = harmonise(cropped)
     tensor = torch.from_numpy(ct_normalise(cropped, plan.intensity))[None]
     shape = new_shape(cropped.shape, spacing, plan.spacing)
     if math.prod(shape) > LARGEST_GRID:
