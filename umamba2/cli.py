@@ -1,4 +1,4 @@
-"""The command line: ``umamba2 predict | info | slim | phantom | package-predictions | evaluate | report | export``."""
+"""The command line: ``umamba2 predict | info | slim | phantom | package-predictions``, and what packages add."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _PACKAGED = {
     "evaluate": ("grade segmentations", "umamba2.evaluation.command"),
     "report": ("write a page about a segmentation", "umamba2.reports.command"),
     "export": ("turn a label map into meshes, or add names and colours to it", "umamba2.exports.command"),
+    "convert": ("turn a challenge's download into a dataset for training", "umamba2.training.command:add_convert"),
 }
 _BESIDE = {
     "preview": "also write a picture of every result, <case>.preview.png",
@@ -106,9 +107,10 @@ def _parser(wanted: Sequence[str] = ()) -> argparse.ArgumentParser:
     package.add_argument("folder", type=Path)
     package.add_argument("-o", "--output", type=Path, help="default: <folder>.zip")
 
-    for name, (what, module) in _PACKAGED.items():
+    for name, (what, where) in _PACKAGED.items():
         if name in wanted:
-            importlib.import_module(module).add_parser(commands)
+            module, _, function = where.partition(":")
+            getattr(importlib.import_module(module), function or "add_parser")(commands)
         else:
             commands.add_parser(name, help=what)
     return parser

@@ -108,11 +108,19 @@ def write_labels(path: str | Path, labels: np.ndarray, geometry: Geometry) -> No
     The file appears under its name only when it is whole, so a crash never leaves half an answer.
     Raises InputError if the array's shape is not the grid's, or the folder cannot be written.
     """
-    path = Path(path)
+    _write_array(Path(path), np.ascontiguousarray(labels, dtype=np.uint8), geometry)
+
+
+def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:
+    """Write intensities (z, y, x) on the given grid, compressed, in the array's own type; otherwise `write_labels`."""
+    _write_array(Path(path), np.ascontiguousarray(array), geometry)
+
+
+def _write_array(path: Path, array: np.ndarray, geometry: Geometry) -> None:
     _check_name(path)
-    if tuple(labels.shape[::-1]) != tuple(geometry.size):
-        raise InputError(f"{path}: found labels of shape {labels.shape}, expected {tuple(geometry.size[::-1])}")
-    image = sitk.GetImageFromArray(np.ascontiguousarray(labels, dtype=np.uint8))
+    if tuple(array.shape[::-1]) != tuple(geometry.size):
+        raise InputError(f"{path}: found an array of shape {array.shape}, expected {tuple(geometry.size[::-1])}")
+    image = sitk.GetImageFromArray(array)
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)

@@ -1,0 +1,242 @@
+"""From a challenge's download to a dataset that nnU-Net can train on.
+
+What is recognised, anywhere below the source folder: images are volumes, with or without nnU-Net's ``_0000``; labels
+are volumes called ``<case>_Mask`` or ``<case>_Masks``, or lying in a folder called labelsTr, labels, masks or the like.
+An image without labels is unlabelled (STSR) or an error (ToothFairy3). Test and validation images are left out.
+
+ToothFairy3 comes as ``imagesTr/<case>_0000`` and ``labelsTr/<case>`` (.nii.gz or .mha), STSR as ``<case>.nii.gz`` and
+``<case>_Mask(s).nii.gz`` in folders of labelled and of unlabelled scans.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from umamba2.clicks import NAMES, click_json, simulate_clicks
+from umamba2.errors import InputError
+from umamba2.labels import DATASET_TYPOS, INTERACTIVE, MULTICLASS, STRUCTURES, STSR, training_table
+from umamba2.messages import say
+from umamba2.training.dataset import CHANNEL, check_grid, check_ids, ending_of, read_dataset, verify
+from umamba2.training.paths import is_dataset_name
+from umamba2.training.workers import check_disk, run_all
+from umamba2.volumes import SUFFIXES, read_labels, read_volume, stem, suffix, write_labels, write_volume
+from umamba2.writing import write_file
+
+DATASET_NAMES = {
+    MULTICLASS: "Dataset301_ToothFairy3",
+    INTERACTIVE: "Dataset302_ToothFairy3Interactive",
+    STSR: "Dataset303_STSR2025",
+}
+FOLDS, SEED = 5, 12345
+CASE_WITH_TYPOS = "S_0048"  # the only one that may hold `DATASET_TYPOS`
+
+_MASK = re.compile(r"_masks?$", re.IGNORECASE)
+_MASK_FOLDER = re.compile(r"labels?(tr)?|masks?|gt|ground.?truth|annotations?", re.IGNORECASE)
+_LEFT_OUT = re.compile(r"(^|[^a-z])(images|labels)?(test|val|validation|ts)([^a-z]|$)", re.IGNORECASE)
+_LABELLED = re.compile(r"(un)?labell?ed", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Download:
+    """What a download holds: (image, labels) and images without labels by case, and the files left out."""
+
+    labelled: dict[str, tuple[Path, Path]] = field(default_factory=dict)
+    unlabelled: dict[str, Path] = field(default_factory=dict)
+    left_out: list[Path] = field(default_factory=list)
+
+
+def convert(challenge: str, source: str | Path, target: str | Path, workers: int = 1) -> Path:
+    """Turn a download into a raw dataset of nnU-Net and return its folder; the originals are only read.
+
+    ``target`` is nnU-Net's raw folder, or a folder in it called ``Dataset<three digits>_<name>``. Cases that are there
+    already and newer than their originals are not converted again. At the end every file is read back.
+    Raises InputError for a source that is no such download, for too little disk space, and, after a line on stderr for
+    each, for cases with a fault.
+    """
+    source, target = Path(source), Path(target)
+    folder = target if is_dataset_name(target.name) else target / DATASET_NAMES[challenge]
+    if folder.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"{target}: found it inside {source}, expected another place")
+    download = recognise(source, may_lack_labels=challenge == STSR)
+    say(_summary(source, download))
+    images = [image for image, _ in download.labelled.values()] + list(download.unlabelled.values())
+    ending = ending_of(images)
+    _start(folder, challenge, ending, len(download.labelled))
+
+    labelled = {
+        case: (challenge, case, *pair, folder, ending)
+        for case, pair in download.labelled.items()
+        if not _finished(folder, case, ending, *pair)
+    }
+    unlabelled = {
+        case: (image, folder / "imagesUn" / f"{case}{CHANNEL}{ending}")
+        for case, image in download.unlabelled.items()
+        if not _newer(folder / "imagesUn" / f"{case}{CHANNEL}{ending}", image)
+    }
+    done = len(images) - len(labelled) - len(unlabelled)
+    if done:
+        say(f"{folder}: {done} of {len(images)} cases are there already")
+    sources = [path for task in labelled.values() for path in task[2:4]] + [task[0] for task in unlabelled.values()]
+    check_disk(folder, sum(path.stat().st_size for path in sources), "the converted cases")
+    run_all(convert_case, labelled, workers, "converting")
+    run_all(copy_image, unlabelled, workers, "copying")
+    splits = make_splits(list(download.labelled), list(download.unlabelled) if challenge == STSR else None)
+    write_file(folder / "splits_final.json", json.dumps(splits, indent=1) + "\n")
+    verify(read_dataset(folder), workers)
+    return folder
+
+
+def recognise(source: Path, may_lack_labels: bool) -> Download:
+    """Find the cases of a download, as the module says. Raises InputError if it holds none, or one not completely."""
+    if not source.is_dir():
+        raise InputError(f"{source}: found no such folder, expected a challenge's download")
+    download, images, masks = Download(), dict[str, Path](), dict[str, Path]()
+    for path in sorted(p for p in source.rglob("*") if suffix(p) and p.is_file()):
+        inside = path.relative_to(source)
+        if any(part.startswith(".") for part in inside.parts):
+            continue
+        if any(_LEFT_OUT.search(part) for part in [*inside.parts[:-1], stem(path)]):
+            download.left_out.append(path)
+            continue
+        is_mask = _MASK.search(stem(path)) or any(_MASK_FOLDER.fullmatch(part) for part in inside.parts[:-1])
+        case = _MASK.sub("", stem(path)).removesuffix(CHANNEL)
+        kind = masks if is_mask else images
+        if case in kind:
+            raise InputError(f"{path}: found {kind[case]} for the same case, expected one file")
+        kind[case] = path
+    for case, mask in masks.items():
+        if case not in images:
+            raise InputError(f"{mask}: found no image {case}, expected one for all labels")
+    for case, image in images.items():
+        if case in masks:
+            download.labelled[case] = (image, masks[case])
+        elif not may_lack_labels or _claims_labels(image.relative_to(source)):
+            raise InputError(f"{image}: found no labels for it, expected {case} in labelsTr or {case}_Mask")
+        else:
+            download.unlabelled[case] = image
+    if len(download.labelled) < 2:
+        expected = f"at least 2 images ({', '.join(SUFFIXES[:3])}) with labels in {source}"
+        raise InputError(f"{source}: found {len(download.labelled)} labelled cases, expected {expected}")
+    return download
+
+
+def _claims_labels(image: Path) -> bool:
+    """Whether the file's name, or else the innermost folder that tells, says that this image is a labelled one."""
+    told = [match for part in reversed(image.parts) if (match := _LABELLED.search(part))]
+    return bool(told) and told[0][1] is None
+
+
+def convert_case(challenge: str, case: str, image: Path, labels: Path, folder: Path, ending: str) -> None:
+    """Copy the image of a case and translate its labels into training ids, with clicks for the interactive task."""
+    array, geometry = read_labels(labels)
+    size_and_spacing = copy_image(image, folder / "imagesTr" / f"{case}{CHANNEL}{ending}")
+    check_grid(labels, geometry, size_and_spacing)
+    check_ids(labels, array, *_known_ids(challenge, case))
+    converted = training_table(challenge)[array]
+    if challenge == INTERACTIVE:
+        rng = np.random.default_rng(zlib.crc32(case.encode()))
+        points = [(name, p) for name, side in NAMES.items() for p in simulate_clicks(converted == side + 1, rng)]
+        write_file(folder / "clicks" / f"iac_clicks_{case}.json", click_json(points))
+    # Last, because a case with labels counts as finished. The challenges compare voxel by voxel, so the image's grid it
+    # is, should the labels' origin or direction differ.
+    write_labels(folder / "labelsTr" / f"{case}{ending}", converted, size_and_spacing)
+
+
+def copy_image(image: Path, target: Path):
+    """Copy an image, complete or not at all, and return its geometry; one with NaN is written anew without them."""
+    volume = read_volume(image)
+    if volume.warnings:
+        say(f"warning: {volume.warnings[0]}; written as the smallest finite value", sys.stderr)
+        write_volume(target, volume.array, volume.geometry)
+        return volume.geometry
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(image, partial)
+        os.replace(partial, target)
+    except OSError as error:
+        raise InputError(f"{target}: could not be written ({error.strerror}), expected a writable folder") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+    return volume.geometry
+
+
+def make_splits(cases: list[str], unlabelled: list[str] | None = None) -> list[dict[str, list[str]]]:
+    """The folds of a cross-validation as nnU-Net's ``splits_final.json``, the same for the same cases.
+
+    Five of them, or as many as there are cases. ``unlabelled`` cases are listed as ``unlabeled`` in every fold.
+    """
+    order = np.random.default_rng(SEED).permutation(sorted(cases))
+    splits = []
+    for fold in np.array_split(order, min(FOLDS, len(order))):
+        split = {"train": sorted(set(order.tolist()) - set(fold.tolist())), "val": sorted(fold.tolist())}
+        splits.append(split if unlabelled is None else {**split, "unlabeled": sorted(unlabelled)})
+    return splits
+
+
+def _known_ids(challenge: str, case: str) -> tuple[tuple[int, ...], str]:
+    """Label values of a download, and how to say so."""
+    if challenge == STSR:
+        return tuple(range(len(STRUCTURES[STSR]) + 1)), "0 to 12"
+    ids = {0, *(i for structure in STRUCTURES[MULTICLASS] for i in structure.dataset)}
+    if case.endswith(CASE_WITH_TYPOS):
+        ids |= set(DATASET_TYPOS)
+    return tuple(sorted(ids)), "ToothFairy3's: 0-10, teeth 11-48, canals 103-105, pulps 111-148"
+
+
+def _summary(source: Path, download: Download) -> str:
+    def where(files: list[Path]) -> str:
+        folders = sorted({str(path.parent.relative_to(source)) for path in files})
+        return ", ".join(folders[:3]) + (", ..." if len(folders) > 3 else "")
+
+    images, labels = zip(*download.labelled.values())
+    parts = [f"{len(images)} labelled cases (images in {where(list(images))}, labels in {where(list(labels))})"]
+    if download.unlabelled:
+        parts.append(f"{len(download.unlabelled)} unlabelled (in {where(list(download.unlabelled.values()))})")
+    if download.left_out:
+        parts.append(f"{len(download.left_out)} files for test or validation left out (in {where(download.left_out)})")
+    return f"{source}: " + ", ".join(parts)
+
+
+def _start(folder: Path, challenge: str, ending: str, count: int) -> None:
+    """Write dataset.json first: it says what the folder is about to hold. InputError if it holds something else."""
+    description = {
+        "name": folder.name.partition("_")[2],
+        "challenge": challenge,
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, **{s.name: s.training for s in STRUCTURES[challenge]}},
+        "numTraining": count,
+        "file_ending": ending,
+    }
+    path = folder / "dataset.json"
+    if path.is_file():
+        with suppress(ValueError):
+            found = json.loads(path.read_text())
+            for key in ("challenge", "file_ending"):
+                if found.get(key) != description[key]:
+                    raise InputError(
+                        f"{path}: found {key} {found.get(key)}, expected {description[key]} or a new folder"
+                    )
+            if found == description:  # its date tells whether planning is up to date
+                return
+    write_file(path, json.dumps(description, indent=1) + "\n")
+
+
+def _finished(folder: Path, case: str, ending: str, image: Path, labels: Path) -> bool:
+    copy = folder / "imagesTr" / f"{case}{CHANNEL}{ending}"
+    return _newer(copy, image) and _newer(folder / "labelsTr" / f"{case}{ending}", labels)
+
+
+def _newer(target: Path, source: Path) -> bool:
+    return target.is_file() and target.stat().st_mtime >= source.stat().st_mtime

@@ -1,0 +1,165 @@
+"""A dataset in nnU-Net's raw layout, and everything that can be wrong with it before hours are spent.
+
+``imagesTr/<case>_0000<ending>`` and ``labelsTr/<case><ending>`` (training ids) are nnU-Net's; ``imagesUn/`` holds
+images without labels, and ``"challenge"`` in dataset.json says what the classes are.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from umamba2.errors import InputError
+from umamba2.training.workers import run_all
+from umamba2.volumes import Geometry, list_volumes, read_labels, read_volume, suffix
+
+CHANNEL = "_0000"  # nnU-Net numbers the channels of a case; we have one
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A raw dataset: its folder, dataset.json and files. ``cases`` maps names to (image, labels)."""
+
+    folder: Path
+    description: dict[str, Any]
+    cases: dict[str, tuple[Path, Path]]
+    unlabelled: dict[str, Path]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Label values, background first."""
+        return tuple(sorted(self.description["labels"].values()))
+
+    @property
+    def challenge(self) -> str | None:
+        return self.description.get("challenge")
+
+    @property
+    def newest(self) -> float:
+        """When anything in it was last changed."""
+        files = [path for pair in self.cases.values() for path in pair]
+        return max(path.stat().st_mtime for path in [*files, self.folder / "dataset.json"])
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What reading a case tells: its grid and how many voxels have a label."""
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    labelled: int
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The dataset.json of a dataset. Raises InputError if it is missing or not what nnU-Net takes."""
+    path = folder / "dataset.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: found no such file, expected a dataset as `umamba2 convert` writes it") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: could not be read ({error}), expected JSON") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found a {type(content).__name__}, expected an object")
+    labels = content.get("labels")
+    ids = sorted(labels.values()) if isinstance(labels, dict) and all(map(_is_int, labels.values())) else None
+    if ids is None or ids != list(range(len(ids))) or len(ids) < 2:
+        raise InputError(f"{path}: found labels {str(labels)[:80]}, expected names with the values 0, 1, 2, ...")
+    if not isinstance(content.get("numTraining"), int):
+        raise InputError(f"{path}: found numTraining {content.get('numTraining')!r}, expected a number of cases")
+    channels = content.get("channel_names")
+    if not isinstance(channels, dict) or list(channels) != ["0"]:
+        raise InputError(f"{path}: found channel_names {str(channels)[:80]}, expected one, such as {{'0': 'CT'}}")
+    return content
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Find the cases of a dataset; nothing but names is looked at.
+
+    Raises InputError if it is no dataset, if an image lacks its labels or the other way round, or if there are other
+    than dataset.json says.
+    """
+    description = read_description(folder)
+    ending = description.get("file_ending")
+    for name in ("imagesTr", "labelsTr"):
+        if not (folder / name).is_dir():
+            raise InputError(f"{folder}: found no {name}, expected a dataset as `umamba2 convert` writes it")
+    images = _files(folder / "imagesTr", f"{CHANNEL}{ending}")
+    labels = _files(folder / "labelsTr", str(ending))
+    for wanted, there, what in ((images, labels, "labelsTr"), (labels, images, "imagesTr")):
+        missing = sorted(set(wanted) - set(there))
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise InputError(f"{folder / what}: found nothing for {missing[0]}{more}, expected one file for every case")
+    if len(images) != description["numTraining"]:
+        expected = f"the {description['numTraining']} that dataset.json states"
+        raise InputError(f"{folder}: found {len(images)} cases, expected {expected} (is the conversion complete?)")
+    if not images:
+        raise InputError(f"{folder / 'imagesTr'}: found no *{CHANNEL}{ending}, expected training images")
+    unlabelled = _files(folder / "imagesUn", f"{CHANNEL}{ending}") if (folder / "imagesUn").is_dir() else {}
+    return Dataset(folder, description, {case: (images[case], labels[case]) for case in images}, unlabelled)
+
+
+def _files(folder: Path, ending: str) -> dict[str, Path]:
+    return {p.name[: -len(ending)]: p for p in list_volumes(folder) if p.name.endswith(ending)}
+
+
+def verify(dataset: Dataset, workers: int) -> dict[str, CaseFacts]:
+    """Read every file of a dataset, as nnU-Net will; what the cases look like, by name.
+
+    Raises InputError, after a line on stderr for each case that has a fault: a file that cannot be read, voxels that
+    are not finite, an image and labels on different grids, label values that dataset.json does not have; also if
+    nothing is labelled at all.
+    """
+    tasks: dict[str, tuple] = {case: (*pair, dataset.ids) for case, pair in dataset.cases.items()}
+    tasks |= {case: (image, None, dataset.ids) for case, image in dataset.unlabelled.items()}
+    facts = run_all(check_case, tasks, workers, "verifying")
+    if not any(fact.labelled for fact in facts.values()):
+        raise InputError(f"{dataset.folder / 'labelsTr'}: found only background, expected labelled structures")
+    return facts
+
+
+def check_case(image: Path, labels: Path | None, ids: tuple[int, ...]) -> CaseFacts:
+    """Read the image and labels of one case. Raises InputError for the faults that `verify` lists."""
+    volume = read_volume(image)
+    if volume.warnings:
+        raise InputError(volume.warnings[0])
+    if labels is None:
+        return CaseFacts(volume.array.shape, volume.spacing, 0)
+    array, geometry = read_labels(labels)
+    check_grid(labels, geometry, volume.geometry)
+    check_ids(labels, array, ids, f"0 to {ids[-1]}")
+    return CaseFacts(volume.array.shape, volume.spacing, int(np.count_nonzero(array)))
+
+
+def check_grid(labels: Path, found: Geometry, expected: Geometry) -> None:
+    """Raise InputError if labels lie on another grid than their image: size and spacing, as nnU-Net asks."""
+    if found.size != expected.size:
+        raise InputError(f"{labels}: found size {found.size}, expected {expected.size} (x, y, z), its image's")
+    if not np.allclose(found.spacing, expected.spacing, rtol=1e-3):
+        raise InputError(f"{labels}: found spacing {found.spacing}, expected {expected.spacing} mm, its image's")
+
+
+def check_ids(path: Path, labels: np.ndarray, known: tuple[int, ...], expected: str) -> None:
+    """Raise InputError for a label value that is not known."""
+    unknown = sorted(set(np.unique(labels).tolist()) - set(known))
+    if unknown:
+        raise InputError(f"{path}: found label values {str(unknown)[1:-1][:80]}, expected {expected}")
+
+
+def ending_of(images: list[Path]) -> str:
+    """The file name ending that all images share, as nnU-Net asks. Raises InputError if they do not, or it can't."""
+    endings = sorted({suffix(path) or "" for path in images})
+    if len(endings) != 1 or endings[0] not in (".nii.gz", ".mha", ".nrrd"):
+        raise InputError(
+            f"{images[0].parent}: found {', '.join(endings)}, expected one of .nii.gz, .mha, .nrrd for all"
+        )
+    return endings[0]
