@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -104,9 +108,65 @@ def test_results_json_says_which_file_belongs_to_which(tmp_path):
     report = evaluate_multiclass(tmp_path / "out", tmp_path / "g")
     assert report["problems"] == []
     assert report["aggregates"]["Dice Average"]["mean"] == 1
-    (tmp_path / "out/results.json").write_text('{"not": "a list"}')
-    with pytest.raises(InputError, match=r"results.json: found no list of results"):
-        evaluate_multiclass(tmp_path / "out", tmp_path / "g")
+    for content, says in (('{"not": "a list"}', "found no list of results"), ("[", "could not be read")):
+        (tmp_path / "out/results.json").write_text(content)
+        with pytest.raises(InputError, match=rf"results.json: {says}"):
+            evaluate_multiclass(tmp_path / "out", tmp_path / "g")
+
+
+def results(folder, *pairs):
+    """Write results.json with (input, output) file names."""
+    entries = [{"inputs": [{"filename": scan}], "outputs": [{"filename": output}]} for scan, output in pairs]
+    (folder / "results.json").write_text(json.dumps(entries))
+
+
+def test_entries_of_results_json_that_make_no_sense_are_listed(folders):
+    predictions, truths = folders
+    for case in "AB":
+        write(truths / f"{case}.mha", volume(a1=(0, 0, 0)))
+        write(predictions / f"{case}.mha", volume(a1=(0, 0, 0)))
+    good = {"inputs": [{"filename": "A.mha"}], "outputs": [{"filename": "A.mha"}]}
+    bad = [None, 7, "B.mha", [], {"inputs": 3, "outputs": 3}, {"inputs": [{}], "outputs": [{}]},
+           {"inputs": {"filename": "B.mha"}, "outputs": [1]},
+           {"inputs": [{"filename": 5}], "outputs": [{"filename": None}]}]  # fmt: skip
+    (predictions / "results.json").write_text(json.dumps([*bad, good]))
+    report = evaluate_multiclass(predictions, truths)
+    assert list(report["case"]["Dice Average"].values()) == [1, 0]
+    missing, *listed = report["problems"]
+    assert missing == f"{predictions / 'B.mha'}: found no prediction, scored as missing"
+    assert [line.partition(" = ")[0] for line in listed] == [
+        f"{predictions / 'results.json'}: found the entry {number}" for number in range(len(bad))
+    ]
+    strange = [("A.mha", "A.mha"), ("B.mha", "x" * 500), ("B\0.mha", "B\0.mha"), ("C.mha", ".."), ("D.mha", "")]
+    results(predictions, *strange)
+    assert list(evaluate_multiclass(predictions, truths)["case"]["Dice Average"].values()) == [1, 0]
+
+
+def test_more_than_one_prediction_of_a_scan(folders):
+    predictions, truths = folders
+    write(truths / "A.mha", volume(a1=(0, 0, 0)))
+    write(predictions / "A.mha", volume(a1=(0, 0, 0)))
+    write(predictions / "A.nii.gz", volume())
+    report = evaluate_multiclass(predictions, truths)
+    assert report["aggregates"]["Dice Average"]["mean"] == 1
+    left_out = "found A.mha for the same scan, expected one file; left out"
+    assert report["problems"] == [f"{predictions / 'A.nii.gz'}: {left_out}"]
+    # The grader's table has a row for every output that results.json names.
+    write(predictions / "B.mha", volume())
+    results(predictions, ("A.mha", "A.mha"), ("A.mha", "B.mha"))
+    report = evaluate_multiclass(predictions, truths)
+    assert list(report["case"]["Dice Average"].values()) == [1, pytest.approx(45 / 46)]
+    assert report["problems"] == [
+        f"{predictions / 'B.mha'}: found another prediction of A, expected one; it counts too"
+    ]
+    # But an output belongs to one scan alone.
+    write(truths / "B.mha", volume(a1=(0, 0, 0)))
+    results(predictions, ("A.mha", "A.mha"), ("B.mha", "A.mha"))
+    report = evaluate_multiclass(predictions, truths)
+    assert report["case"]["pred_fname"]["1"] == str(predictions / "A.mha")
+    assert report["problems"][-1] == (
+        f"{predictions / 'results.json'}: found A.mha for A.mha and B.mha, expected one; the last counts"
+    )
 
 
 def test_missing_and_unreadable_predictions_score_worst_and_are_listed(folders):
@@ -153,6 +213,22 @@ def test_other_integer_types_are_the_same_labels(folders):
     write(truths / "A.mha", volume(dtype=np.uint16, a1=(0, 0, 0), a300=(4, 4, 4)))
     write(predictions / "A.mha", volume(dtype=np.int16, a1=(0, 0, 0)) - 7 * volume(dtype=np.int16, b1=(4, 4, 4)))
     assert evaluate_multiclass(predictions, truths)["aggregates"]["Dice Average"]["mean"] == 1
+
+
+def test_numbers_that_are_no_labels_match_no_class_and_are_listed(folders):
+    predictions, truths = folders
+    write(truths / "A.mha", volume(a1=(0, 0, 0), a2=(2, 2, 2)))
+    odd = volume(dtype=np.float64, a1=(0, 0, 0), a2=(2, 2, 2))
+    odd[4:, 4:, 4:] = 1.5
+    odd[5, 7, 7:] = np.nan, 257, -1
+    write(predictions / "A.mha", odd)
+    report = evaluate_multiclass(predictions, truths)
+    assert report["aggregates"]["Dice Average"]["mean"] == 1
+    (problem,) = report["problems"]
+    assert problem == f"{predictions / 'A.mha'}: found the value 1.5, expected whole numbers; scored as it is"
+    write(truths / "A.mha", odd)
+    with pytest.raises(InputError, match=r"g.A.mha: found the value 1.5, expected whole numbers"):
+        evaluate_multiclass(predictions, truths)
 
 
 def test_summary_is_what_pandas_describes():
@@ -207,6 +283,47 @@ def test_interactive_runs_that_are_missing_score_worst(folders):
     assert list(report["case"]["HD95_Final"].values()) == pytest.approx([0, DIAGONAL])
     assert len(report["problems"]) == 7
     assert report["problems"][0] == f"{predictions / 'S_4.nii.gz'}: found no prediction, scored as missing"
+
+
+def official_scores(dices, names):
+    """AUC and Final as the published script has them: a data frame sorted by the number in the name, np.trapz."""
+    numbers = [int(found[1]) if (found := re.search(r"_(\d+)\.(nii\.gz|mha)$", name)) else -1 for name in names]
+    values = np.array([value for _, value in sorted(zip(numbers, dices), key=lambda pair: pair[0])])
+    return float(((values[1:] + values[:-1]) / 2).sum()), float(values[-1])
+
+
+@pytest.mark.parametrize("extra", [["S_6.mha"], ["S_01.mha"], ["S_x.mha"], ["S.mha"], ["S_7.nii.gz", "S_00.mha"]])
+@pytest.mark.parametrize("listed", [True, False])
+def test_interactive_runs_too_many_count_as_in_the_grader_and_are_listed(folders, extra, listed):
+    predictions, truths = folders
+    write(truths / "S.mha", volume(a1=(0, 0, 0), a2=(4, 4, 4)))
+    names = [*(f"S_{run}.mha" for run in range(6)), *extra]
+    dices = [0.75 if run % 2 else 1.0 for run in range(len(names))]
+    for name, value in zip(names, dices):
+        write(predictions / name, volume(a1=(0, 0, 0) if value == 1 else (0, 0, 1), a2=(4, 4, 4)))
+    if listed:
+        results(predictions, *((name, name) for name in names))
+    report = evaluate_interactive(predictions, truths)
+    auc, final = official_scores(dices, names)
+    case = str(truths / "S.mha")
+    assert (report["case"]["Dice_AUC"][case], report["case"]["Dice_Final"][case]) == pytest.approx((auc, final))
+    found = sorted(
+        re.findall(r"found a run too many \((.*?)\), expected S_0 to S_5, one each", str(report["problems"]))
+    )
+    if extra == ["S_01.mha"] and not listed:  # of two that are the same run, the second is one too many
+        extra = ["S_1.mha"]
+    assert found == sorted(name.partition(".")[0] for name in extra)
+
+
+def test_interactive_outputs_may_have_other_names_than_the_scans(folders):
+    predictions, truths = folders
+    write(truths / "S.mha", volume(a1=(0, 0, 0)))
+    for run in range(6):
+        write(predictions / f"{'abcdef'[run]}.mha", volume(a1=(0, 0, 0) if run else (4, 4, 4)))
+    results(predictions, *((f"S_{run}.mha", f"{'abcdef'[run]}.mha") for run in range(6)))
+    report = evaluate_interactive(predictions, truths)
+    assert report["aggregates"]["Dice_AUC"]["mean"] == 4.75
+    assert report["problems"] == []
 
 
 def test_interactive_results_json(tmp_path):
@@ -314,12 +431,35 @@ def test_stsr_empty_maps_and_strange_labels(folders):
     assert report["per_class"][0]["name"] == "label 400"
 
 
+def test_stsr_stray_ids_cost_no_memory_and_no_time(folders):
+    predictions, truths = folders
+    labels = volume(dtype=np.uint32, a1=(0, 0, 0), a2=(4, 4, 4))
+    write(truths / "a_01_Mask.mha", labels)
+    labels[5, 7, 9] = 4_000_000_000
+    write(predictions / "a_01_Mask.mha", labels)
+    report = evaluate_stsr(predictions, truths)
+    assert report["IA"] == pytest.approx(2 / 3)
+    assert [row["id"] for row in report["per_class"]] == [1, 2]
+    write(truths / "a_01_Mask.mha", labels)
+    report = evaluate_stsr(predictions, truths)
+    assert report["All_Average"] == 1
+    assert report["per_class"][-1]["id"] == 4_000_000_000
+    # A scan in place of a label map: every grey value is a label too many.
+    scan = np.arange(labels.size).reshape(labels.shape).astype(np.float32) + 0.5
+    write(predictions / "a_01_Mask.mha", scan)
+    report = evaluate_stsr(predictions, truths)
+    assert report["IA"] == report["Dice_Instance"] == 0
+    assert report["problems"][0].endswith("found the value 0.5, expected whole numbers; scored as it is")
+
+
 def test_stsr_ambiguous_or_nameless_files(folders):
     predictions, truths = folders
     write(truths / "nameless.nii.gz", volume())
     with pytest.raises(InputError, match="found no ground truth, expected files named like"):
         evaluate_stsr(predictions, truths)
     write(truths / "a_01_Mask.nii.gz", volume())
+    problems = evaluate_stsr(predictions, truths)["problems"]
+    assert f"{truths / 'nameless.nii.gz'}: found no case in the name, expected" in problems[1]
     write(truths / "b_01_Mask.nii.gz", volume())
     with pytest.raises(InputError, match="expected one file each"):
         evaluate_stsr(predictions, truths)
@@ -369,6 +509,76 @@ def test_command_line_of_the_other_challenges(folders, capsys):
     assert main(["evaluate", "stsr", *folder_arguments, "--label-map", "public"]) == 1
     with pytest.raises(SystemExit):
         main(["evaluate", "stsr", *folder_arguments, "--workers", "0"])
+
+
+def test_the_scores_never_overwrite_what_they_are_of(folders, capsys):
+    predictions, truths = folders
+    write(truths / "A.mha", volume())
+    write(predictions / "images/oral-pharyngeal-segmentation/A.mha", volume())
+    results(predictions, ("A.mha", "A.mha"))
+    link = truths.parent / "scores.json"
+    link.symlink_to(predictions / "results.json")
+    files = [path for path in truths.parent.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    arguments = ["evaluate", "toothfairy3-multiclass", "-p", str(predictions), "-g", str(truths), "-o"]
+    for path in files:
+        assert main([*arguments, str(path)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == f"error: {predictions}: found an input as its output ({path}), expected another place"
+    assert {path: path.read_bytes() for path in files} == before
+    assert link.is_symlink()
+    assert main([*arguments, str(predictions / "metrics.json")]) == 0
+    assert main([*arguments, str(predictions / "metrics.json")]) == 0  # earlier scores are no input
+    capsys.readouterr()
+    assert main([*arguments, str(predictions)]) == 1
+    assert "found an input as its output" in capsys.readouterr().err
+    assert main([*arguments, str(truths.parent)]) == 1
+    assert "could not be written (Is a directory), expected" in capsys.readouterr().err
+
+
+def test_messages_reach_any_terminal(folders):
+    predictions, truths = (folder / "Zähne\u2028" for folder in folders)
+    write(truths / "A.mha", volume())
+    code = "import sys; from umamba2.cli import main; sys.exit(main())"
+    arguments = ["evaluate", "toothfairy3-multiclass", "-p", str(predictions), "-g", str(truths)]
+    predictions.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "-o", str(predictions / "m.json")],
+        capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = done.stderr.decode("ascii").splitlines()
+    assert line.startswith("warning: ")
+    assert line.endswith("found no prediction, scored as missing")
+    (line,) = done.stdout.decode("ascii").splitlines()
+    assert "Dice Average 0.0000" in line
+
+
+def test_an_interrupt_costs_one_line(folders, tmp_path):
+    predictions, truths = folders
+    for case in "ABC":
+        write(truths / f"{case}.mha", volume())
+        write(predictions / f"{case}.mha", volume())
+    code = (
+        "import sys, os, signal, time, umamba2.evaluation.toothfairy3 as grader\n"
+        "def wait(*_, **__):\n    open(sys.argv[-1] + '.' + str(os.getpid()), 'w')\n    time.sleep(60)\n"
+        "grader._score_case = wait\n"
+        "from umamba2.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["evaluate", "toothfairy3-multiclass", "-p", str(predictions), "-g", str(truths), "--workers", "2"]
+    out = tmp_path / "m.json"
+    started = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, "-o", str(out)],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    end = time.monotonic() + 60
+    while len(list(tmp_path.glob("m.json.*"))) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.killpg(started.pid, signal.SIGINT)  # what a terminal does for Ctrl-C
+    _, errors = started.communicate(timeout=30)
+    assert started.returncode == 1
+    assert errors == "error: interrupted\n"
 
 
 def test_asking_for_help_loads_no_libraries():

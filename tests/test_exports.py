@@ -97,13 +97,13 @@ def test_every_mask_has_a_closed_mesh(seed, share, smooth):
 @pytest.mark.parametrize("kind", ["stl", "obj"])
 def test_one_file_per_structure(mouth, tmp_path, kind):
     exported = export(mouth, tmp_path / "out", kind, ["canals", "36", "11"])
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in (tmp_path / "out/mouth").iterdir()}
     assert names == {f"{slug(MULTICLASS, one.structure)}.{kind}" for one in exported}
     assert f"11_upper_right_central_incisor.{kind}" in names
     assert f"left_inferior_alveolar_canal.{kind}" in names
     array, geometry = read_labels(mouth)
     for one in exported:
-        mesh = trimesh.load(tmp_path / f"out/{slug(MULTICLASS, one.structure)}.{kind}", force="mesh")
+        mesh = trimesh.load(tmp_path / f"out/mouth/{slug(MULTICLASS, one.structure)}.{kind}", force="mesh")
         assert mesh.is_watertight
         assert one.closed
         assert mesh.volume == pytest.approx(one.mesh_volume, rel=1e-3)
@@ -203,11 +203,39 @@ def test_bad_input_costs_one_line(tmp_path, capsys, value, options, says):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_input_is_never_overwritten(tmp_path):
-    source = write_image(tmp_path / "a.nii.gz", np.full((7, 11, 13), 7, np.uint8))
+def test_cases_do_not_mix_and_meshes_do_not_go_stale(tmp_path):
+    labels = np.zeros((40, 44, 50), np.uint8)
+    labels[5:9, 5:9, 5:9], labels[20:30, 20:30, 20:30], labels[32:36, 5:9, 5:9] = 1, 11, 7
+    first = write_image(tmp_path / "a b.mha", labels, TILTED)
+    second = write_image(tmp_path / "ü.mha", np.where(labels == 11, 12, labels), TILTED)
+    for source in (first, second):
+        export(source, tmp_path / "out", "stl")
+    names = {"lower_jawbone.stl", "pharynx.stl"}
+    incisors = {"11_upper_right_central_incisor.stl", "12_upper_right_lateral_incisor.stl"}
+    found = {path.name: {mesh.name for mesh in path.iterdir()} for path in (tmp_path / "out").iterdir()}
+    assert sorted(found) == ["a b", "ü"]
+    assert found["a b"] | found["ü"] == names | incisors
+    assert found["a b"] & found["ü"] == names
+    # The tooth has another number now, and there is no pharynx; but only teeth are asked for.
+    write_image(first, np.where(labels == 11, 12, labels % 7), TILTED)
+    (tmp_path / "out/a b/notes.txt").touch()
+    export(first, tmp_path / "out", "stl", ["teeth"])
+    left = {path.name for path in (tmp_path / "out/a b").iterdir()}
+    assert left == names | {"12_upper_right_lateral_incisor.stl", "notes.txt"}
+
+
+@pytest.mark.parametrize("kind", ["nii.gz", "seg.nrrd"])
+def test_the_input_is_never_overwritten(tmp_path, kind):
+    source = write_image(tmp_path / f"a.{kind}", np.full((7, 11, 13), 7, np.uint8))
+    link = tmp_path / f"other/a{'.seg' if kind == 'seg.nrrd' else ''}.{kind}"
+    link.parent.mkdir()
+    link.symlink_to(source)
     before = source.read_bytes()
-    with pytest.raises(InputError, match="found the input itself as the output"):
-        export(source, tmp_path, "nii.gz")
+    if kind == "nii.gz":
+        with pytest.raises(InputError, match="found an input as its output"):
+            export(source, tmp_path, kind)
+    with pytest.raises(InputError, match="found an input as its output"):
+        export(source, link.parent, kind)
     assert source.read_bytes() == before
 
 

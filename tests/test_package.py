@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 
 import pytest
@@ -63,3 +64,27 @@ def test_folders_and_empty_files_are_refused(tmp_path):
     (folder / GOOD[0]).mkdir()
     with pytest.raises(InputError, match="found the folder"):
         package_predictions(folder)
+
+
+def test_predictions_are_never_overwritten(tmp_path):
+    folder = fill(tmp_path / "out", *GOOD)
+    (tmp_path / "link.zip").symlink_to(folder / GOOD[1])
+    for target in (folder / GOOD[0], tmp_path / "link.zip"):
+        with pytest.raises(InputError, match="found an input as its output"):
+            package_predictions(folder, target)
+    assert sorted(path.read_bytes() for path in folder.iterdir()) == [b"mask of " + name.encode() for name in GOOD]
+
+
+@pytest.mark.parametrize("name", [".", "../out.v2", "./../out.v2/"])
+def test_the_folder_one_is_in(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(fill(tmp_path / "out.v2", *GOOD))
+    assert package_predictions(name) == tmp_path / "out.v2.zip"
+
+
+def test_dates_that_a_zip_cannot_hold(tmp_path):
+    folder = fill(tmp_path / "out", *GOOD)
+    for name, seconds in zip(GOOD, (0, 6e9)):  # 1970, as in reproducible builds, and 2160
+        os.utime(folder / name, (seconds, seconds))
+    with zipfile.ZipFile(package_predictions(folder)) as archive:
+        assert tuple(archive.namelist()) == GOOD
+        assert archive.testzip() is None

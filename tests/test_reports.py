@@ -494,6 +494,42 @@ def test_predict_leaves_its_results_beside_the_segmentation(predict, tmp_path): 
     assert Page((tmp_path / "out/a.report.html").read_text()).rows == [16, 1]
 
 
+def test_what_lies_beside_is_of_one_scan_and_of_now(predict, tmp_path):  # noqa: F811
+    image = write_image(tmp_path / "in/a.mha", scan((1, 2), (16, 4)))
+    other = write_image(tmp_path / "in/a.nii.gz", scan((2, 2)))
+    options = ["--challenge", MULTICLASS, "--no-postprocess", "--statistics"]
+    code, (warning,) = predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options)
+    statistics = tmp_path / "out/a.statistics.json"
+    assert code == 1
+    assert warning == f"warning: {other}: found {statistics} taken by {image}, expected an output of its own"
+    assert json.loads(statistics.read_text())["case"] == "a.mha"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.mha", "a.nii.gz", "a.statistics.json"}
+    other.unlink()
+    assert predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options) == (0, [])
+    write_image(image, scan())
+    code, (warning,) = predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options)
+    assert "found no structure" in warning
+    assert not statistics.exists()
+
+
+def test_a_report_never_overwrites_what_it_is_about(tmp_path, capsys):
+    files = [
+        write_image(tmp_path / name, np.ones(SHAPE, np.uint8), grid(SHAPE)) for name in ("a.mha", "b.mha", "c.mha")
+    ]
+    before = [path.read_bytes() for path in files]
+    options = [text for pair in zip(("-i", "-s", "-g"), map(str, files)) for text in pair]
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    for path in [*files, tmp_path / "link/b.mha"]:
+        assert cli.main(["report", *options, "-o", str(path)]) == 1
+        line = f"error: {files[0]}: found an input as its output ({path}), expected another place\n"
+        assert capsys.readouterr().err == line
+    assert [path.read_bytes() for path in files] == before
+    for place in (tmp_path, "."):
+        assert cli.main(["report", *options, "-o", str(place)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {place}: ")
+
+
 def test_predict_without_a_challenge_has_no_names_for_a_report(predict, tmp_path):  # noqa: F811
     image = write_image(tmp_path / "a.mha", scan((1, 2)))
     code, (error,) = predict(MULTICLASS, image, tmp_path / "out", "--report")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import umamba2
 from umamba2.errors import InputError
-from umamba2.messages import exit_code
+from umamba2.messages import exit_code, say
 
 if TYPE_CHECKING:
     from umamba2.challenges import Case, Challenge
@@ -209,7 +209,8 @@ def _cases(images: list[Path], arguments: argparse.Namespace) -> list[Case]:
 def _info(arguments: argparse.Namespace) -> int:
     from umamba2.checkpoints import describe
 
-    print(describe(arguments.model))
+    for line in describe(arguments.model).splitlines():
+        say(line)
     return 0
 
 
@@ -218,7 +219,7 @@ def _slim(arguments: argparse.Namespace) -> int:
 
     slim(arguments.model, arguments.out, half=arguments.half)
     size = sum(path.stat().st_size for path in arguments.out.iterdir() if path.is_file())
-    print(f"{arguments.out}  {size / 1e6:.1f} MB")
+    say(f"{arguments.out}  {size / 1e6:.1f} MB")
     return 0
 
 
@@ -234,7 +235,7 @@ def _phantom(arguments: argparse.Namespace) -> int:
         cases = write_phantoms(arguments.out, arguments.count, arguments.seed, tuple(arguments.shape), tuple(spacing))
     except (ValueError, OSError) as error:
         raise InputError(f"{arguments.out}: {error}") from None
-    print(f"{arguments.out}  {len(cases)} phantoms: {', '.join(cases)}")
+    say(f"{arguments.out}  {len(cases)} phantoms: {', '.join(cases)}")
     return 0
 
 
@@ -242,5 +243,5 @@ def _package(arguments: argparse.Namespace) -> int:
     from umamba2.challenges.package import package_predictions
 
     archive = package_predictions(arguments.folder, arguments.output)
-    print(f"{archive}  {archive.stat().st_size / 1e6:.1f} MB")
+    say(f"{archive}  {archive.stat().st_size / 1e6:.1f} MB")
     return 0

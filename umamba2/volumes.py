@@ -6,8 +6,6 @@ nowhere else.
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import SimpleITK as sitk
 
 from umamba2.errors import InputError
 from umamba2.itk_quirks import listening, missing_data, nifti_gaps, reason
+from umamba2.writing import replacing
 
 SUFFIXES = (".mha", ".mhd", ".nii.gz", ".nii", ".nrrd", ".tiff", ".tif")
 
@@ -71,7 +70,7 @@ def read_volume(path: str | Path) -> Volume:
     channel, a zero-size image, or one without a single finite voxel.
     """
     path = Path(path)
-    return as_volume(*_read(path), str(path))
+    return as_volume(*read_array(path), str(path))
 
 
 def as_volume(array: np.ndarray, geometry: Geometry, name: str) -> Volume:
@@ -92,14 +91,27 @@ def as_volume(array: np.ndarray, geometry: Geometry, name: str) -> Volume:
 
 
 def read_labels(path: str | Path) -> tuple[np.ndarray, Geometry]:
-    """Read a label map: (z, y, x) array in the file's own integer type, and its geometry. Errors as `read_volume`."""
-    array, geometry = _read(Path(path))
+    """Read a label map: (z, y, x) array in an integer type, and its geometry.
+
+    Whole numbers stored as floating point get a signed type that holds them. Raises InputError as
+    `read_volume` does, and for values that are no whole numbers of 64 bits.
+    """
+    array, geometry = read_array(path)
     if not np.issubdtype(array.dtype, np.integer):
-        rounded = np.rint(array)
-        if not np.array_equal(rounded, array):
-            raise InputError(f"{path}: found non-integer values, expected a label map")
-        array = rounded.astype(np.int32)
+        odd = first_odd(array)
+        if odd is not None:
+            raise InputError(f"{path}: found the value {odd}, expected whole numbers (a label map)")
+        extremes = int(array.min()), int(array.max())
+        array = array.astype(np.result_type(np.int8, *map(np.min_scalar_type, extremes)))
     return array, geometry
+
+
+def first_odd(array: np.ndarray) -> float | None:
+    """The first value that cannot be a label, being no whole number of 64 bits, or None."""
+    if np.issubdtype(array.dtype, np.integer):
+        return None
+    fits = (np.abs(array) < 2.0**63) & (np.rint(array) == array)  # False for NaN
+    return None if fits.all() else array[np.unravel_index(np.argmin(fits), fits.shape)].item()
 
 
 def write_labels(path: str | Path, labels: np.ndarray, geometry: Geometry) -> None:
@@ -108,44 +120,36 @@ def write_labels(path: str | Path, labels: np.ndarray, geometry: Geometry) -> No
     The file appears under its name only when it is whole, so a crash never leaves half an answer.
     Raises InputError if the array's shape is not the grid's, or the folder cannot be written.
     """
-    _write_array(Path(path), np.ascontiguousarray(labels, dtype=np.uint8), geometry)
+    write_volume(path, labels.astype(np.uint8, copy=False), geometry)
 
 
 def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:
     """Write intensities (z, y, x) on the given grid, compressed, in the array's own type; otherwise `write_labels`."""
-    _write_array(Path(path), np.ascontiguousarray(array), geometry)
-
-
-def _write_array(path: Path, array: np.ndarray, geometry: Geometry) -> None:
-    _check_name(path)
     if tuple(array.shape[::-1]) != tuple(geometry.size):
         raise InputError(f"{path}: found an array of shape {array.shape}, expected {tuple(geometry.size[::-1])}")
-    image = sitk.GetImageFromArray(array)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)
+    write_image(path, image)
+
+
+def write_image(path: str | Path, image: sitk.Image) -> None:
+    """Write a SimpleITK image, compressed, complete or not at all; InputError if that is not possible."""
+    path = Path(path)
+    _check_name(path)
     ending = suffix(path)
     if ending is None:
         raise InputError(f"{path}: found an unknown image format, expected one of {', '.join(SUFFIXES)}")
-    if ending == ".mhd":  # two files whose names refer to each other: cannot be moved into place
-        _write(image, path, path)
-        return
-    partial = path.with_name(f".{stem(path)}.partial{ending}")
-    try:
-        _write(image, partial, path)
-    finally:
-        with suppress(OSError):
-            partial.unlink()
-
-
-def _write(image: sitk.Image, partial: Path, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with listening():
-            sitk.WriteImage(image, str(partial), useCompression=True)
-        os.replace(partial, path)
-    except (RuntimeError, OSError) as error:
-        raise InputError(f"{path}: could not be written ({reason(error)}), expected a writable folder") from None
+    with replacing(path) as partial:
+        # MetaImage's two files (.mhd) name each other and cannot be moved; with the voxels inside it is one file.
+        whole = partial.with_suffix(".mha") if ending == ".mhd" else partial
+        try:
+            with listening():
+                sitk.WriteImage(image, str(whole), useCompression=True)
+        except RuntimeError as error:
+            raise OSError(reason(error)) from None
+        whole.replace(partial)
 
 
 def _check_name(path: Path) -> None:
@@ -155,7 +159,9 @@ def _check_name(path: Path) -> None:
         raise InputError(f"{path}: found a file name that is not UTF-8, expected one that is") from None
 
 
-def _read(path: Path) -> tuple[np.ndarray, Geometry]:
+def read_array(path: str | Path) -> tuple[np.ndarray, Geometry]:
+    """Read a 3-D image of one channel as it is: (z, y, x) array in the file's own type. Errors as `read_volume`."""
+    path = Path(path)
     _check_name(path)
     if not path.is_file():
         raise InputError(f"{path}: found no such file, expected an image")

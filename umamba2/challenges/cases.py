@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from umamba2.errors import InputError
 from umamba2.labels import output_table
 from umamba2.messages import say, unexpected
 from umamba2.volumes import Volume, read_volume, write_labels
+from umamba2.writing import Places
 
 if TYPE_CHECKING:
     from umamba2.engine.predict import Predictor
@@ -110,13 +110,13 @@ def run_cases(cases: Iterable[Case], job: Job, finished: Finished | None = None)
     image of any case, or the output of an earlier one. ``finished`` is called after each that is written.
     """
     cases = list(cases)
-    taken = {realpath(case.image): case.image for case in cases}
+    places = Places(case.image for case in cases)
     outcomes = []
     for case in cases:
         outcome = Outcome(case)
         start = time.monotonic()
         try:
-            _claim(case, taken)
+            places.claim(case.output, case.image)
             shape = _run_case(case, job, outcome, finished)
         except Exception as error:
             outcome.report("error", _in_one_line(error, case.image))
@@ -126,16 +126,6 @@ def run_cases(cases: Iterable[Case], job: Job, finished: Finished | None = None)
             say(f"{case.image.name}  {size}  {_peak_memory()}{seconds:.1f} s  -> {case.output}")
         outcomes.append(outcome)
     return outcomes
-
-
-def _claim(case: Case, taken: dict[str, Path]) -> None:
-    """Note the output of a case among the files that are ``taken``, each with the image that it is or belongs to."""
-    target = realpath(case.output)
-    owner = taken.setdefault(target, case.image)
-    if realpath(owner) == target:
-        raise InputError(f"{case.image}: found an input as its output ({case.output}), expected another place")
-    if owner != case.image:
-        raise InputError(f"{case.image}: found {case.output} taken by {owner}, expected an output of its own")
 
 
 def _run_case(case: Case, job: Job, outcome: Outcome, finished: Finished | None) -> tuple[int, ...]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 
 from umamba2.errors import InputError
+from umamba2.writing import Places, replacing
 
 _NAME = re.compile(r"STS25_Validation_\d{4}_Mask\.nii\.gz")
 EXPECTED = "STS25_Validation_<four digits>_Mask.nii.gz"
@@ -32,17 +32,10 @@ def package_predictions(folder: str | Path, out: str | Path | None = None) -> Pa
             raise InputError(f"{path}: found the {kind} {path.name}, expected {EXPECTED}")
         if path.stat().st_size == 0:
             raise InputError(f"{path}: found an empty file (0 bytes), expected a label map")
-    target = Path(out) if out is not None else folder.with_name(f"{folder.resolve().name}.zip")
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # the files are compressed already
-            for path in files:
-                archive.write(path, path.name)
-        os.replace(partial, target)
-    except OSError as error:
-        raise InputError(f"{target}: could not be written ({error.strerror}), expected a file name") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+    whole = Path(os.path.abspath(folder))  # "." has a name, too
+    target = whole.with_name(f"{whole.name}.zip") if out is None else Path(out)
+    Places(files).claim(target, folder)
+    with replacing(target) as partial, zipfile.ZipFile(partial, "w", strict_timestamps=False) as archive:
+        for path in files:  # compressed already
+            archive.write(path, path.name)
     return target

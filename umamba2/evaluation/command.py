@@ -9,6 +9,8 @@ from pathlib import Path
 
 from umamba2.errors import InputError
 from umamba2.labels import INTERACTIVE, MULTICLASS, STSR, TASKS
+from umamba2.messages import say
+from umamba2.writing import Places, write_file
 
 # What a line on the screen shows; the file has everything.
 _SHOWN = {
@@ -41,19 +43,19 @@ def run(options: argparse.Namespace) -> int:
     """Grade, write the scores and print the gist; returns 0, or 1 if anything was missing or odd."""
     if options.label_map and options.challenge != MULTICLASS:
         raise InputError(f"--label-map: found it with {options.challenge}, expected {MULTICLASS}")
+    from umamba2.evaluation.cases import files_read
+
+    places = Places(path for folder in (options.predictions, options.ground_truth) for path in files_read(folder))
+    places.claim(options.output, options.predictions)
     report = _evaluate(options)
-    try:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    except OSError as error:
-        raise InputError(f"{options.output}: could not be written ({error.strerror}), expected a file name") from None
+    write_file(options.output, json.dumps(report, indent=2, allow_nan=False) + "\n")
     for problem in report["problems"]:
-        print(f"warning: {problem}", file=sys.stderr)
+        say(f"warning: {problem}", sys.stderr)
     if options.challenge == STSR:
         scores = {name: value for name, value in report.items() if isinstance(value, float)}
     else:
         scores = {name: report["aggregates"][name]["mean"] for name in _SHOWN[options.challenge]}
-    print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()) + f"  -> {options.output}")
+    say("  ".join(f"{name} {value:.4f}" for name, value in scores.items()) + f"  -> {options.output}")
     return 1 if report["problems"] else 0
 
 

@@ -9,7 +9,7 @@ with a fraction of its memory (scipy stores the nearest voxel's three indices, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import permutations, product
 
@@ -29,6 +29,8 @@ _ROUNDING = 2.5e-4
 # for a class of which a few voxels lie astray.
 _SPARSE = 150
 
+_FEW = 2**16 - 1  # labels up to here need no renumbering
+
 
 def dice(truth: np.ndarray, prediction: np.ndarray) -> float:
     """Dice coefficient of two bool arrays of one shape; 1 if both are empty."""
@@ -42,10 +44,10 @@ def iou(truth: np.ndarray, prediction: np.ndarray) -> float:
     return np.count_nonzero(truth & prediction) / union if union else 1.0
 
 
-def hd95(truth: np.ndarray, prediction: np.ndarray, diagonal: float | None = None) -> float:
+def hd95(truth: np.ndarray, prediction: np.ndarray) -> float:
     """95th percentile of the distances between the surfaces of two masks, both directions together, in voxels.
 
-    Bool arrays (z, y, x) of one shape. 0 if both are empty; if one is, ``diagonal``, by default the norm of the shape.
+    Bool arrays (z, y, x) of one shape. 0 if both are empty; if one is, the norm of the shape.
     The number of ``medpy.metric.binary.hd95`` without spacing, which ToothFairy3 grades with: a surface voxel has a
     face neighbour outside the mask, and everything beyond the volume is outside.
     """
@@ -53,7 +55,7 @@ def hd95(truth: np.ndarray, prediction: np.ndarray, diagonal: float | None = Non
     if box is None:
         return 0.0
     if not truth.any() or not prediction.any():
-        return float(np.linalg.norm(truth.shape)) if diagonal is None else diagonal
+        return float(np.linalg.norm(truth.shape))
     surfaces = _surface(truth[box]), _surface(prediction[box])
     squared = np.concatenate([_squared_distances(*surfaces), _squared_distances(*surfaces[::-1])])
     return float(np.percentile(np.sqrt(squared, dtype=np.float64), 95))
@@ -95,16 +97,37 @@ def bounding_box(mask: np.ndarray) -> Box | None:
     return tuple(box)
 
 
-def class_masks(truth: np.ndarray, prediction: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def class_masks(
+    truth: np.ndarray, prediction: np.ndarray
+) -> Iterator[tuple[float, np.ndarray | None, np.ndarray | None]]:
     """For each label above 0 that one of two label maps holds: the label and its two masks, bool, cut to their box.
 
-    Integer arrays (z, y, x) of one shape. Labels come in ascending order; those in neither map are left out.
+    Arrays (z, y, x) of one shape and any real type; negative values and NaN are background. Labels come in ascending
+    order; None stands for the mask of a map that lacks the label.
     """
-    boxes = [ndimage.find_objects(labels) for labels in (truth, prediction)]
-    for label in range(1, max(map(len, boxes)) + 1):
-        box = joint_box([found[label - 1] for found in boxes if label <= len(found)])
+    labels, maps = _ranked(truth, prediction)
+    boxes = [ndimage.find_objects(ranks, len(labels)) for ranks in maps]
+    for rank, (label, *found) in enumerate(zip(labels, *boxes), start=1):
+        box = joint_box(found)
         if box is not None:
-            yield label, truth[box] == label, prediction[box] == label
+            ours, theirs = (None if own is None else ranks[box] == rank for ranks, own in zip(maps, found))
+            yield label, ours, theirs
+
+
+def _ranked(*maps: np.ndarray) -> tuple[Sequence[float], list[np.ndarray]]:
+    """Label maps as small unsigned integers, the ranks of their labels (from 1), and which labels those are."""
+    top = max(float(labels.max(initial=0)) for labels in maps)
+    if top <= _FEW and all(labels.dtype.kind in "iu" for labels in maps):
+        kind = np.min_scalar_type(int(top))
+        positive = [labels if labels.dtype.kind == "u" else np.maximum(labels, 0) for labels in maps]
+        return range(1, int(top) + 1), [labels.astype(kind, copy=False) for labels in positive]
+    # Large or fractional ones: a slot for every number up to the largest could exceed any memory.
+    where = [labels > 0 for labels in maps]
+    every = np.unique(np.concatenate([np.unique(labels[mask]) for labels, mask in zip(maps, where)]))
+    ranks = [np.zeros(labels.shape, np.min_scalar_type(every.size)) for labels in maps]
+    for rank, labels, mask in zip(ranks, maps, where):
+        rank[mask] = np.searchsorted(every, labels[mask]) + 1
+    return every.tolist(), ranks
 
 
 def joint_box(boxes: list[Box | None]) -> Box | None:

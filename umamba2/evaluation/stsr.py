@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from umamba2.errors import InputError
-from umamba2.evaluation.cases import elsewhere, label_files, mean, read_prediction, run_all, small
+from umamba2.evaluation.cases import elsewhere, label_files, mean, read_prediction, run_all
 from umamba2.evaluation.metrics import Spacing, bounding_box, class_masks, dice, iou, joint_box, surface_dice
 from umamba2.labels import STRUCTURES, STSR
 from umamba2.volumes import Geometry, read_labels
@@ -43,7 +43,7 @@ def evaluate_stsr(predictions: str | Path, truths: str | Path, workers: int = 1)
     ground truth, nearest neighbour. Returns the grader's scores with ``case``, ``per_class`` (labels of all cases
     pooled) and ``problems``. Raises InputError for an unusable ground truth and for two files of one case.
     """
-    expected, found = _by_case(truths), _by_case(predictions)
+    (expected, nameless), (found, others) = _by_case(truths), _by_case(predictions)
     if not expected:
         raise InputError(f"{truths}: found no ground truth, expected files named like ..._<case>_Mask.nii.gz")
     tasks = [(case, path, found.pop(case, None)) for case, path in expected.items()]
@@ -54,21 +54,23 @@ def evaluate_stsr(predictions: str | Path, truths: str | Path, workers: int = 1)
         "case": {case: _scores([result]) for case, result in zip(expected, results)},
         "per_class": _per_class(results),
         "problems": [problem for result in results for problem in result.problems]
+        + nameless
+        + others
         + [f"{path}: found no ground truth in {truths}, left out" for path in found.values()],
     }
 
 
 def score_case(truth: np.ndarray, prediction: np.ndarray, spacing: Spacing) -> CaseScores:
-    """Compare two label maps: integer arrays (z, y, x) of one shape; spacing in mm."""
+    """Compare two label maps: arrays (z, y, x) of one shape and any real type; spacing in mm."""
     box = joint_box([bounding_box(truth), bounding_box(prediction)])
     if box is not None:
-        truth, prediction = small(truth[box]), small(prediction[box])
+        truth, prediction = truth[box], prediction[box]
     image = _compare(truth > 0, prediction > 0, spacing)
     instances, labels = {}, 0
     for label, ours, theirs in class_masks(truth, prediction):
         labels += 1
-        if ours.any():
-            instances[label] = _compare(ours, theirs, spacing)
+        if ours is not None:
+            instances[int(label)] = (0.0, 0.0, 0.0) if theirs is None else _compare(ours, theirs, spacing)
     matched = sum(overlap >= MATCH for _, overlap, _ in instances.values())
     return CaseScores(image, instances, matched / labels if labels else 1.0)
 
@@ -77,35 +79,36 @@ def _compare(truth: np.ndarray, prediction: np.ndarray, spacing: Spacing) -> tup
     return dice(truth, prediction), iou(truth, prediction), surface_dice(truth, prediction, spacing, TOLERANCE)
 
 
-def _by_case(folder: str | Path) -> dict[str, Path]:
+def _by_case(folder: str | Path) -> tuple[dict[str, Path], list[str]]:
+    """The files of a folder by their case, and a line for each that names none."""
     files: dict[str, Path] = {}
+    problems = []
     for path in label_files(folder):
         parts = path.name.split("_")
         if len(parts) < 2:
-            continue
-        if parts[-2] in files:
+            problems.append(f"{path}: found no case in the name, expected ..._<case>_Mask.nii.gz; left out")
+        elif parts[-2] in files:
             raise InputError(f"{path}: found {files[parts[-2]].name} for case {parts[-2]} too, expected one file each")
-        files[parts[-2]] = path
-    return files
+        else:
+            files[parts[-2]] = path
+    return files, problems
 
 
 def _score_files(task: tuple[str, Path, Path | None]) -> CaseScores:
     case, truth_path, path = task
     truth, grid = read_labels(truth_path)
-    read = read_prediction(path, f"case {case} ({truth_path.name})")
-    if isinstance(read, str):
-        return CaseScores(problems=[read])
-    labels, found = read
-    problems = []
+    labels, found, problems = read_prediction(path, f"case {case} ({truth_path.name})")
+    if labels is None or found is None:
+        return CaseScores(problems=problems)
     # The grader looks at nothing else: grids that differ only in origin or direction are compared voxel by voxel.
     if found.size != grid.size or found.spacing != grid.spacing:
         labels = resample(labels, found, grid)
         # Formats round spacings differently; that is nothing to tell.
         if found.size != grid.size or not np.allclose(found.spacing, grid.spacing, rtol=0, atol=1e-5):
             grids = f"found size {found.size}, spacing {found.spacing}, expected {grid.size}, {grid.spacing}"
-            problems = [f"{path}: {grids}; resampled"]
+            problems.append(f"{path}: {grids}; resampled")
     else:
-        problems = elsewhere(path, found, grid, "origin direction")
+        problems += elsewhere(path, found, grid, "origin direction")
     x, y, z = grid.spacing
     scores = score_case(truth, labels, (z, y, x))
     return CaseScores(scores.image, scores.instances, scores.accuracy, problems)

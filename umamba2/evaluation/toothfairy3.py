@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from os.path import exists
 from pathlib import Path
 
 import numpy as np
 
 from umamba2.errors import InputError
 from umamba2.evaluation.cases import (
+    RESULTS,
     elsewhere,
     first_existing,
     label_files,
@@ -37,8 +39,10 @@ _SLUGS = {MULTICLASS: "oral-pharyngeal-segmentation", INTERACTIVE: "iac-segmenta
 
 @dataclass(frozen=True)
 class _Case:
+    """A ground truth and its predictions, each with whether it was handed in or only should have been."""
+
     truth: Path
-    predictions: tuple[Path, ...]  # files that should be there
+    predictions: tuple[tuple[Path, bool], ...]
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,12 @@ def evaluate_multiclass(
     """
     if label_map not in GRADED_MAPS:
         raise InputError(f"label map: found {label_map!r}, expected {' or '.join(GRADED_MAPS)}")
-    found, names = _predictions(MULTICLASS, predictions), _truths(truths)
-    cases = [_Case(truth, (found.pop(name, Path(predictions) / truth.name),)) for name, truth in names.items()]
+    found, problems = _predictions(MULTICLASS, predictions)
+    cases = []
+    for name, truth in _truths(truths).items():
+        files = found.pop(name, [])
+        problems += [f"{path}: found another prediction of {name}, expected one; it counts too" for path in files[1:]]
+        cases.append(_Case(truth, tuple((path, True) for path in files) or ((Path(predictions) / truth.name, False),)))
     scores = _score_all(MULTICLASS, cases, label_map, workers)
     columns: dict[str, list] = {
         "Dice Average": [mean(s.dice) for s in scores],
@@ -80,7 +88,7 @@ def evaluate_multiclass(
         "case": {name: {str(i): value for i, value in enumerate(values)} for name, values in columns.items()},
         "aggregates": {name: summary(values) for name, values in columns.items()},
         "per_class": _per_class(MULTICLASS, scores, label_map),
-        "problems": [problem for s in scores for problem in s.problems] + _left_over(found, truths),
+        "problems": [problem for s in scores for problem in s.problems] + problems + _left_over(found, truths),
     }
 
 
@@ -88,16 +96,26 @@ def evaluate_interactive(predictions: str | Path, truths: str | Path, workers: i
     """Grade ToothFairy3's second task: Dice and HD95 of the two canals over six runs with 0 to 5 clicks.
 
     Folders as in `evaluate_multiclass`; the ground truth of prediction ``<case>_<n>`` is ``<case>``. ``AUC`` is the
-    integral over the runs by trapezoids of width 1, ``Final`` the value of the last. Returns and raises as
-    `evaluate_multiclass`.
+    integral over the runs by trapezoids of width 1, ``Final`` the value of the last. As in the grader, a run too many
+    counts as one more. Returns and raises as `evaluate_multiclass`.
     """
-    found, names = _predictions(INTERACTIVE, predictions), _truths(truths)
+    found, problems = _predictions(INTERACTIVE, predictions)
     cases = []
-    for name, truth in names.items():
-        runs = {run: Path(predictions) / f"{name}_{run}{truth.name[len(name) :]}" for run in RUNS}
-        for scan in [scan for scan in found if re.fullmatch(re.escape(name) + r"_\d+", scan)]:
-            runs[int(scan.rpartition("_")[2])] = found.pop(scan)
-        cases.append(_Case(truth, tuple(path for _, path in sorted(runs.items()))))
+    for name, truth in _truths(truths).items():
+        runs: list[tuple[int, Path, bool]] = []
+        seen = set()
+        for scan in [scan for scan in found if scan.rsplit("_", 1)[0] == name]:
+            number = _number(scan)
+            for path in found.pop(scan):
+                if number not in RUNS or number in seen:
+                    expected = f"expected {name}_0 to {name}_5, one each"
+                    problems.append(f"{path}: found a run too many ({scan}), {expected}; it counts too")
+                seen.add(number)
+                runs.append((_number(_scan(path.name)), path, True))
+        ending = truth.name[len(name) :]
+        runs += [(n, Path(predictions) / f"{name}_{n}{ending}", False) for n in RUNS if n not in seen]
+        runs.sort(key=lambda run: run[0])
+        cases.append(_Case(truth, tuple((path, given) for _, path, given in runs)))
     scores = _score_all(INTERACTIVE, cases, "platform", workers)
     columns: dict[str, dict[str, float]] = {"Dice_AUC": {}, "Dice_Final": {}, "HD95_AUC": {}, "HD95_Final": {}}
     for case in cases:
@@ -109,7 +127,7 @@ def evaluate_interactive(predictions: str | Path, truths: str | Path, workers: i
         "case": columns,
         "aggregates": {name: summary(list(values.values())) for name, values in columns.items()},
         "per_class": _per_class(INTERACTIVE, scores, "platform"),
-        "problems": [problem for s in scores for problem in s.problems] + _left_over(found, truths),
+        "problems": [problem for s in scores for problem in s.problems] + problems + _left_over(found, truths),
     }
 
 
@@ -152,29 +170,50 @@ def _truths(folder: str | Path) -> dict[str, Path]:
     return files
 
 
-def _predictions(task: str, folder: str | Path) -> dict[str, Path]:
-    """The predictions by the name of their scan, as ``results.json`` has it, else as the files are called."""
+def _predictions(task: str, folder: str | Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """The predictions by the name of their scan, as ``results.json`` has it, else as the files are called; and a line
+    for each that is left out."""
     folder = Path(folder)
     images = folder / "images" / _SLUGS[task]
     images = images if images.is_dir() else folder
-    if not (folder / "results.json").is_file():
-        files = label_files(images)
-        return {_scan(path.name): path for path in reversed(files)}  # reversed: .mha wins
-    entries = read_results(folder / "results.json")
-    return {_scan(scan): _output(images, output) for scan, output in entries}
+    found: dict[str, list[Path]] = {}
+    if not (folder / RESULTS).is_file():
+        problems = []
+        for path in label_files(images):  # .mha comes before .nii.gz
+            first = found.setdefault(_scan(path.name), [path])[0]
+            if first is not path:
+                problems.append(f"{path}: found {first.name} for the same scan, expected one file; left out")
+        return found, problems
+    entries, problems = read_results(folder / RESULTS)
+    scans: dict[str, str] = {}
+    for scan, output in entries:
+        if scans.get(output, scan) != scan:
+            both = f"{scans[output]} and {scan}"
+            problems.append(f"{folder / RESULTS}: found {output} for {both}, expected one; the last counts")
+        scans[output] = scan
+    for output, scan in scans.items():
+        found.setdefault(_scan(scan), []).append(_output(images, output))
+    return found, problems
 
 
 def _output(folder: Path, name: str) -> Path:
     path = folder / Path(name).name
-    return path if path.exists() else first_existing(folder, stem(path)) or path
+    return path if exists(path) else first_existing(folder, stem(path)) or path
 
 
 def _scan(name: str) -> str:
     return stem(name).removesuffix("_0000")
 
 
-def _left_over(found: dict[str, Path], truths: str | Path) -> list[str]:
-    return [f"{path}: found no ground truth in {truths}, left out" for _, path in sorted(found.items())]
+def _number(name: str) -> int:
+    """The number that a name ends with, or -1, as the grader has it."""
+    found = re.search(r"_(\d+)$", name)
+    return int(found[1]) if found else -1
+
+
+def _left_over(found: dict[str, list[Path]], truths: str | Path) -> list[str]:
+    paths = [path for _, paths in sorted(found.items()) for path in paths]
+    return [f"{path}: found no ground truth in {truths}, left out" for path in paths]
 
 
 def _score_all(task: str, cases: list[_Case], label_map: str, workers: int) -> list[_Scores]:
@@ -183,26 +222,27 @@ def _score_all(task: str, cases: list[_Case], label_map: str, workers: int) -> l
 
 
 def _score_case(case: _Case, task: str, label_map: str) -> list[_Scores]:
-    labels, grid = read_labels(case.truth)
+    labels, expected = read_labels(case.truth)
     truth = _classes(labels, class_table(task, label_map, dataset=True))
     table = class_table(task, label_map, dataset=False)
     scores = []
-    for path in case.predictions:
-        read = read_prediction(path, str(path))
-        if isinstance(read, str):
-            prediction, problems = None, [read]
-        elif read[0].shape != truth.shape:
-            raise InputError(f"{path}: found shape {read[0].shape}, expected {truth.shape} as in {case.truth}")
+    for path, given in case.predictions:
+        found, grid, problems = read_prediction(path if given else None, str(path))
+        if found is None or grid is None:
+            prediction = None
+        elif found.shape != truth.shape:
+            raise InputError(f"{path}: found shape {found.shape}, expected {truth.shape} as in {case.truth}")
         else:
-            prediction = _classes(read[0], table)
-            problems = elsewhere(path, read[1], grid, "spacing origin direction")
+            prediction = _classes(found, table)
+            problems += elsewhere(path, grid, expected, "spacing origin direction")
         scores.append(_Scores(path, case.truth, *dice_and_hd95(truth, prediction, len(STRUCTURES[task])), problems))
     return scores
 
 
 def _classes(labels: np.ndarray, table: np.ndarray) -> np.ndarray:
     if labels.dtype != np.uint8:
-        labels = np.where((labels < 0) | (labels > 255), 0, labels).astype(np.uint8)
+        ids = np.where((labels >= 0) & (labels <= 255), labels, 0).astype(np.uint8)
+        labels = np.where(ids == labels, ids, 0)  # fractions are no class
     return table[labels]
 
 
@@ -219,10 +259,14 @@ def dice_and_hd95(
         return [0.0] * classes, [diagonal] * classes, (sizes > 0).tolist()
     dices, distances, present = [1.0] * classes, [0.0] * classes, [False] * classes
     for label, ours, theirs in class_masks(truth, prediction):
-        if label <= classes:
-            dices[label - 1] = dice(ours, theirs)
-            distances[label - 1] = hd95(ours, theirs, diagonal)
-            present[label - 1] = bool(ours.any())
+        if label > classes:
+            break
+        i = int(label) - 1
+        present[i] = ours is not None
+        if ours is None or theirs is None:
+            dices[i], distances[i] = 0.0, diagonal
+        else:
+            dices[i], distances[i] = dice(ours, theirs), hd95(ours, theirs)
     return dices, distances, present
 
 

@@ -10,6 +10,7 @@ from umamba2.anatomy import slug
 from umamba2.errors import InputError
 from umamba2.exports.formats import FORMATS, MESHES
 from umamba2.labels import LABEL_MAPS, MULTICLASS, TASKS
+from umamba2.messages import say
 
 
 def add_parser(commands) -> None:
@@ -54,8 +55,8 @@ def run(options: argparse.Namespace) -> int:
     )
     for one in exported:
         mesh = "" if one.mesh_volume is None else f", mesh {one.mesh_volume:.1f} mm^3"
-        print(f"{slug(options.challenge, one.structure)}  voxels {one.volume:.1f} mm^3{mesh}")
+        say(f"{slug(options.challenge, one.structure)}  voxels {one.volume:.1f} mm^3{mesh}")
         if one.closed is False:
-            print(f"warning: {slug(options.challenge, one.structure)}: the mesh is not closed", file=sys.stderr)
-    print(f"{options.output}  {len(exported)} structures as {options.format}")
+            say(f"warning: {slug(options.challenge, one.structure)}: the mesh is not closed", sys.stderr)
+    say(f"{options.output}  {len(exported)} structures as {options.format}")
     return 1 if any(one.closed is False for one in exported) else 0

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from scipy import ndimage
 
 from umamba2.anatomy import as_training, fdi_number, select, slug
 from umamba2.errors import InputError
 from umamba2.exports.formats import FORMATS, MESHES
 from umamba2.exports.tables import Label, itksnap_table, segmentation, slicer_table
-from umamba2.labels import MULTICLASS, Structure, output_table
-from umamba2.volumes import Geometry, read_labels, stem, write_labels
-from umamba2.writing import write_file
+from umamba2.labels import MULTICLASS, STRUCTURES, Structure, output_table
+from umamba2.volumes import Geometry, read_labels, stem, write_image, write_labels
+from umamba2.writing import Places, write_file
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,11 @@ def export(
 ) -> list[Exported]:
     """Write the structures of a label map file into a folder, in a format of ``FORMATS``.
 
-    ``stl``, ``obj``: a file per structure, ``36_lower_left_first_molar.stl``; ``glb``: one scene, ``<case>.glb``. Mesh
-    coordinates are patient millimetres, LPS. ``seg.nrrd``: ``<case>.seg.nrrd``. ``nii.gz``: ``<case>.nii.gz``, with
-    ``<case>.ctbl`` for Slicer and ``<case>.itksnap.txt``. ``structures``: groups or FDI numbers, default all of them.
-    Raises InputError for a file that cannot be used, unknown names or ids, and if there is nothing to export.
+    ``stl``, ``obj``: a file per structure, ``<case>/36_lower_left_first_molar.stl``; those of structures that are
+    wanted but not there any more are removed. ``glb``: one scene, ``<case>.glb``. Mesh coordinates are patient
+    millimetres, LPS. ``seg.nrrd``: ``<case>.seg.nrrd``. ``nii.gz``: ``<case>.nii.gz``, with ``<case>.ctbl`` for Slicer
+    and ``<case>.itksnap.txt``. ``structures``: groups or FDI numbers, default all of them. Raises InputError for a file
+    that cannot be used, unknown names or ids, if there is nothing to export, and rather than overwrite ``source``.
     """
     if kind not in FORMATS:
         raise InputError(f"format: found {kind!r}, expected one of {', '.join(FORMATS)}")
@@ -59,17 +57,16 @@ def export(
     if not present:
         raise InputError(f"{source}: found none of {', '.join(structures or ())}, expected at least one")
     if kind in MESHES:
-        return _export_meshes(folder, stem(source), kind, labels, geometry, challenge, present, smooth)
+        return _export_meshes(folder, stem(source), kind, labels, geometry, challenge, wanted, smooth)
     shown = np.zeros(256, np.uint8)
     ids = output_table(challenge, label_map)
     for structure in present:
         shown[structure.training] = ids[structure.training]
     table = [_label(structure, challenge, int(ids[structure.training])) for structure in present]
     path = folder / f"{stem(source)}.{kind}"
-    if path.resolve() == source.resolve():
-        raise InputError(f"{path}: found the input itself as the output, expected another place")
+    Places([source]).claim(path, source)
     if kind == "seg.nrrd":
-        _write_image(path, segmentation(shown[labels], geometry, sorted(table, key=lambda label: label.id)))
+        write_image(path, segmentation(shown[labels], geometry, sorted(table, key=lambda label: label.id)))
     else:
         write_labels(path, shown[labels], geometry)
         write_file(folder / f"{stem(source)}.ctbl", slicer_table(table))
@@ -85,21 +82,26 @@ def _export_meshes(
     labels: np.ndarray,
     geometry: Geometry,
     challenge: str,
-    present: list[Structure],
+    wanted: list[Structure],
     smooth: bool,
 ) -> list[Exported]:
     from umamba2.exports.meshes import encode, encode_scene, make_surface
 
     surfaces, exported = [], []
-    boxes = ndimage.find_objects(labels)
-    for structure in present:
-        surface = make_surface(labels, boxes[structure.training - 1], structure, geometry, smooth)
+    boxes = ndimage.find_objects(labels, len(STRUCTURES[challenge]))
+    for structure in wanted:
+        box, path = boxes[structure.training - 1], folder / name / f"{slug(challenge, structure)}.{kind}"
+        if box is None:
+            if kind != "glb":
+                path.unlink(missing_ok=True)
+            continue
+        surface = make_surface(labels, box, structure, geometry, smooth)
         mesh = surface.mesh
         exported.append(Exported(structure, surface.volume, float(mesh.volume), bool(mesh.is_watertight)))
         if kind == "glb":
             surfaces.append(surface)
         else:
-            write_file(folder / f"{slug(challenge, structure)}.{kind}", encode(surface, kind))
+            write_file(path, encode(surface, kind))
     if surfaces:
         write_file(folder / f"{name}.glb", encode_scene(surfaces, challenge))
     return exported
@@ -109,16 +111,3 @@ def _label(structure: Structure, challenge: str, number: int) -> Label:
     fdi = fdi_number(challenge, structure)
     name = structure.name if fdi is None else f"{fdi} {structure.name}"
     return Label(number, name, slug(challenge, structure), structure.colour)
-
-
-def _write_image(path: Path, image: sitk.Image) -> None:
-    partial = path.with_name(f".partial.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(image, str(partial), useCompression=True)
-        os.replace(partial, path)
-    except (RuntimeError, OSError):
-        raise InputError(f"{path}: could not be written, expected a writable folder") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()

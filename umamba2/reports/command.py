@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from umamba2.errors import InputError
 from umamba2.labels import LABEL_MAPS, MULTICLASS, TASKS
+from umamba2.messages import say
+from umamba2.writing import Places
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,8 +50,9 @@ def run(options: argparse.Namespace) -> int:
     from umamba2.reports import read_case, write_report
 
     files = options.image, options.labels, options.ground_truth
+    Places(path for path in files if path is not None).claim(options.output, options.image)
     write_report(options.output, read_case(*files, options.challenge, options.label_map))
-    print(f"{options.output}  {options.output.stat().st_size / 1e6:.1f} MB")
+    say(f"{options.output}  {options.output.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
@@ -73,15 +76,21 @@ def beside(
     from umamba2.volumes import stem
 
     label_map = options.label_map or challenge.label_map
+    places = Places()
 
     def write(case: Case, volume: Volume, labels: np.ndarray) -> None:
+        files = {case.output.with_name(stem(case.output) + ending): function for ending, function in wanted}
+        for path in files:
+            places.claim(path, case.image)
+        for path in files:
+            path.unlink(missing_ok=True)  # whatever happens now, what lies there is of an earlier segmentation
         found = as_training(labels, str(case.output), challenge.name, label_map)
         oriented = states_orientation(str(case.image))
         reading = reports.Reading(
             case.image.name, volume.array, found, volume.geometry, challenge.name, label_map, oriented=oriented
         )
-        for ending, function in wanted:
-            getattr(reports, function)(case.output.with_name(stem(case.output) + ending), reading)
+        for path, function in files.items():
+            getattr(reports, function)(path, reading)
 
     return write
 

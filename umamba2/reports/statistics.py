@@ -60,7 +60,7 @@ def _agreement(truth: np.ndarray, labels: np.ndarray) -> dict[int, tuple[float, 
     from umamba2.evaluation.metrics import class_masks, dice, hd95
 
     return {
-        number: (dice(true, found), hd95(true, found) if true.any() and found.any() else None)
+        int(number): (0.0, None) if true is None or found is None else (dice(true, found), hd95(true, found))
         for number, true, found in class_masks(truth, labels)
     }
 
