@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +39,13 @@ def wait_until(condition, what):
 class Served:
     """A server process and its folders."""
 
-    def __init__(self, folder: Path, model: Path):
+    def __init__(self, folder: Path, model: Path, code: str | None = None):
         self.input, self.output, self.stderr = folder / "input", folder / "output", folder / "stderr"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        command = [sys.executable, "-m", "umamba2.serving", "--host", "127.0.0.1", "--port", str(self.port)]
+        program = ["-m", "umamba2.serving"] if code is None else ["-c", code]
+        command = [sys.executable, *program, "--host", "127.0.0.1", "--port", str(self.port)]
         folders = ["--input", str(self.input), "--output", str(self.output), "--model", str(model)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("UMAMBA2_")}
         environment |= {"UMAMBA2_CHALLENGE": MULTICLASS, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -70,6 +72,14 @@ class Served:
             return answer.status, json.loads(answer.read())
         finally:
             connection.close()
+
+    def talk(self, *parts, wait=0.0):
+        """Send the parts of a request, slowly, and return the whole answer."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(wait)
+            return connection.makefile("rb").read()
 
     def wipe(self):
         """What the platform does between calls, and worse: the folders themselves are new."""
@@ -173,6 +183,30 @@ def test_unknown_paths_and_methods(served):
     assert served.ask("GET", "/health")[0] == 200
 
 
+def test_head_is_get_without_the_body(served):
+    for path, code in (("/health", 200), ("/invoke", 405), ("/", 404)):
+        head, _, body = served.talk(f"HEAD {path} HTTP/1.1\r\n\r\n".encode()).partition(b"\r\n\r\n")
+        assert head.split()[1] == str(code).encode()
+        assert b"Content-Length: " in head
+        assert body == b""
+
+
+@pytest.mark.parametrize("length", ["-1", "ten", "1, 1", "0x10", "\u0663", "9" * 5000, ""])
+def test_lengths_that_are_none_are_answered(served, length):
+    request = f"POST /invoke HTTP/1.1\r\nContent-Length: {length}\r\n\r\n"
+    head, _, body = served.talk(request.encode()).partition(b"\r\n\r\n")
+    assert head.split()[1] == b"400"
+    (line,) = served.errors()
+    assert line == f"error: {json.loads(body)['error']}"
+    assert line.startswith("error: Content-Length: found '")
+
+
+def test_a_body_that_never_comes_is_answered(served):
+    head, _, body = served.talk(b"POST /invoke HTTP/1.1\r\nContent-Length: 5\r\n\r\nabc").partition(b"\r\n\r\n")
+    assert head.split()[1] == b"408"
+    assert "expected all of them" in json.loads(body)["error"]
+
+
 def test_calls_queue_and_health_answers_meanwhile(served):
     write_image(served.input / "images/cbct/a.mha", scan(shape=(20, 40, 40)))
     answers = []
@@ -201,6 +235,54 @@ def test_sigterm_finishes_the_call_in_progress(tmp_path, model):
     call.join(PATIENCE)
     assert answers == [(201, {"cases": 2, "warnings": []})]
     assert served.errors() == []
+
+
+def test_sigterm_waits_for_no_slow_client(tmp_path, model):
+    served = Served(tmp_path, model)
+    wait_until(lambda: served.ask("GET", "/health")[0] == 200, "the model")
+
+    def drip():
+        with suppress(OSError):
+            served.talk(b"GET /health HTTP/1.1\r\nX: ", *[b"y"] * 300, wait=0.2)
+
+    slow = threading.Thread(target=drip, daemon=True)
+    slow.start()
+    time.sleep(1)
+    assert slow.is_alive()
+    served.process.send_signal(signal.SIGTERM)
+    assert served.process.wait(30) == 0  # the client would go on for a minute
+
+
+# A server whose stderr cannot be written from the first call on, as on a full disk.
+DEAF = """
+import os, sys
+from umamba2.serving import server
+from umamba2.serving.__main__ import main
+ready = server.warm
+def warm(job):
+    ready(job)
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+server.warm = warm
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="found no /dev/full, expected Linux")
+def test_errors_are_answered_without_stderr(tmp_path, model):
+    served = Served(tmp_path, model, DEAF)
+    try:
+        wait_until(lambda: served.ask("GET", "/health")[0] == 200, "the model")
+        for _ in range(2):
+            code, answer = served.ask("POST", "/invoke")
+            assert code == 500
+            assert "found no such folder" in answer["error"]
+        assert served.ask("GET", "/nowhere")[0] == 404
+        served.wipe()
+        write_image(served.input / "images/cbct/a.mha", scan((1, 2)))
+        assert served.ask("POST", "/invoke")[0] == 201
+        assert served.stop() == 0
+    finally:
+        served.process.kill()
 
 
 def test_sigterm_while_loading(tmp_path, model):

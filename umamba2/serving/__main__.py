@@ -6,6 +6,7 @@ import sys
 
 from umamba2 import container
 from umamba2.errors import InputError
+from umamba2.messages import say
 from umamba2.serving.server import PORT, Server
 
 
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError("--challenge: found none, and no UMAMBA2_CHALLENGE, expected the name of a challenge")
         Server((options.host, options.port)).serve(options)
     except (InputError, OSError) as error:  # OSError: a port that is taken
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
     return 0
 

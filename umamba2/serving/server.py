@@ -14,21 +14,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
+import socket
 import sys
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from umamba2 import container
+from umamba2.messages import say
 
 if TYPE_CHECKING:
     from umamba2.challenges import Challenge, Job
 
 PORT = 4743  # the platform's
 Answer = tuple[int, dict[str, Any]]
+_POLL = 0.1  # seconds; a signal that comes just before a wait does not end it
+_LONGEST_BODY = 1 << 20  # bytes that are taken in
 _ROUTES = {"/health": "GET", "/invoke": "POST"}
 
 
@@ -41,9 +47,9 @@ class Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int]):
         super().__init__(address, _Handler)
         self.ready = self.stopping = False
-        # SimpleQueue, because its put may interrupt its own get, which is what a signal handler does.
-        self._calls: SimpleQueue[Future[Answer] | None] = SimpleQueue()
+        self._calls: SimpleQueue[Future[Answer]] = SimpleQueue()
         self._accepting = threading.Lock()
+        self._open: set[socket.socket] = set()  # connections with a client at the other end
 
     def serve(self, options: argparse.Namespace) -> None:
         """Load the model that the options name, then handle calls until SIGTERM or an interrupt.
@@ -52,7 +58,7 @@ class Server(ThreadingHTTPServer):
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        listener = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.1})
+        listener = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": _POLL})
         listener.start()
         try:
             self._work(options)
@@ -60,11 +66,12 @@ class Server(ThreadingHTTPServer):
             with self._accepting:
                 self.stopping = True
             while not self._calls.empty():  # calls that came too late
-                call = self._calls.get()
-                if call is not None:
-                    call.set_result(_STOPPING)
+                self._calls.get().set_result(_STOPPING)
             self.shutdown()
             listener.join()
+            for connection in list(self._open):  # a client that is still asking would be waited for, however slow
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RD)
             self.server_close()
 
     def _work(self, options: argparse.Namespace) -> None:
@@ -74,11 +81,17 @@ class Server(ThreadingHTTPServer):
         job = container.load_job(challenge, options)
         warm(job)
         self.ready = True
-        print(f"ready for {challenge.name}", flush=True)
+        say(f"ready for {challenge.name}")
         while not self.stopping:
-            call = self._calls.get()
-            if call is not None:
-                call.set_result(invoke(challenge, job, options))
+            try:
+                call = self._calls.get(timeout=_POLL)
+            except Empty:
+                continue
+            answer = _STOPPING
+            try:
+                answer = invoke(challenge, job, options)
+            finally:  # somebody is waiting, whatever happened
+                call.set_result(answer)
 
     def invoke(self) -> Answer:
         """Have the main thread handle what is in the input folder, and wait for the answer."""
@@ -95,11 +108,18 @@ class Server(ThreadingHTTPServer):
         if not self.ready:
             os._exit(0)  # nothing is promised yet, and loading may take longer than the platform waits
         self.stopping = True
-        self._calls.put(None)  # wakes the main thread up
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
 
     def handle_error(self, *_: object) -> None:
         """A client that went away costs one line."""
-        print(f"error: connection: found {sys.exc_info()[1]}, expected a whole request", file=sys.stderr, flush=True)
+        say(f"error: connection: found {sys.exc_info()[1]}, expected a whole request", sys.stderr)
 
 
 _LOADING: Answer = (503, {"error": "the model is being loaded"})
@@ -133,7 +153,7 @@ def invoke(challenge: Challenge, job: Job, options: argparse.Namespace) -> Answe
     except Exception as error:
         known = isinstance(error, (InputError, OSError))
         problem = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        print(f"error: {problem}", file=sys.stderr, flush=True)
+        say(f"error: {problem}", sys.stderr)
         return 500, {"error": problem}
     problems = [problem for outcome in outcomes for problem in outcome.problems]
     if any(outcome.failed for outcome in outcomes):
@@ -146,25 +166,38 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 5  # seconds for the client to send its request
 
     def _handle(self) -> None:
-        length = self.headers.get("Content-Length", "")
-        if length.isdecimal():  # a body means nothing here, but closing on an unread one would lose the answer
-            self.rfile.read(min(int(length), 1 << 20))
-        path = self.path.partition("?")[0]
+        if not self._read_body():
+            return
+        path, method = self.path.partition("?")[0], "GET" if self.command == "HEAD" else self.command
         if path not in _ROUTES:
             self.send_error(404, f"{self.command} {path}: found an unknown path, expected {' or '.join(_ROUTES)}")
-        elif self.command != _ROUTES[path]:
+        elif method != _ROUTES[path]:
             self.send_error(405, f"{self.command} {path}: found another method, expected {_ROUTES[path]}")
         elif path == "/health":
             self._answer(*((200, {"status": "ready"}) if self.server.ready else _LOADING))
         else:
             self._answer(*self.server.invoke())
 
+    def _read_body(self) -> bool:
+        """Take in a body, which means nothing here, but closing on an unread one would lose the answer; False if it is
+        none, which is answered."""
+        stated = self.headers.get("Content-Length", "0")
+        if not re.fullmatch(r"[0-9]{1,18}", stated):
+            self.send_error(400, f"Content-Length: found {stated[:80]!r}, expected a number of bytes")
+            return False
+        try:
+            self.rfile.read(min(int(stated), _LONGEST_BODY))
+        except TimeoutError:
+            self.send_error(408, f"body: found less than {stated} bytes within {self.timeout} s, expected all of them")
+            return False
+        return True
+
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer an error as JSON, and say it on stderr (also what the base class finds wrong with a request)."""
         message = message or self.responses[code][0]
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        say(f"error: {message}", sys.stderr)
         self._answer(code, {"error": message})
 
     def _answer(self, code: int, content: dict[str, Any]) -> None:
