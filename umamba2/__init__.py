@@ -8,21 +8,17 @@
 
 from __future__ import annotations
 
+from umamba2.lazy import lazily
+
 __version__ = "0.1.0"
 __all__ = ["InputError", "Predictor", "read_volume", "write_labels"]
 
-_HOMES = {
-    "InputError": "umamba2.errors",
-    "Predictor": "umamba2.engine.predict",
-    "read_volume": "umamba2.volumes",
-    "write_labels": "umamba2.volumes",
-}
-
-
-def __getattr__(name: str):
-    # Importing umamba2.labels or printing --help must not wait seconds for torch.
-    if name in _HOMES:
-        from importlib import import_module
-
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'umamba2' has no attribute {name!r}")
+__getattr__ = lazily(
+    __name__,
+    {
+        "InputError": "errors",
+        "Predictor": "engine.predict",
+        "read_volume": "volumes",
+        "write_labels": "volumes",
+    },
+)

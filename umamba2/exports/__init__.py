@@ -6,13 +6,8 @@
 
 from __future__ import annotations
 
+from umamba2.lazy import lazily
+
 __all__ = ["export"]
 
-
-def __getattr__(name: str):
-    # The command line asks this package for its options, and must not wait for SimpleITK to get them.
-    if name in __all__:
-        from importlib import import_module
-
-        return getattr(import_module("umamba2.exports.files"), name)
-    raise AttributeError(f"module 'umamba2.exports' has no attribute {name!r}")
+__getattr__ = lazily(__name__, {"export": "files"})
