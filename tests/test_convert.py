@@ -242,7 +242,7 @@ def test_an_incomplete_download_is_named_at_once(tmp_path, challenge, damage, me
     [
         ("labelsTr/ToothFairy3P_002.nii.gz", lambda: phantom(1).labels[:-1], "found size .*expected .*its image's"),
         ("labelsTr/ToothFairy3P_002.nii.gz", lambda: phantom(1).labels + np.uint8(1), "found label values"),
-        ("labelsTr/ToothFairy3P_002.nii.gz", lambda: phantom(1).labels / np.float32(3), "found non-integer values"),
+        ("labelsTr/ToothFairy3P_002.nii.gz", lambda: phantom(1).labels / np.float32(3), "expected whole numbers"),
         ("imagesTr/ToothFairy3P_002_0000.nii.gz", lambda: None, "found the end of the file"),
     ],
     ids=["grid", "ids", "fractions", "damaged"],
