@@ -24,6 +24,8 @@ _PACKAGED = {
     "report": ("write a page about a segmentation", "umamba2.reports.command"),
     "export": ("turn a label map into meshes, or add names and colours to it", "umamba2.exports.command"),
     "convert": ("turn a challenge's download into a dataset for training", "umamba2.training.command:add_convert"),
+    "plan": ("plan the training on a dataset", "umamba2.training.command:add_plan"),
+    "preprocess": ("preprocess a planned dataset", "umamba2.training.command:add_preprocess"),
 }
 _BESIDE = {
     "preview": "also write a picture of every result, <case>.preview.png",

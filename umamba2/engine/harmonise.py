@@ -23,11 +23,11 @@ SHARE = 0.5  # of the group below: soft tissue has more; if not, the two are sof
 SAMPLE = 2**21  # voxels looked at
 
 
-def harmonise(volume: np.ndarray) -> np.ndarray:
+def harmonise(volume: np.ndarray, name: str = "scan") -> np.ndarray:
     """The scan with its air at -1000 and its soft tissue at 40, float32, same shape.
 
     The result does not depend on the scanner's gain and offset. A scan that shows no two such peaks (a field of view
-    without air, say) comes back as it is, with a warning on stderr.
+    without air, say) comes back as it is, with a warning on stderr, which calls it by ``name``.
     """
     found = anchors(volume)
     if found is None:

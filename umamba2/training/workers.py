@@ -19,7 +19,6 @@ from umamba2.messages import say, unexpected
 
 Result = TypeVar("Result")
 
-DEFAULT = min(8, os.cpu_count() or 1)
 GB = 1e9
 
 

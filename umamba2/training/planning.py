@@ -1,0 +1,310 @@
+"""Fingerprint, plans and preprocessing: nnU-Net's own, with the published configuration added to the plans.
+
+On disk, in nnU-Net's preprocessed folder:
+
+- ``<dataset>/nnUNetResEncUNetLPlans_torchres.json``: nnU-Net's plans; ``3d_umamba2`` in them is ours;
+- ``<dataset>/<data identifier>/``: the labelled cases as nnU-Net stores them, ``<case>.b2nd``, ``_seg.b2nd``, ``.pkl``;
+- ``<dataset>/<data identifier>_unlabelled/``: the same for cases without labels. Their segmentation is 0, or -1 where
+  the scan itself is zero, their properties have no ``class_locations``. They lie apart because nnU-Net takes every case
+  of a folder for a labelled one; the splits file names them as ``unlabeled``.
+- ``<dataset>/gt_segmentations/``: the labels, for validation.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from umamba2.errors import InputError
+from umamba2.labels import STRUCTURES
+from umamba2.training.dataset import Dataset, verify
+from umamba2.training.presets import CONFIGURATION, FULL, PLANNER, PLANS, UNLABELLED_SUFFIX, Architecture, Preset
+from umamba2.training.workers import affordable, check_disk, run_all
+from umamba2.writing import write_file
+
+INTENSITY_SAMPLES = 50_000  # voxels per case
+# Memory and disk, measured with nnU-Net 2.8.1 on phantoms of ToothFairy3's size (see docs/training.md).
+PROCESS_BYTES = 0.45e9  # a worker that has imported torch and nnU-Net
+FINGERPRINT_BYTES = 13  # per voxel of the case in work
+STORED_BYTES = 4  # per voxel of a preprocessed case: 0.5 to 4 of the 6 that float32 and int16 take
+_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
+
+
+def plan(
+    dataset: Dataset,
+    preprocessed: Path,
+    preset: Preset,
+    patch: tuple[int, int, int] | None = None,
+    spacing: tuple[float, float, float] | None = None,
+    architecture: Architecture = FULL,
+    harmonised: bool = False,
+    workers: int = 1,
+) -> Path:
+    """Plan a dataset and return the plans file, in which the configuration ``3d_umamba2`` is the preset's.
+
+    ``patch`` (z, y, x) in voxels and ``architecture`` replace the preset's; ``spacing`` (z, y, x) in mm replaces the
+    median of the dataset. ``harmonised``: intensities go through `engine.harmonise` first, at training and inference.
+    The dataset is verified and its fingerprint extracted unless that has been done since it last changed.
+    Raises InputError for a dataset that is not the preset's or has a fault, and for a patch that does not fit.
+    """
+    check_preset(dataset, preset)
+    patch = patch or preset.patch
+    check_patch(patch, architecture)
+    with _nnunet():
+        from nnunetv2.experiment_planning.experiment_planners.resampling import resample_with_torch as planners
+    target = preprocessed / dataset.folder.name
+    _check_splits(dataset.folder / "splits_final.json", target / "splits_final.json")
+    fingerprint = target / "dataset_fingerprint.json"
+    if not fingerprint.is_file() or fingerprint.stat().st_mtime < dataset.newest:
+        _extract_fingerprint(dataset, workers)
+    with _nnunet():
+        planner = getattr(planners, PLANNER)(
+            dataset.folder.name,
+            overwrite_target_spacing=None if spacing is None else [float(mm) for mm in spacing],
+            suppress_transpose=True,  # the presets' patches and mirror axes are those of the array
+        )
+        planner.plan_experiment()
+    path = target / f"{PLANS}.json"
+    plans = json.loads(path.read_text())
+    if "3d_fullres" not in plans["configurations"]:
+        raise InputError(f"{dataset.folder}: found scans of one slice, expected volumes")
+    if harmonised:
+        plans["foreground_intensity_properties_per_channel"] = {"0": _harmonised_intensities(dataset, workers)}
+    add_configuration(plans, preset, patch, architecture, harmonised)
+    write_file(path, json.dumps(plans, indent=4) + "\n")
+    return path
+
+
+def add_configuration(
+    plans: dict[str, Any], preset: Preset, patch: tuple[int, int, int], architecture: Architecture, harmonised: bool
+) -> None:
+    """Add the preset's configuration to nnU-Net's plans, in place."""
+    from umamba2.checkpoints import HARMONISED
+
+    scheme = HARMONISED if harmonised else preset.normalisation
+    configuration = {
+        "inherits_from": "3d_fullres",
+        "data_identifier": preset.data_identifier + ("_harmonised" if harmonised else ""),
+        "batch_size": preset.batch_size,
+        "patch_size": list(patch),
+        "normalization_schemes": [scheme],
+        "use_mask_for_norm": [False],
+        "architecture": {
+            "network_class_name": preset.network,
+            "arch_kwargs": architecture.arch_kwargs(patch, takes_clicks=preset.clicks is not None),
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+    }
+    if preset.batch_dice is not None:
+        configuration["batch_dice"] = preset.batch_dice
+    if harmonised:  # their intensity statistics hold for nothing else; nnU-Net refuses what it does not know
+        for other in plans["configurations"].values():
+            if "normalization_schemes" in other:
+                other["normalization_schemes"] = [scheme]
+    plans["configurations"][CONFIGURATION] = configuration
+
+
+def check_preset(dataset: Dataset, preset: Preset) -> None:
+    """Raise InputError if a dataset has other classes than the preset's challenge."""
+    found, expected = dataset.challenge, preset.challenge
+    if found not in (None, expected):
+        raise InputError(f"{dataset.folder}: found a dataset for {found}, expected one for {expected}")
+    if len(dataset.ids) != len(STRUCTURES[expected]) + 1:
+        expected = f"{len(STRUCTURES[expected]) + 1} for {expected}"
+        raise InputError(f"{dataset.folder / 'dataset.json'}: found {len(dataset.ids)} labels, expected {expected}")
+
+
+def check_patch(patch: tuple[int, ...], architecture: Architecture) -> None:
+    """Raise InputError for a patch that the network cannot halve as often as it has to."""
+    steps = architecture.total_stride(patch)
+    if len(patch) != 3 or any(n < step or n % step for n, step in zip(patch, steps)):
+        size, divisor = ("x".join(map(str, numbers)) for numbers in (patch, steps))
+        raise InputError(f"--patch: found {size} voxels (z, y, x), expected sizes divisible by {divisor}")
+
+
+def _check_splits(source: Path, target: Path) -> None:
+    """See that training will use the dataset's folds, with its present list of unlabelled cases."""
+    if not source.is_file() or not target.is_file():
+        return
+    content = source.read_bytes()
+    try:
+        new, old = (
+            [{key: sorted(split[key]) for key in ("train", "val")} for split in json.loads(text)]
+            for text in (content, target.read_bytes())
+        )
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{target}: found no list of folds ({error}), expected train and val in each") from None
+    if new != old:
+        raise InputError(f"{target}: found other folds than in {source}, expected the same (remove what is outdated)")
+    write_file(target, content)
+
+
+def _extract_fingerprint(dataset: Dataset, workers: int) -> None:
+    largest = max(math.prod(fact.shape) for fact in verify(dataset, workers).values())
+    workers = affordable(workers, PROCESS_BYTES + FINGERPRINT_BYTES * largest, "fingerprint")
+    with _nnunet():
+        from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+
+        extractor = DatasetFingerprintExtractor(dataset.folder.name, workers)
+        extractor.show_progress_bar = os.isatty(2)
+        extractor.run(overwrite_existing=True)
+
+
+@contextmanager
+def _nnunet() -> Iterator[None]:
+    """Keep nnU-Net's remarks to itself, and put what it raises into one line."""
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    except ImportError as error:
+        raise InputError(f"training: found no {error.name}, expected pip install 'umamba2[train]'") from None
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"nnU-Net: found it stopped ({reason}), expected it to finish") from None
+
+
+# --- intensities after harmonisation ----------------------------------------------------------------------------------
+
+
+def _harmonised_intensities(dataset: Dataset, workers: int) -> dict[str, float]:
+    """nnU-Net's intensity statistics of labelled voxels, of harmonised scans."""
+    samples = run_all(harmonised_sample, dataset.cases, workers, "intensities")
+    values = np.concatenate(list(samples.values()))
+    low, median, high = np.percentile(values, (0.5, 50, 99.5))
+    return {
+        "mean": float(values.mean(dtype=np.float64)),
+        "median": float(median),
+        "std": float(values.std(dtype=np.float64)),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "percentile_99_5": float(high),
+        "percentile_00_5": float(low),
+    }
+
+
+def harmonised_sample(image: Path, labels: Path) -> np.ndarray:
+    """Intensities of labelled voxels of a case, drawn at random with replacement, as nnU-Net does; may be none."""
+    from umamba2.engine.harmonise import harmonise
+    from umamba2.engine.preprocess import nonzero_box
+    from umamba2.volumes import read_labels, read_volume
+
+    scan, truth = read_volume(image).array, read_labels(labels)[0]
+    box = nonzero_box(scan)  # preprocessing crops first
+    inside = harmonise(np.ascontiguousarray(scan[box]), str(image))[truth[box] > 0]
+    rng = np.random.default_rng(1234)
+    return inside[rng.integers(0, len(inside), INTENSITY_SAMPLES)] if len(inside) else inside
+
+
+# --- preprocessing ----------------------------------------------------------------------------------------------------
+
+
+def preprocess(dataset: Dataset, preprocessed: Path, workers: int = 1) -> Path:
+    """Preprocess a planned dataset, unlabelled cases too, and return the folder of the labelled ones.
+
+    Cases that are there and newer than their files and the plans are left as they are.
+    Raises InputError for a dataset that is not planned, too little memory or disk space, and for cases that fail.
+    """
+    target = preprocessed / dataset.folder.name
+    path = target / f"{PLANS}.json"
+    configuration = read_configuration(path)
+    with _nnunet():
+        import umamba2.training.preprocessor  # noqa: F401
+    folder = target / configuration["data_identifier"]
+    tasks: dict[str, tuple] = {case: (path, case, *pair, folder) for case, pair in dataset.cases.items()}
+    apart = folder.with_name(folder.name + UNLABELLED_SUFFIX)
+    tasks |= {case: (path, case, image, None, apart) for case, image in dataset.unlabelled.items()}
+    for kept, wanted in ((folder, dataset.cases), (apart, dataset.unlabelled)):
+        _forget_all_but(kept, set(wanted))
+    tasks = {case: task for case, task in tasks.items() if not _is_done(*task)}
+    before, after = _voxels(target / "dataset_fingerprint.json", configuration["spacing"])
+    workers = affordable(workers, bytes_in_memory(before.max(), after.max(), len(dataset.ids)), "preprocessing")
+    check_disk(target, STORED_BYTES * float(np.median(after)) * len(tasks), "the preprocessed cases")
+    run_all(preprocess_case, tasks, workers, "preprocessing")
+    for half in (folder, apart):
+        shutil.rmtree(_partial(half), ignore_errors=True)
+    truth = target / "gt_segmentations"
+    truth.mkdir(exist_ok=True)
+    for _, labels in dataset.cases.values():
+        copy = truth / labels.name
+        if not copy.is_file() or copy.stat().st_mtime < labels.stat().st_mtime:
+            shutil.copyfile(labels, copy)
+    return folder
+
+
+def read_configuration(path: Path) -> dict[str, Any]:
+    """Our configuration in a plans file, with what it inherits. Raises InputError if it is not there."""
+    try:
+        configurations = json.loads(path.read_text())["configurations"]
+        return {**configurations[configurations[CONFIGURATION]["inherits_from"]], **configurations[CONFIGURATION]}
+    except (OSError, ValueError, LookupError, TypeError):
+        raise InputError(f"{path}: found no configuration {CONFIGURATION}, expected `umamba2 plan` first") from None
+
+
+def preprocess_case(plans: Path, case: str, image: Path, labels: Path | None, folder: Path) -> None:
+    """Preprocess one case into a folder; its ``.pkl`` appears last, when the rest is complete."""
+    with _nnunet():
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+        from umamba2.training.preprocessor import Preprocessor
+
+    partial = _partial(folder) / case
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
+    manager = PlansManager(str(plans))
+    with _nnunet():
+        Preprocessor(verbose=False).run_case_save(
+            str(partial / case),
+            [str(image)],
+            None if labels is None else str(labels),
+            manager,
+            manager.get_configuration(CONFIGURATION),
+            str(plans.parent / "dataset.json"),
+        )
+    for ending in _ENDINGS:
+        os.replace(partial / f"{case}{ending}", folder / f"{case}{ending}")
+
+
+def _partial(folder: Path) -> Path:
+    """Where the cases of a folder are until they are complete: nnU-Net takes whatever lies in the folder itself."""
+    return folder.with_name(folder.name + ".partial")
+
+
+def _forget_all_but(folder: Path, cases: set[str]) -> None:
+    """Remove preprocessed cases that the dataset no longer has."""
+    for path in folder.glob("*.pkl"):
+        if path.stem not in cases:
+            for ending in _ENDINGS:
+                (folder / f"{path.stem}{ending}").unlink(missing_ok=True)
+
+
+def _is_done(plans: Path, case: str, image: Path, labels: Path | None, folder: Path) -> bool:
+    result = folder / f"{case}.pkl"
+    sources = [plans, image] if labels is None else [plans, image, labels]
+    return result.is_file() and all(result.stat().st_mtime >= source.stat().st_mtime for source in sources)
+
+
+def _voxels(fingerprint: Path, spacing: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels of each case before and after resampling."""
+    content = json.loads(fingerprint.read_text())
+    shapes = np.array(content["shapes_after_crop"], dtype=float)
+    after = np.rint(shapes * np.array(content["spacings"]) / np.array(spacing))
+    return shapes.prod(axis=1), after.prod(axis=1)
+
+
+def bytes_in_memory(before: float, after: float, classes: int) -> float:
+    """What preprocessing a case takes, by its voxels before and after resampling: up to 1.5 times what was measured.
+
+    Where the grid changes, nnU-Net holds a half-precision score of every label on the new one.
+    """
+    scores = 2 * (classes + 1) * after if before != after else 0
+    return PROCESS_BYTES + 20 * before + 16 * after + scores
