@@ -88,9 +88,7 @@ class Model:
     @property
     def left_right_pairs(self) -> tuple[tuple[int, int], ...]:
         """Channels whose names differ in "left" and "right" alone: they trade places in an x mirror image."""
-        by_name = {name.lower(): channel for name, channel in self.labels.items()}
-        others = ((re.sub(r"\bleft\b", "right", name), channel) for name, channel in by_name.items())
-        return tuple((channel, by_name[o]) for o, channel in others if o in by_name and by_name[o] != channel)
+        return pairs_by_name(self.labels)
 
     @property
     def challenge(self) -> str | None:
@@ -128,6 +126,13 @@ class Model:
         except RuntimeError as error:
             problem = " ".join(str(error).split())[:300]
             raise InputError(f"{self.folder}: fold {fold} does not fit its own plans ({problem})") from None
+
+
+def pairs_by_name(labels: dict[str, int]) -> tuple[tuple[int, int], ...]:
+    """Pairs (left, right) of classes whose names differ in "left" and "right" alone."""
+    by_name = {name.lower(): channel for name, channel in labels.items()}
+    others = ((re.sub(r"\bleft\b", "right", name), channel) for name, channel in by_name.items())
+    return tuple((channel, by_name[o]) for o, channel in others if o in by_name and by_name[o] != channel)
 
 
 @contextmanager
@@ -288,7 +293,7 @@ def _choose_folds(folder: Path, available: list[str], folds: int | str | Iterabl
 def _load_nnunet(folder: Path, paths: dict[str, Path]) -> Model:
     folds, head = {}, None
     for fold, path in paths.items():
-        checkpoint = _read_checkpoint(path)
+        checkpoint = read_checkpoint(path)
         weights = checkpoint.get("network_weights")
         if not isinstance(weights, dict):
             raise InputError(f"{path}: found no network_weights, expected an nnU-Net checkpoint")
@@ -448,7 +453,8 @@ def _read_json(path: Path) -> dict:
 # --- checkpoints without pickles --------------------------------------------------------------------------------------
 
 
-def _read_checkpoint(path: Path) -> dict:
+def read_checkpoint(path: Path) -> dict:
+    """A checkpoint file as tensors and plain values; InputError if it is damaged or asks for any other object."""
     try:
         with _numpy_values_allowed():
             # Memory-mapped, so that the optimizer state beside the weights is never read.

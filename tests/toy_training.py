@@ -1,0 +1,112 @@
+"""Tiny preprocessed datasets for the trainers' tests: phantoms on a coarse grid, through nnU-Net's own preprocessing."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import SimpleITK as sitk
+from small_models import make_plans
+
+from umamba2.labels import STRUCTURES, STSR, training_table
+from umamba2.phantoms import make_phantom
+from umamba2.training.options import VARIABLE, Options
+from umamba2.training.torchvision_quirk import make_importable
+
+DATASET, PLANS, CONFIGURATION = "Dataset901_Toy", "ToyPlans", "3d_umamba"
+PATCH = (16, 32, 32)
+SPACING = (3.0, 3.0, 3.0)
+SHAPE = (20, 30, 36)
+
+
+def make_dataset(root: Path, challenge: str, network: str = "nnunetv2.nets.UMambaBot2", batch_size: int = 1) -> Path:
+    """Five labelled cases and two unlabelled ones, two folds; the settings of `environment` find them."""
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = make_plans(network, spacing=SPACING, patch=PATCH)
+    plans["dataset_name"], plans["plans_name"] = DATASET, PLANS
+    plans["configurations"]["3d_fullres"]["batch_size"] = batch_size
+    plans["configurations"]["3d_fullres"]["batch_dice"] = False
+    dataset = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, **{s.name: s.training for s in STRUCTURES[challenge]}},
+        "numTraining": 5,
+        "file_ending": ".nii.gz",
+        "challenge": challenge,
+    }
+    folder = root / "nnUNet_preprocessed" / DATASET
+    data = folder / "nnUNetPlans_3d_fullres"
+    for path in (data, folder / "gt_segmentations", root / "raw"):
+        path.mkdir(parents=True)
+    manager = PlansManager(json.loads(json.dumps(plans)))
+    configuration = manager.get_configuration(CONFIGURATION)
+    labelled, unlabelled = [f"case_{i}" for i in range(5)], ["more_0", "more_1"]
+    for seed, case in enumerate([*labelled, *unlabelled]):
+        phantom = make_phantom(seed, SHAPE, SPACING)
+        labels = phantom.stsr_labels if challenge == STSR else training_table(challenge)[phantom.labels]
+        image_file, label_file = root / "raw" / f"{case}_0000.nii.gz", folder / "gt_segmentations" / f"{case}.nii.gz"
+        _write(phantom.image, image_file)
+        if case in labelled:
+            _write(labels, label_file)
+        DefaultPreprocessor(verbose=False).run_case_save(
+            str(data / case),
+            [str(image_file)],
+            str(label_file) if case in labelled else None,  # type: ignore[arg-type]
+            manager,
+            configuration,
+            dataset,
+        )
+    splits = [
+        {"train": labelled[1:], "val": labelled[:1], "unlabeled": unlabelled},
+        {"train": labelled[:4], "val": labelled[4:], "unlabeled": unlabelled},
+    ]
+    for name, content in {PLANS: plans, "dataset": dataset, "splits_final": splits, "dataset_fingerprint": {}}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return root
+
+
+def _write(array: np.ndarray, path: Path) -> None:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(SPACING)
+    sitk.WriteImage(image, str(path))
+
+
+def settings(root: Path, results: Path, **options) -> dict[str, str]:
+    """The environment in which nnU-Net finds the dataset, and the trainers small settings."""
+    from umamba2.training import PLUGIN
+
+    small = {"epochs": 2, "iterations": 2, "validation_iterations": 1, "save_every": 1, **options}
+    return {
+        "nnUNet_raw": str(root),
+        "nnUNet_preprocessed": str(root / "nnUNet_preprocessed"),
+        "nnUNet_results": str(results),
+        "nnUNet_extTrainer": str(PLUGIN),
+        "nnUNet_n_proc_DA": "0",
+        "nnUNet_def_n_proc": "1",
+        "nnUNet_compile": "false",
+        VARIABLE: json.dumps(vars(Options(**small))),
+    }
+
+
+@contextmanager
+def environment(root: Path, results: Path, **options):
+    with mock.patch.dict(os.environ, settings(root, results, **options)):
+        yield
+
+
+def make_trainer(name: str, fold: int | str = 0, resume: bool = False):
+    """A trainer of the dataset as `nnUNetv2_train` makes it, in the settings of `environment`."""
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    make_importable()
+    return get_trainer_from_args(DATASET, CONFIGURATION, fold, name, PLANS, resume, torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def output_folder(results: Path, trainer: str) -> Path:
+    return results / DATASET / f"{trainer}__{PLANS}__{CONFIGURATION}"

@@ -1,0 +1,43 @@
+"""Clicks for training: drawn on the patch as the network sees it, after augmentation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umamba2.clicks import simulate_clicks
+from umamba2.training.presets import Clicking
+
+
+def draw_clicks(labels: np.ndarray, settings: Clicking, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Clicks on one patch: labels (z, y, x) with 1 left and 2 right -> (N, 3) voxels and (N,) 0 left, 1 right.
+
+    A class of enough voxels gets none with probability ``settings.none``, else 1 to ``settings.most``, spread along
+    axis 0 as ToothFairy3's simulator does (arXiv 2509.12069).
+    """
+    points: list[tuple[int, int, int]] = []
+    sides: list[int] = []
+    for side in (0, 1):
+        mask = labels == side + 1
+        if np.count_nonzero(mask) < settings.fewest_voxels or rng.random() < settings.none:
+            continue
+        count = int(rng.integers(1, settings.most + 1))
+        drawn = simulate_clicks(mask, rng, count, settings.noise, settings.noise, settings.tries)
+        points += drawn
+        sides += [side] * len(drawn)
+    return np.array(points, np.float32).reshape(-1, 3), np.array(sides, np.int64)
+
+
+def batch_clicks(target: Tensor, settings: Clicking, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Clicks for a batch of patches, (B, 1, z, y, x) labels, as the network takes them: (B, N, 3) and (B, N).
+
+    Patches with fewer clicks than others are padded with label -1, which is no click.
+    """
+    drawn = [draw_clicks(labels.numpy(), settings, rng) for labels in target[:, 0].cpu()]
+    most = max(len(sides) for _, sides in drawn)
+    coordinates, sides = torch.zeros(len(drawn), most, 3), torch.full((len(drawn), most), -1)
+    for row, (points, own) in enumerate(drawn):
+        coordinates[row, : len(own)] = torch.from_numpy(points)
+        sides[row, : len(own)] = torch.from_numpy(own)
+    return coordinates, sides

@@ -1,0 +1,173 @@
+"""Pretraining without labels: a disruptive autoencoder learns to undo noise, blur and missing blocks.
+
+The method is that of the published self-supervised weights (arXiv 2509.20154); the numbers are in the presets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from umamba2.errors import InputError
+from umamba2.training import augment
+from umamba2.training.presets import Pretraining, Stage
+from umamba2.training.schedules import Rates, pretraining_rate
+from umamba2.training.trainer import UMamba2Trainer, without_classes
+
+
+def disrupt(patches: Tensor, settings: Pretraining, generator: torch.Generator | None = None) -> Tensor:
+    """Spoil (B, C, z, y, x) patches: add noise, sample down and up again (nearest), blank some blocks."""
+    noise = torch.randn(patches.shape, dtype=patches.dtype, device=patches.device, generator=generator)
+    spoilt = patches + noise * settings.noise_variance**0.5
+    shape = patches.shape[2:]
+    coarse = [max(1, n // settings.downsampling) for n in shape]
+    spoilt = F.interpolate(F.interpolate(spoilt, coarse, mode="nearest"), shape, mode="nearest")
+    blank = masked_blocks(len(patches), shape, settings, patches.device, generator)
+    return spoilt.masked_fill(blank, settings.mask_value)
+
+
+def masked_blocks(
+    batch: int,
+    shape: Sequence[int],
+    settings: Pretraining,
+    device: torch.device,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Which voxels to blank, (B, 1, z, y, x): the given share of the blocks that tile each patch."""
+    grid = [-(-n // settings.block) for n in shape]
+    count = int(np.prod(grid))
+    order = torch.rand(batch, count, device=device, generator=generator).argsort(1)
+    blocks = (order < round(settings.masked * count)).view(batch, 1, *grid)
+    for axis in (2, 3, 4):
+        blocks = blocks.repeat_interleave(settings.block, dim=axis)
+    return blocks[:, :, : shape[0], : shape[1], : shape[2]]
+
+
+class UMamba2Pretrainer(UMamba2Trainer):
+    """Pretraining on a dataset whose labels, if it has any, are not looked at."""
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature, which it inspects)
+    ):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.settings = self.preset.pretrain
+        self.num_epochs = self.settings.epochs
+        self.stages = [Stage(self.num_epochs, self.settings.learning_rate)]
+        self.initial_lr, self.weight_decay = self.settings.learning_rate, self.settings.weight_decay
+        self.clip = self.settings.clip
+        self.enable_deep_supervision = False
+        self.oversample_foreground_percent = 0.0
+
+    def initialize(self) -> None:
+        super().initialize()
+        self.dataset_class = without_classes(self.dataset_class)
+
+    def _left_right_pairs(self) -> tuple[tuple[int, int], ...]:
+        return ()
+
+    def _patches_per_step(self) -> int:
+        return self.settings.batch_size
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        network = UMamba2Trainer.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_input_channels, False
+        )
+        for head in network.decoder.seg_layers[:-1]:  # type: ignore[union-attr, index]
+            head.requires_grad_(False)  # coarser outputs, which nothing looks at
+        return network
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        weights = [weight for weight in self.network.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(weights, self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, Rates(optimizer, lambda epoch: pretraining_rate(self.settings, epoch, self.num_epochs))
+
+    def _build_loss(self) -> nn.Module:
+        return nn.L1Loss()
+
+    def _training_transforms(self) -> tuple[Any, Sequence[int]]:
+        transforms, initial_patch = super()._training_transforms()
+        return augment.spatial_only(transforms), initial_patch
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """All cases to learn from; a few of them also to draw pictures and the validation curve of."""
+        keys = sorted(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
+        if not keys:
+            raise InputError(f"{self.preprocessed_dataset_folder}: found no cases, expected some")
+        return keys, keys[:VALIDATION_CASES]
+
+    def loss_of(self, batch: dict) -> tuple[Tensor, Callable[[], str]]:
+        clean = self._to_device(batch["data"])
+        restored = self._run(self.network, disrupt(clean, self.settings), ())
+
+        def explain() -> str:
+            return "the reconstruction" if clean.isfinite().all() else "the input"
+
+        return self.loss(restored, clean), explain
+
+    def validation_step(self, batch: dict) -> dict:
+        clean = self._to_device(batch["data"])
+        spoilt = disrupt(clean, self.settings)
+        with self._autocast():
+            restored = self._run(self.network, spoilt, ())
+            loss = self.loss(restored, clean)
+        if self.local_rank == 0 and not self._drawn:
+            self._drawn = True
+            path = Path(self.output_folder, "reconstructions", f"epoch_{self.current_epoch:04d}.png")
+            draw([volume[0, 0].float().cpu().numpy() for volume in (clean, spoilt, restored)], path)
+        return {"loss": loss.detach().cpu().numpy()}
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._drawn = False
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        loss = float(np.mean([output["loss"] for output in val_outputs]))
+        if self.is_ddp:
+            everyone: list = [None] * dist.get_world_size()
+            dist.all_gather_object(everyone, loss)
+            loss = float(np.mean(everyone))
+        # nnU-Net keeps the checkpoint with the highest "Dice" and draws it: here the negative loss.
+        self.logger.log("mean_fg_dice", -loss, self.current_epoch)
+        self.logger.log("dice_per_class_or_region", [-loss], self.current_epoch)
+        self.logger.log("val_losses", loss, self.current_epoch)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Nothing: there are no segmentations to compare."""
+
+
+VALIDATION_CASES = 8
+
+
+def draw(volumes: Sequence[np.ndarray], path: Path) -> None:
+    """Write the middle slices of some (z, y, x) volumes side by side, in the grey values of the first, as a PNG."""
+    from PIL import Image
+
+    low, high = np.percentile(volumes[0], (1, 99))
+    rows = []
+    for axis in (0, 1, 2):
+        slices = [volume.take(volume.shape[axis] // 2, axis) for volume in volumes]
+        rows.append(np.concatenate([s if axis == 0 else s[::-1] for s in slices], axis=1))  # the head upright
+    width = max(row.shape[1] for row in rows)
+    page = np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1])), constant_values=low) for row in rows])
+    grey = np.clip((page - low) / max(high - low, 1e-6), 0, 1) * 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(grey.astype(np.uint8)).save(path)

@@ -1,0 +1,45 @@
+"""Learning rates by epoch, as plain functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from umamba2.training.presets import Pretraining, Stage
+
+
+def stage_at(stages: Sequence[Stage], epoch: int) -> tuple[int, int]:
+    """Which of several stages, trained one after the other, an epoch belongs to, and its number within that stage."""
+    for index, stage in enumerate(stages[:-1]):
+        if epoch < stage.epochs:
+            return index, epoch
+        epoch -= stage.epochs
+    return len(stages) - 1, epoch
+
+
+def stage_rate(stage: Stage, epoch: int) -> float:
+    """The learning rate of an epoch of a stage: nnU-Net's polynomial, or a straight line to ``final_rate``."""
+    done = epoch / stage.epochs
+    if stage.schedule == "poly":
+        return stage.learning_rate * (1 - done) ** 0.9
+    return stage.learning_rate + (stage.final_rate - stage.learning_rate) * done
+
+
+def pretraining_rate(settings: Pretraining, epoch: int, epochs: int) -> float:
+    """A straight line from ``warmup_rate`` to ``learning_rate``, then half a cosine down to ``final_rate``."""
+    warmup = min(settings.warmup_epochs, epochs - 1)
+    if epoch < warmup:
+        return settings.warmup_rate + (settings.learning_rate - settings.warmup_rate) * epoch / warmup
+    cosine = (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup))) / 2
+    return settings.final_rate + (settings.learning_rate - settings.final_rate) * cosine
+
+
+class Rates:
+    """What nnU-Net's trainer expects of a scheduler: ``step(epoch)`` sets the optimizer's learning rate."""
+
+    def __init__(self, optimizer, rate: Callable[[int], float]):
+        self.optimizer, self.rate = optimizer, rate
+
+    def step(self, epoch: int) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(epoch)
