@@ -1,6 +1,6 @@
 """Make docs/result.png: a phantom the demo model has never seen, what it finds in it, and the ground truth.
 
-    python docs/make_result.py
+python docs/make_result.py
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tiny preprocessed datasets for the trainers' tests: phantoms on a coarse grid, through nnU-Net's own preprocessing."""
+"""Tiny preprocessed datasets for the trainers: phantoms on a coarse grid, through nnU-Net's own preprocessing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from small_models import make_plans
 from umamba2.labels import STRUCTURES, STSR, training_table
 from umamba2.phantoms import make_phantom
 from umamba2.training.options import VARIABLE, Options
+from umamba2.training.presets import UNLABELLED_SUFFIX
 from umamba2.training.torchvision_quirk import make_importable
 
 DATASET, PLANS, CONFIGURATION = "Dataset901_Toy", "ToyPlans", "3d_umamba"
@@ -32,6 +33,8 @@ def make_dataset(root: Path, challenge: str, network: str = "nnunetv2.nets.UMamb
     plans["dataset_name"], plans["plans_name"] = DATASET, PLANS
     plans["configurations"]["3d_fullres"]["batch_size"] = batch_size
     plans["configurations"]["3d_fullres"]["batch_dice"] = False
+    for what in ("data", "seg"):  # nnU-Net's four threads for resampling leave OpenMP in a state that can hang
+        plans["configurations"]["3d_fullres"][f"resampling_fn_{what}_kwargs"]["num_threads"] = 1
     dataset = {
         "channel_names": {"0": "CT"},
         "labels": {"background": 0, **{s.name: s.training for s in STRUCTURES[challenge]}},
@@ -41,7 +44,8 @@ def make_dataset(root: Path, challenge: str, network: str = "nnunetv2.nets.UMamb
     }
     folder = root / "nnUNet_preprocessed" / DATASET
     data = folder / "nnUNetPlans_3d_fullres"
-    for path in (data, folder / "gt_segmentations", root / "raw"):
+    apart = data.with_name(data.name + UNLABELLED_SUFFIX)
+    for path in (data, apart, folder / "gt_segmentations", root / "raw"):
         path.mkdir(parents=True)
     manager = PlansManager(json.loads(json.dumps(plans)))
     configuration = manager.get_configuration(CONFIGURATION)
@@ -54,7 +58,7 @@ def make_dataset(root: Path, challenge: str, network: str = "nnunetv2.nets.UMamb
         if case in labelled:
             _write(labels, label_file)
         DefaultPreprocessor(verbose=False).run_case_save(
-            str(data / case),
+            str((data if case in labelled else apart) / case),
             [str(image_file)],
             str(label_file) if case in labelled else None,  # type: ignore[arg-type]
             manager,

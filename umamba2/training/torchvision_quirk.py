@@ -15,7 +15,7 @@ _LIBRARIES = []  # what torch forgets along with the object that defined it
 def make_importable() -> None:
     """Import torchvision, if need be with its operators declared but not there."""
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from os.path import isfile
+from os.path import isdir, isfile
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from umamba2.labels import STRUCTURES, left_right_pairs
 from umamba2.training import augment, losses, semi
 from umamba2.training.clicks import batch_clicks
 from umamba2.training.options import Options, preset_for
-from umamba2.training.presets import Preset, SemiSupervision, Stage
+from umamba2.training.presets import UNLABELLED_SUFFIX, Preset, SemiSupervision, Stage
 from umamba2.training.pretrained import read_weights, transfer
 from umamba2.training.schedules import Rates, stage_at, stage_rate
 
@@ -190,17 +190,17 @@ class UMamba2Trainer(nnUNetTrainer):
 
     def do_split(self) -> tuple[list[str], list[str]]:
         training, validation = super().do_split()
-        self._check_preprocessed([*training, *validation])
+        self._check_preprocessed(self.preprocessed_dataset_folder, [*training, *validation])
         if not training or not validation:
             found = f"{len(training)} training and {len(validation)} validation cases"
             raise InputError(f"fold {self.fold}: found {found}, expected some of each")
         return training, validation
 
-    def _check_preprocessed(self, keys: Sequence[str]) -> None:
-        missing = sorted(set(keys) - set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)))
+    def _check_preprocessed(self, folder: str, keys: Sequence[str]) -> None:
+        missing = sorted(set(keys) - set(self.dataset_class.get_identifiers(folder) if isdir(folder) else ()))
         if missing:
             some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            raise InputError(f"{self.preprocessed_dataset_folder}: found no {some}, expected all cases of the splits")
+            raise InputError(f"{folder}: found no {some}, expected all cases of the splits (`umamba2 preprocess`)")
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         patch = self.configuration_manager.patch_size
@@ -435,11 +435,6 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
 
     # --- data -------------------------------------------------------------------------------------------------------
 
-    def do_split(self) -> tuple[list[str], list[str]]:
-        training, validation = super().do_split()
-        unlabelled = set(self._unlabelled_keys())  # which fold "all" takes for labelled where both lie in one folder
-        return [k for k in training if k not in unlabelled], [k for k in validation if k not in unlabelled]
-
     def _unlabelled_keys(self) -> list[str]:
         file = Path(self.preprocessed_dataset_folder_base, "splits_final.json")
         splits = json.loads(file.read_text()) if file.is_file() else []
@@ -452,7 +447,9 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
     def get_dataloaders(self) -> tuple[Any, Any]:
         labelled, validation = super().get_dataloaders()
         transforms, initial_patch = self._training_transforms()
-        dataset = without_classes(self.dataset_class)(self.unlabelled_folder, self._unlabelled_keys())
+        folder, keys = f"{self.preprocessed_dataset_folder}{UNLABELLED_SUFFIX}", self._unlabelled_keys()
+        self._check_preprocessed(folder, keys)
+        dataset = without_classes(self.dataset_class)(folder, keys)
         unlabelled = self._augmenter(dataset, initial_patch, augment.weak_and_strong(transforms), 2)
         return _Mixed(labelled, unlabelled, self._is_unlabelled_step), validation
 
