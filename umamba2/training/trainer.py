@@ -106,6 +106,7 @@ class UMamba2Trainer(nnUNetTrainer):
     def initialize(self) -> None:
         # As for one process first: nnU-Net would ask for the GPU of this rank, which a CPU does not have.
         distributed, self.is_ddp = self.is_ddp, False
+        torch.manual_seed(self.options.seed)
         super().initialize()
         self.is_ddp = distributed
         if self.options.pretrained and not self.logger.resume:  # a resumed run has its weights in its checkpoint
@@ -377,11 +378,28 @@ class UMamba2Trainer(nnUNetTrainer):
             os.replace(partial_file, filename)  # so that a run that is killed leaves the one before
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        if isinstance(filename_or_checkpoint, str):
-            filename_or_checkpoint = read_checkpoint(Path(filename_or_checkpoint))
-        super().load_checkpoint(filename_or_checkpoint)
-        # nnU-Net writes its periodic checkpoint before it looks whether the epoch was the best.
-        self._best_ema = max(self.logger.get_value("ema_fg_dice", step=None), default=self._best_ema)
+        if not self.was_initialized:
+            self.initialize()
+        checkpoint = filename_or_checkpoint
+        if isinstance(checkpoint, str):
+            checkpoint = read_checkpoint(Path(checkpoint))  # nnU-Net would run whatever code is in the file
+        try:
+            self.bare_network.load_state_dict(checkpoint["network_weights"])
+            self.optimizer.load_state_dict(checkpoint["optimizer_state"])
+            self.my_init_kwargs = checkpoint["init_args"]
+            self.current_epoch = checkpoint["current_epoch"]
+            self.logger.load_checkpoint(checkpoint["logging"])
+            self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
+            scaling = checkpoint["grad_scaler_state"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            problem = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{self.output_folder}: found a checkpoint without {problem}, expected one of this training"
+            ) from None
+        if self.grad_scaler and scaling:
+            self.grad_scaler.load_state_dict(scaling)
+        # Not the stored one: nnU-Net writes its periodic checkpoint before it looks whether the epoch was the best.
+        self._best_ema = max(self.logger.get_value("ema_fg_dice", step=None), default=None)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         # nnU-Net averages over mirror images without swapping sides, and gives no clicks.
