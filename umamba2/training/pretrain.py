@@ -53,6 +53,8 @@ def masked_blocks(
 class UMamba2Pretrainer(UMamba2Trainer):
     """Pretraining on a dataset whose labels, if it has any, are not looked at."""
 
+    _drawn = False
+
     def __init__(
         self,
         plans: dict,
@@ -100,7 +102,7 @@ class UMamba2Pretrainer(UMamba2Trainer):
         optimizer = torch.optim.AdamW(weights, self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, Rates(optimizer, lambda epoch: pretraining_rate(self.settings, epoch, self.num_epochs))
 
-    def _build_loss(self) -> nn.Module:
+    def _build_loss(self) -> Any:
         return nn.L1Loss()
 
     def _training_transforms(self) -> tuple[Any, Sequence[int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 _MISSING = ("nms", "qnms")  # operators that importing it takes for granted
-_LIBRARIES = []  # what torch forgets along with the object that defined it
+_LIBRARIES: list[torch.library.Library] = []  # what torch forgets along with the object that defined it
 
 
 def make_importable() -> None:

@@ -53,6 +53,12 @@ class NotFinite(Exception):
 class UMamba2Trainer(nnUNetTrainer):
     """Supervised training of any network of the family, with clicks if the preset has some."""
 
+    is_ddp: bool
+    network: Any
+    dataset_class: Any
+    dataloader_train: Any
+    inference_allowed_mirroring_axes: tuple[int, ...] | None
+
     def __init__(
         self,
         plans: dict,
@@ -168,7 +174,7 @@ class UMamba2Trainer(nnUNetTrainer):
         stage, epoch = stage_at(self.stages, epoch)
         return stage_rate(self.stages[stage], epoch)
 
-    def _build_loss(self) -> nn.Module:
+    def _build_loss(self) -> Any:
         loss = super()._build_loss()  # with nnU-Net's weights for every resolution
         if self.preset.soft_target or self.preset.class_weights:
             classes = self.label_manager.num_segmentation_heads
@@ -423,7 +429,8 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
     def initialize(self) -> None:
         super().initialize()
         # DDP wants every pass that has a gradient to go through its own forward; a hook reaches the features there.
-        self.bare_network.encoder.register_forward_hook(torch.compiler.disable(self._perturb))
+        encoder: Any = self.bare_network.encoder
+        encoder.register_forward_hook(torch.compiler.disable(self._perturb))
         self.pseudo_loss = DC_and_CE_loss(
             {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False},
             {},
