@@ -17,6 +17,7 @@ import json
 import math
 import os
 import shutil
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -27,6 +28,7 @@ import numpy as np
 from umamba2.errors import InputError
 from umamba2.labels import STRUCTURES
 from umamba2.training.dataset import Dataset, verify
+from umamba2.training.paths import use_folders
 from umamba2.training.presets import CONFIGURATION, FULL, PLANNER, PLANS, UNLABELLED_SUFFIX, Architecture, Preset
 from umamba2.training.workers import affordable, check_disk, run_all
 from umamba2.writing import write_file
@@ -61,6 +63,8 @@ def plan(
     check_patch(patch, architecture)
     with _nnunet():
         from nnunetv2.experiment_planning.experiment_planners.resampling import resample_with_torch as planners
+    # nnU-Net takes its folders from the environment, whoever calls.
+    use_folders(Namespace(raw=dataset.folder.parent, preprocessed=preprocessed), "raw", "preprocessed")
     target = preprocessed / dataset.folder.name
     _check_splits(dataset.folder / "splits_final.json", target / "splits_final.json")
     fingerprint = target / "dataset_fingerprint.json"
