@@ -9,11 +9,12 @@ import argparse
 import sys
 
 from umamba2 import container
+from umamba2.engine.budget import process_start
 from umamba2.messages import exit_code
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the platform's job; 0 if every case went well, 1 if anything was wrong."""
+    """Run the platform's job; 0 if every case has an output (and, if strict, nothing was wrong), else 1."""
     parser = container.option_parser("Segment the dental CBCT scans that a challenge platform mounted.")
     options = parser.parse_args(argv)
     return exit_code(lambda: _run(options))
@@ -28,8 +29,9 @@ def _run(options: argparse.Namespace) -> int:
         challenge = challenges.recognise(options.input)
     source, output = container.mounts(challenge, options)
     cases = challenges.list_cases(challenge, source, output, options.suffix)
-    outcomes = challenges.run(cases, container.load_job(challenge, options), output)
-    return 1 if any(outcome.problems for outcome in outcomes) else 0
+    deadline = container.deadline(options, process_start())
+    outcomes = challenges.run(cases, container.load_job(challenge, options), output, deadline)
+    return 0 if challenges.succeeded(outcomes, options.strict) else 1
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +26,33 @@ class StandIn:
         self.challenge = challenge
         self.settings: dict = {}
         self.calls: list = []
+        self.deadlines: list = []
 
-    def predict(self, volume, spacing, clicks=None):
+    def predict(self, volume, spacing, clicks=None, deadline=None, record=None):
         assert volume.dtype == np.float32
         assert volume.ndim == len(spacing) == 3
         assert np.isfinite(volume).all()
         assert (clicks is not None) == self.takes_clicks
+        self.deadlines.append(deadline)
         self.calls.append((volume.shape, tuple(spacing), clicks))
         if (volume == 9999).any():
             raise RuntimeError("the accelerator\nran out of memory")
         labels = np.rint(volume - 1000)
         return np.where((labels > 0) & (labels < self.num_classes), labels, 0).astype(np.uint8)
+
+
+@dataclass
+class StandInModel:
+    """What `load_model` gives for a stand-in's folder."""
+
+    folder: Path
+    folds: list[str] | None
+    challenge: str | None
+
+
+def load_stand_in(folder, folds=None):
+    """In place of `load_model`."""
+    return StandInModel(Path(folder), folds, json.loads((Path(folder) / "model.json").read_text())["challenge"])
 
 
 class StandInLoader:
@@ -45,6 +62,8 @@ class StandInLoader:
 
     @classmethod
     def from_folder(cls, folder, **settings):
+        if isinstance(folder, StandInModel):
+            folder, settings["folds"] = folder.folder, folder.folds
         predictor = StandIn(**json.loads((Path(folder) / "model.json").read_text()))
         predictor.settings = {"folder": Path(folder), **settings}
         cls.made.append(predictor)

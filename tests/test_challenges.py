@@ -169,7 +169,7 @@ def test_two_images_for_one_output(tmp_path):
         write_image(tmp_path / name, scan((1, 2)))
     cases = list_cases(CHALLENGES[STSR], tmp_path, tmp_path / "out")
     outcomes = run(cases, Job(StandIn(STSR), CHALLENGES[STSR]), tmp_path / "out")
-    assert [outcome.failed for outcome in outcomes] == [False, True, False]
+    assert [outcome.written for outcome in outcomes] == [True, False, True]
     assert outcomes[1].problems == [
         f"{tmp_path / 'a.nii.gz'}: found {tmp_path / 'out/a_Mask.nii.gz'} taken by {tmp_path / 'a.nii'}, "
         "expected an output of its own"
@@ -293,7 +293,7 @@ def test_results_are_what_evalutils_writes(tmp_path):
     )
     files = {str(path.relative_to(out)) for path in out.rglob("*")}
     folder = "images/oral-pharyngeal-segmentation"
-    assert files == {"results.json", "metadata", "images", folder, f"{folder}/a.mha", f"{folder}/b.mha"}
+    assert files == {"results.json", "run.json", "metadata", "images", folder, f"{folder}/a.mha", f"{folder}/b.mha"}
 
 
 def test_evalutils_is_asked_for_only_where_it_is_needed(monkeypatch):

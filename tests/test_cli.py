@@ -6,10 +6,10 @@ import types
 
 import numpy as np
 import pytest
-from stand_in import OBLIQUE, StandInLoader, scan, write_clicks, write_image, write_model
+from stand_in import OBLIQUE, StandInLoader, load_stand_in, scan, write_clicks, write_image, write_model
 
 import umamba2
-from umamba2 import cli
+from umamba2 import checkpoints, cli
 from umamba2.labels import INTERACTIVE, MULTICLASS, STSR
 from umamba2.volumes import read_labels
 
@@ -20,6 +20,7 @@ def predict(tmp_path, monkeypatch, capfd):
     stand_in = types.ModuleType("umamba2.engine.predict")
     stand_in.Predictor = StandInLoader
     monkeypatch.setitem(sys.modules, "umamba2.engine.predict", stand_in)
+    monkeypatch.setattr(checkpoints, "load_model", load_stand_in)
     StandInLoader.made.clear()
 
     def run(task, source, out, *options, states=None):
@@ -114,8 +115,10 @@ def test_clicks_from_a_file_a_folder_or_not_at_all(predict, tmp_path):
     assert code == 1
     assert errors == [f"error: {a}: found one click file for 2 images, expected a folder of them"]
     (tmp_path / "clicks/iac_clicks_b_2.json").unlink()
-    code, (error,) = predict(INTERACTIVE, tmp_path / "in", tmp_path / "out", "--clicks", tmp_path / "clicks")
-    assert code == 1
+    for strict in ([], ["--strict"]):
+        options = ["--clicks", tmp_path / "clicks", *strict]
+        code, (error,) = predict(INTERACTIVE, tmp_path / "in", tmp_path / "out", *options)
+        assert code == len(strict)
     assert error.startswith(f"warning: {tmp_path / 'clicks/iac_clicks_b_2.json'}: found no such file, expected")
     assert counts() == [1, 0]
 

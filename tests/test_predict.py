@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from small_models import PATCH, make_model
+from windows import scores
 
 from umamba2 import InputError, Predictor
 from umamba2.checkpoints import load_model
 from umamba2.clicks import Clicks
 from umamba2.engine import network
-from umamba2.engine import predict as module
+from umamba2.engine.window import SlidingWindow, _inside
 
 SPACING = (0.3, 0.3, 0.3)
 CLICKS = Clicks(np.array([[5.0, 30.0, 10.0], [9.0, 3.0, 20.0]]), np.array([0, 1]))
@@ -64,7 +65,7 @@ def test_logits_equal_nnunets_predictor(tmp_path, monkeypatch):
     theirs.initialize_from_trained_model_folder(str(folder), (0, 1), "checkpoint_best.pth")
     tensor = normalised((20, 45, 30))
     expected = theirs.predict_logits_from_preprocessed_data(tensor).float()
-    ours = load(folder).scores(tensor)
+    ours = scores(load(folder), tensor)
     assert ours.shape == expected.shape
     inside = (slice(None), slice(2, -2), slice(2, -2), slice(2, -2))
     torch.testing.assert_close(ours[inside], expected[inside], atol=1e-3, rtol=0)
@@ -77,36 +78,36 @@ def test_mirrors_and_folds_equal_a_naive_loop(folder):
     tile = normalised(PATCH)
     swap = [0, 2, 1, 3, 4]
     expected = []
-    for net in predictor.nets:
+    for net in predictor.runner.nets.values():
         expected.append(net(tile[None])[0])
         expected.append(net(tile[None].flip(3))[0].flip(2))
         expected.append(net(tile[None].flip(4))[0].flip(3)[swap])
         expected.append(net(tile[None].flip(3, 4))[0].flip(2, 3)[swap])
-    torch.testing.assert_close(predictor.scores(tile), torch.stack(expected).mean(0), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(scores(predictor, tile), torch.stack(expected).mean(0), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_clicks_are_mirrored_with_the_tile(click_folder):
     predictor = load(click_folder, mirror_axes=(2,), left_right_pairs=((1, 2),))
-    tile, net = normalised(PATCH), predictor.nets[0]
+    tile, net = normalised(PATCH), predictor.runner.nets["0"]
     where = torch.tensor([[[4.0, 20.0, 3.0], [6.0, 7.0, 15.0]]])
     seen = where.clone()
     seen[..., 2] = PATCH[2] - 1 - seen[..., 2]
     straight = net(tile[None], (where, torch.tensor([[0, 1]])))[0]
     mirrored = net(tile[None].flip(4), (seen, torch.tensor([[1, 0]])))[0].flip(3)[[0, 2, 1]]
-    ours = predictor.scores(tile, Clicks(where[0].numpy(), np.array([0, 1])))
+    ours = scores(predictor, tile, Clicks(where[0].numpy(), np.array([0, 1])))
     torch.testing.assert_close(ours, (straight + mirrored) / 2, atol=1e-4, rtol=1e-4)
 
 
 def test_without_pairs_clicks_keep_their_side(click_folder):
     predictor = load(click_folder, mirror_axes=(2,))
-    _, labels = predictor._prompt(Clicks(np.zeros((1, 3)), np.array([0])), (2,))
+    _, labels = predictor.runner._prompt(Clicks(np.zeros((1, 3)), np.array([0])), [(2,)])
     assert labels.tolist() == [[0]]
 
 
 def test_a_tile_sees_only_its_own_clicks():
     tile = (slice(0, 12), slice(8, 40), slice(8, 24))
-    inside = module._inside(CLICKS, tile)
+    inside = _inside(CLICKS, tile)
     np.testing.assert_array_equal(inside.coordinates, [[5.0, 22.0, 2.0]])
     assert inside.labels.tolist() == [0]
 
@@ -136,7 +137,7 @@ def test_any_number_of_scans_one_after_the_other_gives_the_same(folder):
 
 def test_folds_are_averaged(folder):
     tensor = normalised((12, 40, 20))
-    one, two, both = (load(folder, folds=f).scores(tensor) for f in (0, 1, None))
+    one, two, both = (scores(load(folder, folds=f), tensor) for f in (0, 1, None))
     torch.testing.assert_close(both, (one + two) / 2, atol=1e-4, rtol=1e-4)
 
 
@@ -147,18 +148,20 @@ def test_published_blend_runs_end_to_end(folder):
 
 def test_bf16_agrees_with_fp32(folder):
     tensor = normalised((12, 40, 20))
-    full, low = (load(folder, precision=p).scores(tensor) for p in ("fp32", "bf16"))
+    full, low = (scores(load(folder, precision=p), tensor) for p in ("fp32", "bf16"))
     assert low.dtype == torch.float32
     assert (full.argmax(0) == low.argmax(0)).float().mean() > 0.95
 
 
 def test_clicks_in_scan_voxels_reach_the_network_on_its_grid(click_folder, monkeypatch):
-    predictor = load(click_folder)
     seen = []
-    monkeypatch.setattr(
-        predictor, "scores", lambda tensor, clicks: seen.append(clicks) or torch.zeros(3, *tensor.shape[1:])
-    )
-    predictor.predict(scan((24, 40, 32)), (0.15, 0.15, 0.15), CLICKS)
+
+    def labels(self, prepared, clicks, step):
+        seen.append(clicks)
+        return np.zeros(prepared.box_shape, np.uint8)
+
+    monkeypatch.setattr(SlidingWindow, "labels", labels)
+    load(click_folder).predict(scan((24, 40, 32)), (0.15, 0.15, 0.15), CLICKS)
     np.testing.assert_allclose(seen[0].coordinates, (CLICKS.coordinates + 0.5) / 2 - 0.5)
 
 
@@ -212,13 +215,13 @@ def test_sides_trade_places_by_the_names_of_the_classes(tmp_path):
     checkpoint["init_args"]["dataset_json"]["labels"] = {name: i for i, name in enumerate(names)}
     torch.save(checkpoint, path)
     predictor = Predictor.from_folder(folder, device="cpu", precision="fp32")
-    assert predictor._swap == [0, 3, 2, 1, 4]
-    assert Predictor.from_folder(folder, device="cpu", left_right_pairs=())._swap == [0, 1, 2, 3, 4]
+    assert predictor.runner._swap.tolist() == [0, 3, 2, 1, 4]
+    assert Predictor.from_folder(folder, device="cpu", left_right_pairs=()).runner._swap.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_loaded_model_serves_too(folder):
     tensor = normalised(PATCH)
-    torch.testing.assert_close(load(load_model(folder)).scores(tensor), load(folder).scores(tensor))
+    torch.testing.assert_close(scores(load(load_model(folder)), tensor), scores(load(folder), tensor))
 
 
 def test_mirror_axes_are_the_arrays_under_a_transposed_plan(tmp_path):
@@ -229,7 +232,7 @@ def test_mirror_axes_are_the_arrays_under_a_transposed_plan(tmp_path):
 
 def test_nan_from_the_network_is_an_error_not_an_empty_mask(folder):
     predictor = load(folder)
-    predictor.nets[0].mamba_layer.norm.weight.data.fill_(float("nan"))
+    predictor.runner.nets["0"].mamba_layer.norm.weight.data.fill_(float("nan"))
     with pytest.raises(InputError, match="found NaN or infinite logits"):
         predictor.predict(scan(), SPACING)
 

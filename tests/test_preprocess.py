@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 from small_models import INTENSITY, make_plans
 
 from umamba2.checkpoints import Plan
-from umamba2.engine import preprocess
-from umamba2.engine.preprocess import nonzero_box, prepare, resample
+from umamba2.engine import resample as module
+from umamba2.engine.preprocess import nonzero_box, prepare
+from umamba2.engine.resample import RowResampler, resample
 from umamba2.errors import InputError
 
 
@@ -62,35 +65,49 @@ def test_equals_nnunet(spacing, target, transpose, separate_z):
 )
 def test_resampling_in_slabs_equals_trilinear_at_once(shape, new, slab):
     data = torch.from_numpy(np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32))
-    original, preprocess.SLAB_ELEMENTS = preprocess.SLAB_ELEMENTS, slab
+    original, module.SLAB_ELEMENTS = module.SLAB_ELEMENTS, slab
     try:
         ours = resample(data, new)
     finally:
-        preprocess.SLAB_ELEMENTS = original
+        module.SLAB_ELEMENTS = original
     torch.testing.assert_close(ours, F.interpolate(data[None], new, mode="trilinear")[0], atol=1e-5, rtol=1e-5)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 12)] * 3),
+    new=st.tuples(*[st.integers(1, 20)] * 3),
+    nearest=st.booleans(),
+    cuts=st.lists(st.integers(1, 11), max_size=4, unique=True),
+)
+def test_rows_in_any_portions_give_what_all_at_once_gives(shape, new, nearest, cuts):
+    data = torch.from_numpy(np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32))
+    at_once = torch.cat(list(RowResampler(shape[0], new, nearest).push(data)), dim=1)
+    edges = [0, *sorted(c for c in cuts if c < shape[0]), shape[0]]
+    rows = RowResampler(shape[0], new, nearest)
+    slabs = [slab for a, b in pairwise(edges) for slab in rows.push(data[:, a:b])]
+    torch.testing.assert_close(torch.cat(slabs, dim=1), at_once, rtol=1e-6, atol=1e-6)
+    assert at_once.shape == (2, *new)
+
+
 @pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 2, 0), (2, 1, 0)])
-def test_labels_come_back_on_the_scans_grid(transpose, monkeypatch):
-    monkeypatch.setattr(preprocess, "SLAB_ELEMENTS", 500)
+def test_labels_come_back_on_the_scans_grid(transpose):
     volume = scan()
     prepared = prepare(volume, (0.3, 0.25, 0.2), plan((0.4, 0.4, 0.4), transpose))
-    scores = torch.randn(3, *prepared.tensor.shape[1:])
-    labels = prepared.to_labels(scores)
-    at_once = F.interpolate(scores[None], prepared.box_shape, mode="trilinear")[0].argmax(0).numpy()
+    of_the_box = np.random.default_rng(1).integers(1, 5, prepared.box_shape).astype(np.uint8)
+    labels = prepared.on_scan(of_the_box)
     expected = np.zeros(prepared.shape, np.uint8)
-    expected[prepared.box] = at_once
+    expected[prepared.box] = of_the_box
     np.testing.assert_array_equal(labels, expected.transpose(np.argsort(transpose)))
-    assert labels.shape == volume.shape
+    np.testing.assert_array_equal(
+        labels > 0,
+        np.pad(
+            np.ones([s.stop - s.start for s in nonzero_box(volume)], bool),
+            [(s.start, n - s.stop) for s, n in zip(nonzero_box(volume), volume.shape, strict=True)],
+        ),
+    )
     assert labels.dtype == np.uint8
     assert labels.flags.c_contiguous
-
-
-def test_nothing_is_predicted_outside_the_nonzero_box():
-    prepared = prepare(scan(), (0.3, 0.3, 0.3), plan())
-    labels = prepared.to_labels(torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, *prepared.tensor.shape[1:]))
-    assert labels[nonzero_box(scan())].all()
-    assert labels.sum() == np.prod(prepared.box_shape)
 
 
 def test_clicks_follow_their_voxel_through_crop_and_resampling():

@@ -139,7 +139,8 @@ def test_invokes_with_wiped_folders_in_between(served):
         assert labels.dtype == np.uint8
         (entry,) = json.loads((served.output / "results.json").read_text())
         assert entry["outputs"][0]["filename"] == image.name
-        assert sorted(path.name for path in served.output.iterdir()) == ["images", "metadata", "results.json"]
+        names = sorted(path.name for path in served.output.iterdir())
+        assert names == ["images", "metadata", "results.json", "run.json"]
         if Path("/proc/self/fd").exists():
             assert served.open_files() == []
     assert served.errors() == []

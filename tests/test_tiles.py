@@ -1,4 +1,4 @@
-"""Tiling, weights and blending against nnU-Net's and a naive sum."""
+"""Tiles and weights against nnU-Net's, cells against a count of tiles per voxel."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umamba2.engine import tiles as module
-from umamba2.engine.tiles import Blend, gaussian, mirrors, padding, positions, tiles
+from umamba2.engine.tiles import Sweep, gaussian, mirrors, padding, positions
 
 CPU = torch.device("cpu")
 
@@ -62,57 +61,50 @@ def test_mirrors_are_all_combinations():
     assert list(mirrors(())) == [()]
 
 
-def run(how, tile_logits, shape, patch, step):
-    blend = Blend(tile_logits(0).shape[0], shape, patch, how, CPU)
-    for i, tile in enumerate(tiles(shape, patch, step)):
-        blend.add(tile, tile_logits(i).clone())
-    return blend.result()
+sizes = st.tuples(*[st.integers(4, 20)] * 3)
+patches = st.tuples(*[st.integers(2, 12)] * 3)
 
 
-def random_tiles(patch, scale=1.0, shift=0.0):
-    def logits(i):
-        return torch.randn(3, *patch, generator=torch.Generator().manual_seed(i)) * scale + shift
-
-    return logits
-
-
-def test_nnunet_blend_is_the_weighted_mean():
-    shape, patch, step = (9, 12, 10), (6, 8, 8), 0.5
-    logits = random_tiles(patch)
-    total, weights = torch.zeros(3, *shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
-    for i, tile in enumerate(tiles(shape, patch, step)):
-        total[(slice(None), *tile)] += logits(i).double() * gaussian(patch)
-        weights[tile] += gaussian(patch)
-    torch.testing.assert_close(
-        run("nnunet", logits, shape, patch, step).double(), total / weights, rtol=1e-4, atol=1e-5
-    )
-
-
-def test_published_blend_scales_each_tile_to_a_maximum_of_100():
-    shape, patch, step = (9, 12, 10), (6, 8, 8), 0.9
-    logits = random_tiles(patch, scale=5.0)
-    total = torch.zeros(3, *shape)
-    for i, tile in enumerate(tiles(shape, patch, step)):
-        total[(slice(None), *tile)] += logits(i) / logits(i).max() * 100 * gaussian(patch)
-    torch.testing.assert_close(run("published", logits, shape, patch, step), total, rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.parametrize("shift", [-50.0, -3.2, 0.0])
-def test_published_blend_never_flips_or_explodes_a_tile(shift):
-    """A tile whose largest logit is negative or next to nothing keeps its order and its size."""
-    patch = (4, 4, 4)
-    tile = torch.rand(3, *patch) * 3.2 + shift - 3.2 * (shift == 0.0) + 1e-6
-    result = run("published", lambda i: tile, patch, patch, 1.0)
-    assert torch.equal(result.argmax(0), tile.argmax(0))
-    assert (result / gaussian(patch)).abs().max() <= 100 * max(tile.abs().max().item(), 1.0) * 1.001
+@settings(max_examples=50, deadline=None)
+@given(shape=sizes, patch=patches, step=st.sampled_from([0.2, 0.5, 0.8, 1.0]), outer=st.sampled_from([None, 0, 1, 2]))
+def test_cells_part_the_volume_and_end_with_the_last_of_their_tiles(shape, patch, step, outer):
+    """Against a count of tiles per voxel: every voxel is in one cell of each of its tiles, and finished by the last."""
+    shape = tuple(max(n, p) for n, p in zip(shape, patch, strict=True))
+    sweep = Sweep(shape, patch, step, outer)
+    covered, seen, waiting, most = np.zeros(shape, int), np.zeros(shape, int), 0, 0
+    for tile in sweep.tiles:
+        covered[tile.box] += 1
+    for tile in sweep.tiles:
+        own = np.zeros(shape, int)
+        for cell in sweep.cells(tile):
+            own[cell.box] += 1
+            size = own[cell.box].size
+            assert len(np.unique(seen[cell.box])) == len(np.unique(covered[cell.box])) == 1
+            before, total = seen[cell.box].flat[0], covered[cell.box].flat[0]
+            assert cell.last == (before + 1 == total)
+            waiting += size * (int(before == 0 and total > 1) - int(before > 0 and before + 1 == total))
+        most = max(most, waiting)
+        assert (own[tile.box] == 1).all()
+        assert own.sum() == own[tile.box].size
+        seen += own
+    assert (seen == covered).all()
+    assert waiting == 0
+    assert sweep.waiting == most
+    assert outer is None or sweep.outer == outer
 
 
-def test_half_precision_sums_give_the_same_labels(monkeypatch):
-    shape, patch = (12, 16, 16), (8, 8, 8)
-    logits = random_tiles(patch, scale=6.0)
-    full = run("nnunet", logits, shape, patch, 0.5)
-    monkeypatch.setattr(module, "FULL_PRECISION_BYTES", 0)
-    half = run("nnunet", logits, shape, patch, 0.5)
-    assert half.dtype == torch.float16
-    assert half.isfinite().all()
-    assert (half.argmax(0) == full.argmax(0)).float().mean() > 0.995
+@settings(max_examples=50, deadline=None)
+@given(shape=sizes, patch=patches, step=st.sampled_from([0.3, 0.5, 0.9]), outer=st.integers(0, 2))
+def test_rows_are_finished_in_order(shape, patch, step, outer):
+    shape = tuple(max(n, p) for n, p in zip(shape, patch, strict=True))
+    sweep = Sweep(shape, patch, step, outer)
+    assert sweep.rows()[0][0] == 0
+    assert sweep.rows()[-1][1] == shape[outer]
+    finished = [cell.box[outer].start for tile in sweep.tiles for cell in sweep.cells(tile) if cell.last]
+    done = [max(i for i, start in enumerate(finished) if start == row) for row, _ in sweep.rows()]
+    assert done == sorted(done)
+
+
+def test_fewest_voxels_wait_in_the_order_of_axes_that_is_chosen():
+    shape, patch = (40, 12, 14), (10, 8, 8)
+    assert Sweep(shape, patch, 0.5).waiting == min(Sweep(shape, patch, 0.5, outer).waiting for outer in range(3))

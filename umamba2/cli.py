@@ -15,6 +15,7 @@ from umamba2.messages import exit_code, say
 
 if TYPE_CHECKING:
     from umamba2.challenges import Case, Challenge
+    from umamba2.checkpoints import Model
     from umamba2.engine.predict import Predictor
 
 # Each command imports what it needs when it runs, so that --help and typing errors answer at once. Those below have
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser(wanted: Sequence[str] = ()) -> argparse.ArgumentParser:
+    from umamba2.container import add_limits
     from umamba2.labels import LABEL_MAPS, TASKS
 
     parser = argparse.ArgumentParser(prog="umamba2", description="Dental CBCT segmentation with U-Mamba2.")
@@ -73,6 +75,7 @@ def _parser(wanted: Sequence[str] = ()) -> argparse.ArgumentParser:
     predict.add_argument("--no-postprocess", action="store_true", help="the network's answer as it is")
     for option, what in _BESIDE.items():
         predict.add_argument(f"--{option}", action="store_true", help=what)
+    add_limits(predict)
     predict.add_argument("--quiet", action="store_true", help="no progress bar")
 
     info = commands.add_parser("info", help="describe a model folder")
@@ -129,24 +132,26 @@ def _positive(kind: Callable) -> Callable:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from umamba2.challenges import CHALLENGES, Job, check_model, find_model, run_cases
+    from umamba2 import container
+    from umamba2.challenges import CHALLENGES, Job, check_model, find_model, run_cases, succeeded
+    from umamba2.checkpoints import load_model
+    from umamba2.engine.budget import process_start
 
     challenge = CHALLENGES.get(arguments.challenge)
     cases = _cases(_images(arguments.input, challenge), arguments)
-    model = find_model(challenge.name, [arguments.model]) if challenge else arguments.model
-    predictor = _load(model, arguments, challenge)
-    if arguments.challenge is None and predictor.challenge is not None:
-        if predictor.challenge not in tuple(CHALLENGES):  # it may be anything that JSON can hold
+    model = load_model(find_model(challenge.name, [arguments.model]) if challenge else arguments.model, arguments.folds)
+    if arguments.challenge is None and model.challenge is not None:
+        if model.challenge not in tuple(CHALLENGES):  # it may be anything that JSON can hold
             expected = f"{', '.join(CHALLENGES)} (or --challenge none)"
-            raise InputError(f"{model}: found a model for {predictor.challenge!r}, expected {expected}")
-        challenge = CHALLENGES[predictor.challenge]
-        predictor = _load(model, arguments, challenge)
+            raise InputError(f"{model.folder}: found a model for {model.challenge!r}, expected {expected}")
+        challenge = CHALLENGES[model.challenge]
+    predictor = _predictor(model, arguments, challenge)
     if challenge is not None:
-        check_model(predictor, challenge, model)
+        check_model(predictor, challenge, model.folder)
     elif arguments.label_map not in (None, "training"):
         raise InputError(f"--label-map: found {arguments.label_map} without a challenge, expected --challenge")
     if arguments.clicks is not None and not predictor.takes_clicks:
-        raise InputError(f"{model}: found a model without clicks, expected one that takes them (or no --clicks)")
+        raise InputError(f"{model.folder}: found a model without clicks, expected one that takes them (or no --clicks)")
 
     job = Job(predictor, challenge, arguments.label_map, postprocess=not arguments.no_postprocess)
     finished = None
@@ -154,8 +159,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         from umamba2.reports.command import beside
 
         finished = beside(arguments, challenge)
-    outcomes = run_cases(cases, job, finished)
-    return 1 if any(outcome.problems for outcome in outcomes) else 0
+    outcomes = run_cases(cases, job, finished, container.deadline(arguments, process_start()))
+    return 0 if succeeded(outcomes, arguments.strict) else 1
 
 
 def _images(source: Path, challenge: Challenge | None) -> list[Path]:
@@ -170,7 +175,7 @@ def _images(source: Path, challenge: Challenge | None) -> list[Path]:
     return images
 
 
-def _load(model: Path, arguments: argparse.Namespace, challenge: Challenge | None) -> Predictor:
+def _predictor(model: Model, arguments: argparse.Namespace, challenge: Challenge | None) -> Predictor:
     from umamba2.engine.predict import Predictor
 
     settings = challenge.predictor_settings() if challenge else {}
@@ -180,7 +185,6 @@ def _load(model: Path, arguments: argparse.Namespace, challenge: Challenge | Non
         settings["mirror_axes"] = ()
     return Predictor.from_folder(
         model,
-        folds=arguments.folds,
         device=arguments.device,
         precision=arguments.precision,
         progress=not arguments.quiet and sys.stderr.isatty(),

@@ -6,12 +6,15 @@ Settings come from options, else from UMAMBA2_* variables; an empty variable cou
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from umamba2.challenges import Challenge, Job
+
+MARGIN = 0.95  # of a time limit is used: a busy machine may take longer for the last steps than for those before
 
 MODEL_PLACES = (Path("/opt/ml/model"), Path(__file__).resolve().parents[1] / "resources")
 
@@ -37,7 +40,39 @@ def option_parser(description: str, **options) -> argparse.ArgumentParser:
     parser.add_argument("--folds", nargs="+", help="numbers or 'all' (default: every fold there is)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--precision", choices=("auto", "fp16", "bf16", "fp32"), default="auto")
+    add_limits(parser, environment("UMAMBA2_TIME_LIMIT"))
     return parser
+
+
+def add_limits(parser: argparse.ArgumentParser, seconds: str | None = None) -> None:
+    """Add the options that say when to be done, and what counts as done."""
+    parser.add_argument(
+        "--time-limit",
+        type=_seconds,
+        default=seconds,
+        metavar="S",
+        help="seconds until everything must be written; gives up mirror images, folds, overlap and detail as needed",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="fail if anything was not as it should be, even if every case has an output",
+    )
+
+
+def deadline(options: argparse.Namespace, start: float) -> float | None:
+    """When to be done, on `time.monotonic`'s clock, if the work began at ``start``."""
+    return None if options.time_limit is None else start + MARGIN * options.time_limit
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a positive number of seconds")
+    return value
 
 
 def mounts(challenge: Challenge, options: argparse.Namespace) -> tuple[Path, Path]:

@@ -85,6 +85,9 @@ class ToothFairy3Algorithm(SegmentationAlgorithm):
         for warning in volume.warnings:
             self._outcome.report("warning", warning)
         clicks = self._outcome.read_clicks(volume.array.shape) if self.job.predictor.takes_clicks else None
-        labels = sitk.GetImageFromArray(self.job.segment(volume, clicks).astype(np.uint8, copy=False))
+        found = self.job.segment(volume, clicks, record=self._outcome.record)
+        for warning in self._outcome.record.warnings:
+            self._outcome.report("warning", f"{name}: {warning}")
+        labels = sitk.GetImageFromArray(found.astype(np.uint8, copy=False))
         labels.CopyInformation(input_image)
         return labels

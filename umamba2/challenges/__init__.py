@@ -1,6 +1,6 @@
 """The challenges as their platforms run them: what is mounted, what is collected, and the published settings."""
 
-from umamba2.challenges.cases import Case, Job, Outcome, check_model, run_cases
+from umamba2.challenges.cases import Case, Job, Outcome, check_model, run_cases, succeeded
 from umamba2.challenges.challenge import Challenge
 from umamba2.challenges.contract import list_cases, run
 from umamba2.challenges.locate import CHALLENGES, find_challenge, find_images, find_model, is_model, recognise
@@ -20,4 +20,5 @@ __all__ = [
     "recognise",
     "run",
     "run_cases",
+    "succeeded",
 ]

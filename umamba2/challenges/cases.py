@@ -13,6 +13,7 @@ import numpy as np
 
 from umamba2.challenges.challenge import Challenge
 from umamba2.clicks import Clicks, empty, read_clicks
+from umamba2.engine.record import Record, peak_memory
 from umamba2.errors import InputError
 from umamba2.labels import output_table
 from umamba2.messages import say, unexpected
@@ -21,6 +22,9 @@ from umamba2.writing import Places
 
 if TYPE_CHECKING:
     from umamba2.engine.predict import Predictor
+
+# Post-processing and writing, kept free before a deadline: three times what they take on a slow CPU.
+SECONDS_PER_VOXEL = 3e-7
 
 # What else to do with a case once its output is written: the case, its scan, its label map in the output's ids.
 Finished = Callable[["Case", Volume, np.ndarray], None]
@@ -37,17 +41,16 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What became of a case: whether it has an output, whether that is a segmentation (``failed`` if not), and one
-    line for everything that was not as it should be."""
+    """What became of a case: whether it has an output, one line for everything that was not as it should be, and how
+    the segmentation went."""
 
     case: Case
     written: bool = False
-    failed: bool = False
     problems: list[str] = field(default_factory=list)
+    record: Record = field(default_factory=Record)
 
     def report(self, level: str, problem: str) -> None:
         """Note a problem, an "error" or a "warning", and say it on stderr."""
-        self.failed |= level == "error"
         self.problems.append(problem)
         say(f"{level}: {problem}", sys.stderr)
 
@@ -79,13 +82,26 @@ class Job:
     postprocess: bool = True
     background_on_failure: bool = False
 
-    def segment(self, volume: Volume, clicks: Clicks | None = None) -> np.ndarray:
-        """A volume to its label map, uint8 (z, y, x), in the ids of ``label_map``."""
-        labels = self.predictor.predict(volume.array, volume.spacing, clicks)
+    def segment(
+        self,
+        volume: Volume,
+        clicks: Clicks | None = None,
+        deadline: float | None = None,
+        record: Record | None = None,
+    ) -> np.ndarray:
+        """A volume to its label map, uint8 (z, y, x), in the ids of ``label_map``; the rest as `Predictor.predict`."""
+        record = record or Record()
+        if deadline is not None:
+            deadline -= SECONDS_PER_VOXEL * volume.array.size
+        labels = self.predictor.predict(volume.array, volume.spacing, clicks, deadline, record)
         if self.challenge is None:
             return labels
         if self.postprocess:
-            labels = self.challenge.clean(labels, volume.spacing, clicks)
+            with record.timed("postprocess"):
+                try:
+                    labels = self.challenge.clean(labels, volume.spacing, clicks)
+                except Exception as error:  # the network's answer as it is beats none
+                    record.warn(f"post-processing: found {unexpected(error)}, going on without it")
         return output_table(self.challenge.name, self.label_map or self.challenge.label_map)[labels]
 
 
@@ -103,38 +119,53 @@ def check_model(predictor: Predictor, challenge: Challenge, model: str | Path) -
         raise InputError(f"{model}: found a model of {found}, expected {expected} for {challenge.name}")
 
 
-def run_cases(cases: Iterable[Case], job: Job, finished: Finished | None = None) -> list[Outcome]:
+def succeeded(outcomes: Iterable[Outcome], strict: bool = False) -> bool:
+    """Whether every case has an output; ``strict``: and nothing was wrong with any."""
+    return all(outcome.written and not (strict and outcome.problems) for outcome in outcomes)
+
+
+def run_cases(
+    cases: Iterable[Case], job: Job, finished: Finished | None = None, deadline: float | None = None
+) -> list[Outcome]:
     """Segment one case after the other; a line on stdout for each, and on stderr for each problem.
 
     No case keeps the others from running, whatever its files hold. A case fails if its output would overwrite an
     image of any case, or the output of an earlier one. ``finished`` is called after each that is written.
+    ``deadline``, on `time.monotonic`'s clock, is that of all together: each gets an equal share of what is left.
     """
     cases = list(cases)
     places = Places(case.image for case in cases)
     outcomes = []
-    for case in cases:
+    for number, case in enumerate(cases):
         outcome = Outcome(case)
         start = time.monotonic()
+        until = None if deadline is None else start + (deadline - start) / (len(cases) - number)
         try:
             places.claim(case.output, case.image)
-            shape = _run_case(case, job, outcome, finished)
+            shape = _run_case(case, job, outcome, finished, until)
         except Exception as error:
             outcome.report("error", _in_one_line(error, case.image))
         else:
-            size = "x".join(map(str, shape))
+            size, memory = "x".join(map(str, shape)), _gigabytes(outcome.record.peak_memory or peak_memory())
             seconds = time.monotonic() - start
-            say(f"{case.image.name}  {size}  {_peak_memory()}{seconds:.1f} s  -> {case.output}")
+            say(f"{case.image.name}  {size}  {memory}{seconds:.1f} s  -> {case.output}")
         outcomes.append(outcome)
     return outcomes
 
 
-def _run_case(case: Case, job: Job, outcome: Outcome, finished: Finished | None) -> tuple[int, ...]:
-    volume = read_volume(case.image)
+def _run_case(
+    case: Case, job: Job, outcome: Outcome, finished: Finished | None, deadline: float | None
+) -> tuple[int, ...]:
+    record = outcome.record
+    with record.timed("read"):
+        volume = read_volume(case.image)
     for warning in volume.warnings:
         outcome.report("warning", warning)
     clicks = outcome.read_clicks(volume.array.shape) if job.predictor.takes_clicks else None
     try:
-        labels = job.segment(volume, clicks)
+        labels = job.segment(volume, clicks, deadline, record)
+        for warning in record.warnings:
+            outcome.report("warning", f"{case.image}: {warning}")
     except Exception as error:
         # What the predictor raises does not know the file.
         problem = f"{case.image}: {error}" if isinstance(error, InputError) else _in_one_line(error, case.image)
@@ -142,7 +173,8 @@ def _run_case(case: Case, job: Job, outcome: Outcome, finished: Finished | None)
             raise InputError(problem) from None
         outcome.report("error", f"{problem}; {case.output} is background only")
         labels = np.zeros(volume.array.shape, np.uint8)
-    write_labels(case.output, labels, volume.geometry)
+    with record.timed("write"):
+        write_labels(case.output, labels, volume.geometry)
     outcome.written = True
     if finished is not None:
         try:
@@ -152,14 +184,8 @@ def _run_case(case: Case, job: Job, outcome: Outcome, finished: Finished | None)
     return labels.shape
 
 
-def _peak_memory() -> str:
-    """The most memory that the process has had so far, where the system tells."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return ""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f"{peak / 1e9:.2f} GB  "
+def _gigabytes(memory: dict[str, int]) -> str:
+    return "".join(f"{where} {size / 1e9:.2f} GB  " for where, size in memory.items())
 
 
 def _in_one_line(error: Exception, image: Path) -> str:

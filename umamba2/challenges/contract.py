@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
+import platform
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
+import umamba2
 from umamba2.challenges.cases import Case, Job, Outcome, run_cases
 from umamba2.challenges.challenge import Challenge
 from umamba2.challenges.locate import find_images
 from umamba2.clicks import click_file
 from umamba2.errors import InputError
 from umamba2.volumes import stem
+from umamba2.writing import write_file
 
 
 def list_cases(challenge: Challenge, source: str | Path, output: str | Path, suffix: str | None = None) -> list[Case]:
@@ -34,23 +40,46 @@ def list_cases(challenge: Challenge, source: str | Path, output: str | Path, suf
     return cases
 
 
-def run(cases: list[Case], job: Job, output: str | Path) -> list[Outcome]:
+def run(cases: list[Case], job: Job, output: str | Path, deadline: float | None = None) -> list[Outcome]:
     """Segment the cases and write what belongs to them in the output folder.
 
     For Grand Challenge that is ``results.json``, as evalutils 0.4.2 writes it, with an entry for each case that has
-    an output and its problems as error messages, and the folder ``metadata``.
+    an output and its problems as error messages, the folder ``metadata``, and our own record of the run, ``run.json``.
+    ``deadline``: see `run_cases`.
     """
-    outcomes = run_cases(cases, job)
+    outcomes = run_cases(cases, job, deadline=deadline)
     if job.challenge is not None and job.challenge.has_results:
         output = Path(output)
+        write_file(output / "results.json", json.dumps([_entry(outcome) for outcome in outcomes if outcome.written]))
+        write_file(output / "run.json", json.dumps(_run_record(outcomes, job, deadline), indent=1, default=str))
         try:
             (output / "metadata").mkdir(parents=True, exist_ok=True)
-            partial = output / ".results.json.partial"
-            partial.write_text(json.dumps([_entry(outcome) for outcome in outcomes if outcome.written]))
-            os.replace(partial, output / "results.json")
         except OSError as error:
             raise InputError(f"{output}: could not be written ({error}), expected a writable folder") from None
     return outcomes
+
+
+def _run_record(outcomes: list[Outcome], job: Job, deadline: float | None) -> dict:
+    """What was done, and with what."""
+    packages = ("torch", "numpy", "SimpleITK", "connected-components-3d", "safetensors", "mamba-ssm")
+    versions = {"python": platform.python_version(), "umamba2": umamba2.__version__}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "versions": versions,
+        "settings": {**job.predictor.settings, "label_map": job.label_map, "postprocess": job.postprocess},
+        "seconds_left": None if deadline is None else round(deadline - time.monotonic(), 3),
+        "cases": [
+            {
+                "image": outcome.case.image.name,
+                "output": outcome.case.output.name if outcome.written else None,
+                **asdict(outcome.record),
+                "warnings": outcome.problems,
+            }
+            for outcome in outcomes
+        ],
+    }
 
 
 def _entry(outcome: Outcome) -> dict:

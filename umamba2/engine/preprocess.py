@@ -6,19 +6,18 @@ Nothing here imports nnU-Net, whose start-up costs seconds; the tests hold it ag
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from umamba2.checkpoints import Plan
 from umamba2.engine.harmonise import harmonise
+from umamba2.engine.resample import resample, separate_axis
 from umamba2.errors import InputError
 
-SLAB_ELEMENTS = 2**25  # resampled scores held at once: 128 MiB in fp32
 LARGEST_GRID = 2**29  # voxels: several times the largest dental scan; beyond it the spacing must be wrong
 
 
@@ -46,19 +45,10 @@ class Prepared:
         scale = np.array(self.tensor.shape[1:]) / np.array(self.box_shape)
         return (inside + 0.5) * scale - 0.5  # voxel centres stay where they are in space
 
-    def to_labels(self, scores: Tensor) -> np.ndarray:
-        """Scores on this grid, (classes, z, y, x), as a uint8 label map on the scan's: resampled, then argmax.
-
-        Works slab by slab, so that scores of the whole scan on its own grid never exist.
-        """
+    def on_scan(self, labels: np.ndarray) -> np.ndarray:
+        """A label map of the box, in the scan's voxels and the plan's axis order, as one of the whole scan."""
         out = np.zeros(self.shape, dtype=np.uint8)
-        axis = self.separate_axis or 0
-        view = np.moveaxis(out[self.box], axis, 0)
-        rows = 0
-        for slab in resampled_slabs(scores, self.box_shape, self.separate_axis):
-            labels = slab.argmax(0).to(torch.uint8).cpu().numpy()
-            view[rows : rows + len(labels)] = labels
-            rows += len(labels)
+        out[self.box] = labels
         return np.ascontiguousarray(out.transpose(np.argsort(self.transpose)))
 
 
@@ -107,53 +97,6 @@ def ct_normalise(volume: np.ndarray, intensity: dict[str, float]) -> np.ndarray:
 def new_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> tuple[int, ...]:
     """How many voxels of the target spacing cover a grid (at least one along each axis)."""
     return tuple(max(1, round(s / t * n)) for n, s, t in zip(shape, spacing, target, strict=True))
-
-
-def separate_axis(spacing: Sequence[float], plan: Plan) -> int | None:
-    """The axis that is resampled apart from the others (nearest neighbour), or None for plain trilinear.
-
-    nnU-Net's rule: with ``force_separate_z`` None, the one axis whose spacing exceeds the finest by more than the
-    threshold, in the scan or else in the plan.
-    """
-    if plan.force_separate_z is False:
-        return None
-    for candidate in (spacing, plan.spacing):
-        if plan.force_separate_z or max(candidate) / min(candidate) > plan.separate_z_threshold:
-            coarsest = [i for i, s in enumerate(candidate) if s == max(candidate)]
-            return coarsest[0] if len(coarsest) == 1 else None
-    return None
-
-
-def resample(data: Tensor, shape: Sequence[int], axis: int | None = None) -> Tensor:
-    """Linear interpolation of (C, z, y, x) to a new (z, y, x) shape, voxel edges aligned; nearest along ``axis``."""
-    if tuple(data.shape[1:]) == tuple(shape):
-        return data
-    return torch.cat(list(resampled_slabs(data, shape, axis)), dim=1).movedim(1, 1 + (axis or 0))
-
-
-def resampled_slabs(data: Tensor, shape: Sequence[int], axis: int | None = None) -> Iterator[Tensor]:
-    """`resample` in pieces: yields (C, rows, ., .), slab after slab, with ``axis`` (or else the first) leading."""
-    lead = axis or 0
-    data = data.movedim(1 + lead, 1)
-    rows_out, *plane = [shape[lead], *(n for i, n in enumerate(shape) if i != lead)]
-    channels, rows_in = data.shape[:2]
-    largest_plane = max(math.prod(plane), data[0, 0].numel())
-    step = max(1, SLAB_ELEMENTS // (channels * largest_plane))
-    for start in range(0, rows_out, step):
-        at = (torch.arange(start, min(start + step, rows_out), device=data.device) + 0.5) * (rows_in / rows_out)
-        if axis is not None:
-            slab = data[:, at.long().clamp(max=rows_in - 1)].float()
-        else:
-            at = (at - 0.5).clamp(min=0)
-            low = at.long().clamp(max=rows_in - 1)
-            high = (low + 1).clamp(max=rows_in - 1)
-            if rows_in == rows_out:
-                slab = data[:, low].float()
-            else:
-                slab = torch.lerp(data[:, low].float(), data[:, high].float(), (at - low)[None, :, None, None])
-        if tuple(slab.shape[2:]) != tuple(plane):
-            slab = F.interpolate(slab, plane, mode="bilinear")
-        yield slab
 
 
 def _checked(volume: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, tuple[float, ...]]:

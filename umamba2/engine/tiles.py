@@ -1,16 +1,29 @@
-"""Where the tiles lie, how they are weighted, and how their scores are put together (nnU-Net's sliding window)."""
+"""Where the tiles lie, how they are weighted, and which parts of the volume each of them finishes.
+
+The edges of all tiles cut every axis into segments, and the volume into cells. A cell is seen by the same tiles
+everywhere, so all of it is finished with the last of them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, permutations, product
 
+import numpy as np
 import torch
 from torch import Tensor
 
 PEAK = 10.0  # of the Gaussian: keeps products with logits well inside half precision
 SMALLEST_WEIGHT = 2.0**-24  # the smallest positive fp16 number, so that no voxel ever has weight zero
-FULL_PRECISION_BYTES = 4 * 2**30  # up to here the sum of scores is kept in fp32, above in fp16
+
+Box = tuple[slice, ...]  # part of a volume, one slice per axis (z, y, x)
+
+
+def all_classes(box: Box) -> Box:
+    """The index of a part of the volume in scores, (classes, z, y, x)."""
+    return (slice(None), *box)
 
 
 def positions(size: int, patch: int, step: float) -> list[int]:
@@ -23,17 +36,6 @@ def positions(size: int, patch: int, step: float) -> list[int]:
         return [0]
     stride = (size - patch) / (count - 1)
     return [round(stride * i) for i in range(count)]
-
-
-def tiles(shape: Sequence[int], patch: Sequence[int], step: float) -> list[tuple[slice, ...]]:
-    """All tiles of a volume, as slices (z, y, x), in raster order."""
-    starts = [positions(n, p, step) for n, p in zip(shape, patch, strict=True)]
-    return [
-        tuple(slice(a, a + p) for a, p in zip((z, y, x), patch, strict=True))
-        for z in starts[0]
-        for y in starts[1]
-        for x in starts[2]
-    ]
 
 
 def gaussian(patch: Sequence[int]) -> Tensor:
@@ -51,43 +53,93 @@ def padding(shape: Sequence[int], patch: Sequence[int]) -> list[tuple[int, int]]
     return [(m // 2, m - m // 2) for m in missing]
 
 
-class Blend:
-    """The weighted sum of tile scores.
-
-    ``how`` "nnunet": the Gaussian-weighted mean of the logits. "published": each tile's logits are first scaled so
-    that their maximum is 100, then summed with Gaussian weights; argmax needs no division. Where the published
-    method would divide by a maximum that is negative or nearly zero, flipping or blowing up the tile, the divisor
-    stays at 1.
-    """
-
-    METHODS = ("nnunet", "published")
-
-    def __init__(self, classes: int, shape: Sequence[int], patch: Sequence[int], how: str, device: torch.device):
-        self.how = how
-        size = 4 * classes * math.prod(shape)
-        dtype = torch.float32 if size <= FULL_PRECISION_BYTES else torch.float16
-        self.scores = torch.zeros((classes, *shape), dtype=dtype, device=device)
-        self.weight = gaussian(patch).to(device)
-        self.total = torch.zeros(tuple(shape), device=device) if how == "nnunet" else None
-
-    def add(self, tile: tuple[slice, ...], logits: Tensor) -> None:
-        """Add the logits of one tile, (classes, z, y, x) in fp32; they are overwritten."""
-        if self.how == "published":
-            logits.mul_(100 / logits.amax().clamp(min=1))
-        where = (slice(None), *tile)
-        self.scores[where] += logits.to(self.weight.device).mul_(self.weight)
-        if self.total is not None:
-            self.total[tile] += self.weight
-
-    def result(self) -> Tensor:
-        """The blended scores, (classes, z, y, x)."""
-        if self.total is not None:
-            self.scores /= self.total
-            self.total = None
-        return self.scores
-
-
 def mirrors(axes: Sequence[int]) -> Iterator[tuple[int, ...]]:
     """All combinations of the axes to mirror, the unmirrored one first."""
     for bits in range(2 ** len(axes)):
         yield tuple(axis for i, axis in enumerate(axes) if bits >> i & 1)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """``index`` is its place among the tiles along each axis, ``box`` what it covers; axes (z, y, x)."""
+
+    index: tuple[int, ...]
+    box: Box
+
+    def own(self, box: Box) -> Box:
+        """A part of the volume in the tile's own coordinates."""
+        return tuple(slice(b.start - t.start, b.stop - t.start) for b, t in zip(box, self.box))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A part of the volume that the same tiles cover; ``last``: the tile at work is the last of them."""
+
+    box: Box
+    last: bool
+
+
+@dataclass(frozen=True)
+class _Segment:
+    start: int
+    stop: int
+    first: int  # the tiles along this axis that cover it: from this one
+    last: int  # to this one
+
+
+class Sweep:
+    """The tiles of a volume in the order in which the fewest voxels wait for a later tile.
+
+    ``outer`` (0-2) fixes the axis that advances last: then all of the volume before a border is finished before the
+    next row of tiles starts. ``waiting`` is the greatest number of voxels that wait at any one time.
+    """
+
+    def __init__(self, shape: Sequence[int], patch: Sequence[int], step: float, outer: int | None = None):
+        starts = [positions(n, p, step) for n, p in zip(shape, patch, strict=True)]
+        self.step = step
+        self._segments = [_segments(s, p) for s, p in zip(starts, patch)]
+        orders = [order for order in permutations(range(3)) if outer in (None, order[0])]
+        self.waiting, order = min((self._waiting([len(s) for s in starts], order), order) for order in orders)
+        self.outer = order[0]
+        self.tiles = []
+        for counted in product(*(range(len(starts[axis])) for axis in order)):
+            index = tuple(counted[order.index(axis)] for axis in range(3))
+            box = tuple(slice(s[i], s[i] + p) for s, i, p in zip(starts, index, patch))
+            self.tiles.append(Tile(index, box))
+
+    def cells(self, tile: Tile) -> list[Cell]:
+        """The cells of a tile, those that it finishes first: they make room for the others."""
+        own = [[s for s in segments if s.first <= i <= s.last] for segments, i in zip(self._segments, tile.index)]
+        cells = [
+            Cell(
+                tuple(slice(s.start, s.stop) for s in segments),
+                all(s.last == i for s, i in zip(segments, tile.index)),
+            )
+            for segments in product(*own)
+        ]
+        return sorted(cells, key=lambda cell: not cell.last)
+
+    def rows(self) -> list[tuple[int, int]]:
+        """The segments of the outer axis: (start, stop) of the slabs that get finished one after the other."""
+        return [(s.start, s.stop) for s in self._segments[self.outer]]
+
+    def _waiting(self, counts: Sequence[int], order: Sequence[int]) -> int:
+        """The greatest number of voxels that wait for a later tile, if the tiles come in that order of axes."""
+        size, first, last, stride = np.ones(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64), 1
+        for axis in reversed(order):
+            segments = self._segments[axis]
+            size = np.multiply.outer(np.array([s.stop - s.start for s in segments]), size).ravel()
+            first = np.add.outer(np.array([s.first for s in segments]) * stride, first).ravel()
+            last = np.add.outer(np.array([s.last for s in segments]) * stride, last).ravel()
+            stride *= counts[axis]
+        change = np.bincount(first, size, stride) - np.bincount(last, size, stride)
+        return int(change.cumsum().max())
+
+
+def _segments(starts: Sequence[int], patch: int) -> list[_Segment]:
+    """One axis cut at every edge of a tile, with the tiles that cover each piece."""
+    edges = sorted({edge for start in starts for edge in (start, start + patch)})
+    return [
+        _Segment(a, b, sum(start + patch <= a for start in starts), sum(start <= a for start in starts) - 1)
+        for a, b in pairwise(edges)
+    ]

@@ -1,7 +1,7 @@
 """The server of Grand Challenge's invoke API.
 
 GET /health   503 until the model is loaded and warm, then 200
-POST /invoke  segments what the input folder holds now; 201 when every case has its segmentation, else 500
+POST /invoke  segments what the input folder holds now; 201 when every case has its output, else 500
 
 Every answer is a JSON object, and every error also one line on stderr. Threads only speak HTTP: all loading and
 segmenting happens on the main one, call after call, so that /health answers during a long case and the libraries
@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -149,14 +150,15 @@ def invoke(challenge: Challenge, job: Job, options: argparse.Namespace) -> Answe
     try:
         source, output = container.mounts(challenge, options)
         cases = challenges.list_cases(challenge, source, output, options.suffix)
-        outcomes = challenges.run(cases, job, output)  # says on stderr what is wrong with a case
+        deadline = container.deadline(options, time.monotonic())
+        outcomes = challenges.run(cases, job, output, deadline)  # says on stderr what is wrong with a case
     except Exception as error:
         known = isinstance(error, (InputError, OSError))
         problem = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         say(f"error: {problem}", sys.stderr)
         return 500, {"error": problem}
     problems = [problem for outcome in outcomes for problem in outcome.problems]
-    if any(outcome.failed for outcome in outcomes):
+    if not challenges.succeeded(outcomes, options.strict):
         return 500, {"error": "; ".join(problems)}
     return 201, {"cases": len(outcomes), "warnings": problems}
 

@@ -1,0 +1,78 @@
+"""Time: how many passes a tile may have so that the case ends before its deadline."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+
+RECENT = 3  # tiles that tell about the next one
+
+
+class Budget:
+    """The time that is left for the tiles of one case.
+
+    ``deadline``: on `time.monotonic`'s clock, when the last tile must be done; None: whenever. ``asked``: passes that
+    each tile gets if time allows, never more.
+    """
+
+    def __init__(self, deadline: float | None, asked: int):
+        self.deadline, self.asked = deadline, asked
+        self._paces: list[float] = []  # seconds per pass
+        self._extras: list[float] = []  # seconds per tile, however many passes it had
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return math.inf if self.deadline is None else self.deadline - time.monotonic()
+
+    @property
+    def pace(self) -> float:
+        """Seconds that the next pass should take; 0 as long as none has been seen."""
+        return _expected(self._paces)
+
+    def spent(self, passes: float, seconds: float, extra: float = 0.0) -> None:
+        """Note how long the passes of a tile took, and everything else about it. Part of a tile is part of a pass."""
+        self._paces.append(seconds / passes)
+        self._extras.append(extra)
+
+    def passes(self, tiles: int) -> int:
+        """How many passes the next of so many tiles may have, so that all of them can have as many; 0: not even one.
+
+        Rather than none, a tile gets one as long as the time after it allows for another pass, which can then answer
+        for all the tiles that follow.
+        """
+        if self.deadline is None:
+            return self.asked
+        extra = _expected(self._extras)
+        if self.pace == 0:
+            return self.asked if self.left > 0 else 0
+        affordable = int((self.left - extra * tiles) / (self.pace * tiles))
+        if affordable >= 1:
+            return min(affordable, self.asked)
+        return int(tiles > 1 and self.left - extra >= 2 * self.pace)
+
+    def affords(self, tiles: int) -> bool:
+        """Whether so many tiles can have one pass each."""
+        return self.left >= (self.pace + _expected(self._extras)) * tiles
+
+
+def _expected(seconds: list[float]) -> float:
+    """The next of a row of times: as long as the last one, or the recent average if that was longer."""
+    recent = seconds[-RECENT:]
+    return max(recent[-1], sum(recent) / len(recent)) if recent else 0.0
+
+
+def process_start() -> float:
+    """When this process started, on `time.monotonic`'s clock; where the system does not tell, when this was loaded."""
+    try:
+        # Field 22, counted behind the command's name, which may hold anything: ticks since the machine started.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return _LOADED
+    return time.monotonic() - age
+
+
+_LOADED = time.monotonic()

@@ -1,0 +1,84 @@
+"""What was done for a case, and what was given up: numbers for the log and for run.json."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Record:
+    """One case. ``passes`` counts runs of the network over a tile (folds times mirror images): how many each tile
+    should get, and how many all of them got together. ``seconds`` per stage; ``peak_memory`` in bytes.
+    """
+
+    grid: tuple[int, ...] = ()  # of the network, (z, y, x)
+    tiles: int = 0
+    tiles_of_air: int = 0  # left out
+    tiles_coarse: int = 0  # without a pass of their own: answered from one coarse pass over everything
+    tiles_lost: int = 0  # without any answer
+    tile_step: float = 0.0
+    passes_asked: int = 0
+    passes_done: list[int] = field(default_factory=list)  # per tile
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, problem: str) -> None:
+        """Note a problem once, however many tiles have it."""
+        if problem not in self.warnings:
+            self.warnings.append(problem)
+
+    def sum_up(self) -> None:
+        """Warn of what the tiles lack."""
+        own = self.tiles - self.tiles_of_air
+        asked, done = self.passes_asked * len(self.passes_done), sum(self.passes_done)
+        if done < asked:
+            self.warn(f"time: found enough for {done} of {asked} passes over tiles (mirror images, folds)")
+        if self.tiles_coarse:
+            self.warn(f"time: found too little, {self.tiles_coarse} of {own} tiles are labelled at a coarser spacing")
+        if self.tiles_lost:
+            self.warn(f"{self.tiles_lost} of {own} tiles have no answer of their own")
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add what happens inside to the seconds of a stage."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - start, 3)
+
+
+def forget_peak_memory() -> None:
+    """Start counting anew, so that a case is not charged with the one before it (as far as the system lets us)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if _has_gpu():
+        sys.modules["torch"].cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> dict[str, int]:
+    """The most memory since `forget_peak_memory`, in bytes: of the process ("host") and on its GPU ("gpu")."""
+    peak = {}
+    with suppress(OSError, StopIteration, ValueError):
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        peak["host"] = 1024 * int(line.split()[1])
+    if not peak:
+        with suppress(ImportError):  # Windows
+            import resource
+
+            unit = 1 if sys.platform == "darwin" else 1024
+            peak["host"] = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if _has_gpu():
+        peak["gpu"] = sys.modules["torch"].cuda.max_memory_allocated()
+    return peak
+
+
+def _has_gpu() -> bool:
+    torch = sys.modules.get("torch")  # this file is read long before torch is needed
+    return torch is not None and torch.cuda.is_initialized()

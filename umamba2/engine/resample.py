@@ -1,0 +1,93 @@
+"""Linear resampling as nnU-Net's `resample_torch` does it, in rows: neither side needs to exist as a whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from umamba2.checkpoints import Plan
+
+SLAB_ELEMENTS = 2**25  # resampled at once: 128 MiB in fp32
+
+
+def separate_axis(spacing: Sequence[float], plan: Plan) -> int | None:
+    """The axis that is resampled apart from the others (nearest neighbour), or None for plain trilinear.
+
+    nnU-Net's rule: with ``force_separate_z`` None, the one axis whose spacing exceeds the finest by more than the
+    threshold, in the scan or else in the plan.
+    """
+    if plan.force_separate_z is False:
+        return None
+    for candidate in (spacing, plan.spacing):
+        if plan.force_separate_z or max(candidate) / min(candidate) > plan.separate_z_threshold:
+            coarsest = [i for i, s in enumerate(candidate) if s == max(candidate)]
+            return coarsest[0] if len(coarsest) == 1 else None
+    return None
+
+
+def resample(data: Tensor, shape: Sequence[int], axis: int | None = None) -> Tensor:
+    """Linear interpolation of (C, z, y, x) to a new (z, y, x) shape, voxel edges aligned; nearest along ``axis``."""
+    if tuple(data.shape[1:]) == tuple(shape):
+        return data
+    lead = axis or 0
+    rows = RowResampler(data.shape[1 + lead], leading(shape, lead), nearest=axis is not None)
+    return torch.cat(list(rows.push(data.movedim(1 + lead, 1))), dim=1).movedim(1, 1 + lead)
+
+
+def leading(shape: Sequence[int], lead: int) -> tuple[int, ...]:
+    """A shape with one axis moved to the front."""
+    return (shape[lead], *(n for axis, n in enumerate(shape) if axis != lead))
+
+
+class RowResampler:
+    """Takes the rows of an array (C, rows, ., .) in order, in any portions, and gives the resampled ones in order.
+
+    ``rows`` is how many there will be, ``shape`` what they become, ``nearest`` leaves rows uninterpolated. No more than
+    one row of the input is kept for later.
+    """
+
+    def __init__(self, rows: int, shape: Sequence[int], nearest: bool = False):
+        self.rows, self.shape, self.nearest = rows, tuple(shape), nearest
+        self._taken = self._given = 0
+        self._held: Tensor | None = None  # the last row taken
+
+    def push(self, rows: Tensor) -> Iterator[Tensor]:
+        """Take the next rows; yields every slab (C, n, ., .) in fp32 that they complete."""
+        first, self._taken = self._taken, self._taken + rows.shape[1]
+        largest_plane = max(math.prod(self.shape[1:]), math.prod(rows.shape[2:]))
+        step = max(1, SLAB_ELEMENTS // (rows.shape[0] * largest_plane))
+        low, high, fraction = self._sources(rows.device)
+        ready = int((high < self._taken).sum())  # they ascend
+        for start in range(self._given, ready, step):
+            now = slice(start, min(start + step, ready))
+            slab = self._pick(rows, low[now] - first)
+            if not self.nearest and self.rows != self.shape[0]:
+                slab = torch.lerp(slab, self._pick(rows, high[now] - first), fraction[now, None, None])
+            if slab.shape[2:] != self.shape[1:]:
+                slab = F.interpolate(slab, self.shape[1:], mode="bilinear")
+            yield slab
+        self._given = ready
+        self._held = rows[:, -1].clone()
+
+    def _sources(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """For every row of the output the two rows of the input it lies between, and how far towards the second."""
+        at = (torch.arange(self.shape[0], device=device) + 0.5) * (self.rows / self.shape[0])
+        if self.nearest:
+            low = at.long().clamp(max=self.rows - 1)
+            return low, low, at
+        at = (at - 0.5).clamp(min=0)
+        low = at.long().clamp(max=self.rows - 1)
+        high = low if self.rows == self.shape[0] else (low + 1).clamp(max=self.rows - 1)
+        return low, high, at - low
+
+    def _pick(self, rows: Tensor, index: Tensor) -> Tensor:
+        """Rows by number, -1 being the one held from the portion before; a copy in fp32."""
+        picked = rows[:, index.clamp(min=0)].float()
+        before = index < 0
+        if bool(before.any()):
+            picked[:, before] = self._held[:, None].float()  # type: ignore[index]
+        return picked

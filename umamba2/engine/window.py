@@ -1,0 +1,188 @@
+"""The sliding window over one prepared scan: tile after tile into labels, in the time and memory there is."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import suppress
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from umamba2.clicks import Clicks
+from umamba2.engine import coarse
+from umamba2.engine.accumulate import Accumulator, waiting_bytes
+from umamba2.engine.budget import Budget
+from umamba2.engine.faults import NotFinite
+from umamba2.engine.labelmap import OtherGrid, SameGrid
+from umamba2.engine.preprocess import Prepared
+from umamba2.engine.record import Record
+from umamba2.engine.runner import Runner
+from umamba2.engine.tiles import Box, Sweep, Tile, padding
+from umamba2.errors import InputError
+from umamba2.messages import unexpected
+
+STEPS = tuple(n / 20 for n in range(1, 21))  # of a patch: the wider ones are what time pressure may choose
+AIR_TOLERANCE = 1e-3  # of the training data's deviation, about one HU: resampling leaves that much
+
+
+class SlidingWindow:
+    """Segments one scan. What is given up on the way goes into the record.
+
+    All passes of a tile are done before the next one, because what is finished is all that there may be in the end.
+    """
+
+    def __init__(self, runner: Runner, blend: str, budget: Budget, record: Record, progress: bool = False):
+        self.runner, self.blend, self.budget, self.record, self.progress = runner, blend, budget, record, progress
+        self.patch = tuple(runner.plan.patch_size)
+        self._failure: Exception | None = None  # after it the network is left alone
+        self._overview: Tensor | None = None
+        self._asked_for_overview = False
+
+    def labels(self, prepared: Prepared, clicks: Clicks | None, step: float) -> np.ndarray:
+        """Label a prepared scan: uint8, of the shape of its box. ``clicks`` are on the prepared grid.
+
+        Raises whatever kept every single tile from getting an answer.
+        """
+        shape = tuple(prepared.tensor.shape[1:])
+        pads = padding(shape, self.patch)
+        volume = prepared.tensor[0]
+        if any(before or after for before, after in pads):
+            volume = F.pad(volume, [n for pad in reversed(pads) for n in pad])
+        if clicks is not None:
+            clicks = Clicks(clicks.coordinates + np.array([before for before, _ in pads]), clicks.labels)
+        volume = volume.to(self.runner.device)
+        same_grid, lead = shape == prepared.box_shape, prepared.separate_axis or 0
+        if self.budget.deadline is not None:
+            self._measure(volume)
+        sweep = self._sweep(tuple(volume.shape), step, None if same_grid else lead)
+        classes = self.runner.num_classes
+        device = self._score_device(waiting_bytes(sweep, classes))
+        target: SameGrid | OtherGrid
+        if same_grid:
+            target = SameGrid(shape, pads, device)
+        else:
+            nearest = prepared.separate_axis is not None
+            target = OtherGrid(shape, pads, prepared.box_shape, lead, nearest, sweep.rows(), classes, device)
+        self.record.grid, self.record.tile_step = shape, sweep.step
+        scores = Accumulator(sweep, self.patch, classes, self.blend, same_grid, device, target.finish)
+        self._fill(scores, volume, clicks)
+        return target.labels.cpu().numpy()
+
+    def _fill(self, scores: Accumulator, volume: Tensor, clicks: Clicks | None) -> None:
+        """Run all tiles into the accumulator."""
+        tiles, record = scores.sweep.tiles, self.record
+        lowest = volume.min()
+        air = [bool(volume[tile.box].max() <= lowest + AIR_TOLERANCE) for tile in tiles]
+        record.tiles, record.tiles_of_air = len(tiles), sum(air)
+        left = len(tiles) - sum(air)
+        for tile, empty in zip(tqdm(tiles, "tiles", disable=not self.progress, leave=False), air):
+            if empty:
+                scores.add(tile, None)
+                continue
+            began, passes = time.monotonic(), self.budget.passes(left)
+            logits = self._answer(tile, volume, clicks, passes, scores)
+            answered = time.monotonic()
+            scores.add(tile, logits)
+            left -= 1
+            if logits is None:
+                record.tiles_lost += 1
+            elif passes:
+                record.passes_done.append(passes)
+                self.budget.spent(passes, answered - began, time.monotonic() - answered)
+            else:
+                record.tiles_coarse += 1
+        record.sum_up()
+        if record.tiles_lost and record.tiles_lost == len(tiles) - sum(air):
+            raise self._failure or InputError("; ".join(record.warnings))
+
+    def _answer(
+        self, tile: Tile, volume: Tensor, clicks: Clicks | None, passes: int, scores: Accumulator
+    ) -> Tensor | None:
+        """The logits of a tile, from so many passes or else from the overview; None if it gets none."""
+        if self._failure is not None:
+            return None
+        try:
+            if passes:
+                seen = volume[tile.box], _inside(clicks, tile.box), self.runner.passes[:passes]
+                return self.runner.logits(*seen, self.record.warn, scores.to_host)
+            return self._from_overview(tile.box, volume, clicks)
+        except NotFinite as error:
+            self.record.warn(str(error))
+        except Exception as error:
+            self._failure = error
+            self.record.warn(f"network: found {unexpected(error)}, expected an answer; no tile is run after that")
+        return None
+
+    def _from_overview(self, box: Box, volume: Tensor, clicks: Clicks | None) -> Tensor | None:
+        """The logits of a part of the volume from one pass over all of it, coarse; None without time."""
+        if not self._asked_for_overview:
+            self._asked_for_overview = True
+            pace, small = self.budget.pace, self._small_patch()
+            if self.budget.left >= pace:
+                size = self.patch
+            elif self.budget.left >= pace * _ratio(small, self.patch):
+                size = small
+            else:
+                return None
+            seen = coarse.squeezed(volume, size), coarse.squeezed_clicks(clicks, volume.shape, self.patch)
+            self._overview = self.runner.logits(*seen, self.runner.passes[:1], self.record.warn)
+        return None if self._overview is None else coarse.part(self._overview, volume.shape, box)
+
+    def _measure(self, volume: Tensor) -> None:
+        """See how fast the network is before deciding what there is time for, on a part of a tile."""
+        size = self._small_patch()
+        ratio = _ratio(size, self.patch)
+        if ratio > 0.5:
+            return  # as slow as a tile
+        # A failure will be met again by the first tile, where it is taken care of.
+        with suppress(Exception):
+            for _ in range(2):  # the first time also wakes the device up
+                began = time.monotonic()
+                part = volume[tuple(slice(n) for n in size)]
+                self.runner.logits(part, None, self.runner.passes[:1], lambda problem: None)
+            self.budget.spent(ratio, time.monotonic() - began)
+
+    def _sweep(self, shape: tuple[int, ...], step: float, outer: int | None) -> Sweep:
+        """The tiles as asked for, or with less overlap where there is no time for that many."""
+        sweep = Sweep(shape, self.patch, step, outer)
+        if self.budget.affords(len(sweep.tiles)):
+            return sweep
+        wider = [Sweep(shape, self.patch, s, outer) for s in STEPS if s > step]
+        fewer = [s for s in wider if len(s.tiles) < len(sweep.tiles)]
+        if not fewer:
+            return sweep
+        chosen = next((s for s in fewer if self.budget.affords(len(s.tiles))), fewer[-1])
+        self.record.warn(
+            f"time: found too little for {len(sweep.tiles)} tiles, going on with {len(chosen.tiles)} "
+            f"(tile step {chosen.step} instead of {step})"
+        )
+        return chosen
+
+    def _small_patch(self) -> tuple[int, ...]:
+        """About half of the patch along every axis."""
+        return tuple(math.ceil(n / 2 / m) * m for n, m in zip(self.patch, self.runner.multiple))
+
+    def _score_device(self, size: int) -> torch.device:
+        """Where scores wait: on the GPU if they take less than half of what is free there."""
+        device = self.runner.device
+        if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] / 2:
+            return torch.device("cpu")
+        return device
+
+
+def _ratio(part: tuple[int, ...], whole: tuple[int, ...]) -> float:
+    return math.prod(part) / math.prod(whole)
+
+
+def _inside(clicks: Clicks | None, box: Box) -> Clicks | None:
+    """The clicks that fall into a part of the volume, relative to its corner."""
+    if clicks is None:
+        return None
+    local = clicks.coordinates - np.array([side.start for side in box])
+    size = np.array([side.stop - side.start for side in box])
+    keep = ((local >= -0.5) & (local < size - 0.5)).all(axis=1)
+    return Clicks(local[keep], clicks.labels[keep])
