@@ -82,7 +82,8 @@ def main() -> None:
     for (name, group), values in scores.items():
         print(f"| {name} | {group} | {np.mean(values):.3f} |")
     for name, times in seconds.items():
-        print(f"{name}: {np.median(times):.1f} s per scan, median, {predictors[name].device} {predictors[name].dtype}")
+        told = predictors[name].settings
+        print(f"{name}: {np.median(times):.1f} s per scan, median, {told['device']} {told['precision']}")
 
 
 if __name__ == "__main__":

@@ -28,10 +28,10 @@ load_job = container.load_job
 
 def load_and_mark(*arguments):
     job = load_job(*arguments)
-    def first_tile(tile, clicks):
+    def first_tile(*_):
         print(time.time(), flush=True)
         os._exit(0)
-    job.predictor._tile_logits = first_tile
+    job.predictor.runner.logits = first_tile
     return job
 
 container.load_job = load_and_mark

@@ -163,8 +163,7 @@ class Runner:
             if axes:
                 piece = piece.flip([a + 1 for a in axes])
             if self.left_right_axis is not None and self.left_right_axis in axes:
-                # With the classes last, where the network on a CPU has them in memory.
-                piece = piece.movedim(0, -1)[..., self._swap.to(piece.device)].movedim(-1, 0)
+                piece = piece[self._swap.to(piece.device)]
             if first:
                 total[:, rows] = piece
             else:
