@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8, help="number of phantoms")
     parser.add_argument("--seed", type=int, default=10_000, help="first seed")
     parser.add_argument("--models", type=Path, default=ROOT / "resources")
+    parser.add_argument("--canal-contrast", type=float, default=1.0, help="0: alveolar canals invisible, clicks tell")
     parser.add_argument("--challenges", nargs="+", default=list(CHALLENGES), choices=list(CHALLENGES))
     options = parser.parse_args()
     predictors = {
@@ -66,7 +67,7 @@ def main() -> None:
     scores: dict[tuple[str, str], list[float]] = defaultdict(list)
     seconds: dict[str, list[float]] = defaultdict(list)
     for seed in range(options.seed, options.seed + options.count):
-        phantom = make_phantom(seed)
+        phantom = make_phantom(seed, canal_contrast=options.canal_contrast)
         for name, predictor in predictors.items():
             truth = phantom.stsr_labels if name == STSR else training_table(name)[phantom.labels]
             for count in range(6) if name == INTERACTIVE else [None]:
