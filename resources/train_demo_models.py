@@ -7,7 +7,7 @@ its weights. Nothing but phantoms goes in: see resources/README.md for what that
 
 A network that can see the canals has no use for clicks and never learns what they mean. So the interactive one is
 taught in two steps: first its click branch alone, on features computed once (`teach_clicks`), then all of it, both
-times mostly on phantoms whose canals are invisible and do not always lie where the anatomy has them.
+times with many canals that are invisible, some of which do not lie where the anatomy has them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from umamba2.checkpoints import build_network, load_model, slim
+from umamba2.clicks import simulate_clicks
 from umamba2.labels import INTERACTIVE, MULTICLASS, STRUCTURES, STSR, TASKS, left_right_pairs, training_table
-from umamba2.phantoms import make_phantom, simulate_clicks
+from umamba2.phantoms import make_phantom
 
 PATCH = (48, 80, 112)
 SPACING = (1.0, 1.0, 1.0)

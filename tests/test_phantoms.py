@@ -135,6 +135,22 @@ def test_full_size_volumes_are_plausible_and_survive_postprocessing():
         assert 100 < sizes[incisor] * 0.027 < 800
 
 
+def test_canals_without_contrast_are_there_but_not_seen(phantoms):
+    hidden = make_phantom(3, **COARSE, canal_contrast=0.0)
+    assert np.array_equal(hidden.labels, phantoms[3].labels)
+    assert hidden.clicks == phantoms[3].clicks
+    near_canals = ndimage.binary_dilation(np.isin(hidden.labels, (3, 4)), iterations=4)
+    changed = hidden.image != phantoms[3].image
+    assert changed.any()
+    assert not changed[~near_canals].any()
+    canal = np.isin(hidden.labels, (3, 4))
+    deep = ndimage.binary_erosion(canal | (hidden.labels == 1), iterations=3)  # away from the cortex
+    around = ndimage.binary_dilation(canal, iterations=4) & ~ndimage.binary_dilation(canal, iterations=2)
+    gaps = [p.image[deep & around].mean() - p.image[deep & canal].mean() for p in (phantoms[3], hidden)]
+    assert gaps[0] > 150
+    assert abs(gaps[1]) < 30
+
+
 def test_the_mouth_does_not_depend_on_the_grid():
     # sample points of the coarse grid fall on every other voxel of the fine one, centred
     fine = make_phantom(5, shape=(81, 131, 161), spacing=(0.6,) * 3)
@@ -204,6 +220,12 @@ def test_bad_grids_are_refused_with_their_value(bad):
     with pytest.raises(ValueError, match=f"{name} is .*expected") as error:
         make_phantom(0, **bad)
     assert str(value[-1]) in str(error.value)
+
+
+@pytest.mark.parametrize("contrast", [-0.1, 1.5, float("nan")])
+def test_bad_contrasts_are_refused_with_their_value(contrast):
+    with pytest.raises(ValueError, match=f"canal_contrast is {contrast}"):
+        make_phantom(0, **COARSE, canal_contrast=contrast)
 
 
 def test_negative_count_is_refused(tmp_path):

@@ -731,15 +731,13 @@ def _expose(canvas: _Canvas, mouth: _Mouth, seed: int) -> np.ndarray:
 # Public functions.
 
 
-def make_phantom(
-    seed: int, shape=(170, 272, 345), spacing=(0.3, 0.3, 0.3), canal_contrast: float = 1.0
-) -> Phantom:
+def make_phantom(seed: int, shape=(170, 272, 345), spacing=(0.3, 0.3, 0.3), canal_contrast: float = 1.0) -> Phantom:
     """Make the synthetic scan of one seed on a grid.
 
     ``shape`` voxels and ``spacing`` mm, both (z, y, x). The same arguments give the same bytes; the same seed on
     another grid gives the same mouth. ``canal_contrast``, from 0 to 1, dims the alveolar canals in the image and leaves
-    their labels: at 0 nothing but a click tells where they run. ValueError if the shape or spacing is not three
-    positive numbers, or the contrast out of range.
+    their labels: at 0 only clicks and the anatomy around tell where they run. ValueError if the shape or spacing is not
+    three positive numbers, or the contrast out of range.
     """
     shape, spacing = tuple(shape), tuple(float(s) for s in spacing)
     if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
