@@ -1,0 +1,259 @@
+"""How fast is a tile on a CPU, compared with nnU-Net's predictor, and how much memory does a whole case take?
+
+    python benchmarks/cpu.py speed [--patch 160 288 288] [--tiles 2] [--repeats 3]
+    python benchmarks/cpu.py memory
+
+Random weights in the published architecture, random volumes. nnU-Net's predictor gets the same weights in its own
+residual U-Net (with instance norm and average pooling, fp32) around our Mamba-2 layer. Every measurement is a process
+of its own and the contestants take turns, so that a busy machine slows all of them. The time is that of the prediction
+without loading, divided by the number of tiles; ours includes preprocessing. Times of a busy machine mean little by
+themselves: read the ratios. Prints Markdown tables.
+
+The memory part runs the whole case in a narrow network (an eighth of the channels) with the full patch and all classes,
+because there the scores and the volume decide; what a full-size tile takes is in the speed part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from umamba2 import Predictor
+from umamba2.checkpoints import build_network
+
+FEATURES = (32, 64, 128, 256, 320, 320, 320)
+NARROW = (4, 8, 16, 32, 40, 40, 40)
+MEAN, STD, LOWEST, HIGHEST = 809.5, 1014.369, -997.0, 3558.0
+SPACING = (0.3, 0.3, 0.3)
+CASES = (  # what, shape, spacing, classes, step
+    ("298x512x512, step 0.95", (298, 512, 512), SPACING, 47, 0.95),
+    ("298x512x512, step 0.5", (298, 512, 512), SPACING, 47, 0.5),
+    ("400x640x640, 0.3x0.25x0.25 mm, step 0.8", (400, 640, 640), (0.3, 0.25, 0.25), 13, 0.8),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=("speed", "memory"))
+    parser.add_argument("--patch", type=int, nargs=3, default=(160, 288, 288))
+    parser.add_argument("--classes", type=int, default=47, help="of the speed part")
+    parser.add_argument("--features", type=int, nargs=7, help="channels per stage, finest first")
+    parser.add_argument("--tiles", type=int, default=2, help="per measurement of the speed part")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the volumes of the memory part, per axis")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        (speed if arguments.part == "speed" else memory)(arguments, Path(folder))
+
+
+def speed(arguments: argparse.Namespace, folder: Path) -> None:
+    write_model(folder, arguments.features or FEATURES, arguments.patch, arguments.classes)
+    shape = [*arguments.patch[:2], arguments.tiles * arguments.patch[2]]
+    np.save(folder / "volume.npy", volume(shape))
+    contestants = ("nnunet", "fp32", "bf16")
+    found: dict[str, list[dict]] = {who: [] for who in contestants}
+    for _ in range(arguments.repeats):
+        for who in contestants:
+            found[who].append(apart("one_speed", folder, who))
+            print(who, found[who][-1], file=sys.stderr)
+    labels = {who: np.load(folder / f"{who}.npy") for who in contestants}
+    print("\n| | seconds per tile | times faster | same labels | peak memory |\n|---|---|---|---|---|")
+    for who in contestants:
+        seconds = statistics.median(run["seconds"] for run in found[who]) / arguments.tiles
+        ratios = [a["seconds"] / b["seconds"] for a, b in zip(found["nnunet"], found[who], strict=True)]
+        same = 100 * (labels[who] == labels["nnunet"]).mean()
+        peak = max(run["peak_gb"] for run in found[who])
+        name = "nnU-Net's predictor, fp32" if who == "nnunet" else f"umamba2, {who}"
+        print(f"| {name} | {seconds:.2f} | {statistics.median(ratios):.1f} | {same:.2f} % | {peak:.1f} GB |")
+
+
+def one_speed(folder: Path, who: str) -> dict:
+    scan = np.load(folder / "volume.npy")
+    run = nnunet(folder) if who == "nnunet" else ours(folder, who, step=1.0)
+    start = time.perf_counter()
+    labels = run(scan)
+    seconds = time.perf_counter() - start
+    np.save(folder / f"{who}.npy", labels)
+    return {"seconds": seconds, "peak_gb": peak()}
+
+
+def memory(arguments: argparse.Namespace, folder: Path) -> None:
+    print("| case | peak of the process | of which before the prediction | seconds |\n|---|---|---|---|")
+    for what, shape, spacing, classes, step in CASES:
+        write_model(folder, arguments.features or NARROW, arguments.patch, classes)
+        scaled = [max(1, round(n * arguments.scale)) for n in shape]
+        settings = {"shape": scaled, "spacing": spacing, "step": step}
+        run = apart("one_memory", folder, json.dumps(settings))
+        peak_gb, before_gb, seconds = (run[key] for key in ("peak_gb", "before_gb", "seconds"))
+        print(f"| {what}, {classes} classes | {peak_gb:.2f} GB | {before_gb:.2f} GB | {seconds:.0f} |")
+
+
+def one_memory(folder: Path, settings: str) -> dict:
+    case = json.loads(settings)
+    run = ours(folder, "auto", case["step"], case["spacing"])
+    scan = volume(case["shape"])
+    before, start = peak(), time.perf_counter()
+    run(scan)
+    return {"before_gb": before, "peak_gb": peak(), "seconds": time.perf_counter() - start}
+
+
+def apart(function: str, *arguments: object) -> dict:
+    """Run a function of this file in a process of its own: its name, its arguments as text -> its result."""
+    command = [sys.executable, __file__, "--call", function, *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def ours(folder: Path, precision: str, step: float, spacing=SPACING):
+    predictor = Predictor.from_folder(folder, device="cpu", precision=precision, tile_step=step, mirror_axes=())
+    return lambda scan: predictor.predict(scan, spacing)
+
+
+def nnunet(folder: Path, device: str = "cpu", step: float = 1.0, mirror_axes: tuple[int, ...] = ()):
+    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    checkpoint = torch.load(folder / "fold_0/checkpoint_best.pth", weights_only=True)
+    plans, dataset = checkpoint["init_args"]["plans"], checkpoint["init_args"]["dataset_json"]
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    classes = len(dataset["labels"])
+
+    class Network(ResidualEncoderUNet):
+        def forward(self, x):
+            skips = self.encoder(x)
+            skips[-1] = self.mamba_layer(skips[-1])
+            return self.decoder(skips)
+
+    operators = {"conv_op": nn.Conv3d, "norm_op": nn.InstanceNorm3d, "nonlin": nn.LeakyReLU}
+    net = Network(input_channels=1, num_classes=classes, deep_supervision=False, **{**architecture, **operators})
+    net.mamba_layer = build_network("UMamba2", architecture, 1, classes).mamba_layer
+    found = net.load_state_dict(checkpoint["network_weights"], strict=False)
+    assert not found.unexpected_keys, found.unexpected_keys
+    predictor = nnUNetPredictor(
+        tile_step_size=step,
+        use_mirroring=bool(mirror_axes),
+        perform_everything_on_device=device != "cpu",
+        device=torch.device(device),
+        allow_tqdm=False,
+    )
+    manager = PlansManager(plans)
+    settings = manager.get_configuration("3d_fullres")
+    predictor.manual_initialization(net, manager, settings, None, dataset, "nnUNetTrainer", mirror_axes or None)
+
+    @torch.inference_mode()
+    def run(scan: np.ndarray) -> np.ndarray:
+        normalised = normalise(scan)
+        logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(normalised)[None])
+        return logits.argmax(0).to(torch.uint8).numpy()
+
+    return run
+
+
+def write_model(folder: Path, features, patch, classes: int, mirror_axes: tuple[int, ...] = ()) -> None:
+    """A model folder in nnU-Net's layout with random weights in the published architecture."""
+    architecture = {
+        "n_stages": 7,
+        "features_per_stage": list(features),
+        "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": [[3, 3, 3]] * 7,
+        "strides": [[1, 1, 1]] + [[2, 2, 2]] * 5 + [[1, 1, 1]],
+        "n_blocks_per_stage": [1, 3, 4, 6, 6, 6, 6],
+        "n_conv_per_stage_decoder": [1] * 6,
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
+    configuration = {
+        "data_identifier": "nnUNetPlans_3d_fullres",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 1,
+        "patch_size": list(patch),
+        "spacing": list(SPACING),
+        "normalization_schemes": ["CTNormalization"],
+        "use_mask_for_norm": [False],
+        "batch_dice": False,
+        "architecture": {
+            "network_class_name": "umamba2.nets.UMamba2",
+            "arch_kwargs": architecture,
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+    }
+    for what in ("data", "seg", "probabilities"):
+        configuration[f"resampling_fn_{what}"] = "resample_torch_fornnunet"
+        configuration[f"resampling_fn_{what}_kwargs"] = {"is_seg": what == "seg", "force_separate_z": False}
+    statistics_ = {"mean": MEAN, "std": STD, "percentile_00_5": LOWEST, "percentile_99_5": HIGHEST}
+    plans = {
+        "dataset_name": "Dataset001_Benchmark",
+        "plans_name": "nnUNetPlans",
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": statistics_},
+        "configurations": {"3d_fullres": configuration},
+    }
+    dataset = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, **{f"class {i}": i for i in range(1, classes)}},
+        "file_ending": ".nii.gz",
+        "numTraining": 1,
+    }
+    torch.manual_seed(0)
+    net = build_network("UMamba2", architecture, 1, classes).apply(randomise)
+    checkpoint = {
+        "network_weights": net.state_dict(),
+        "init_args": {"plans": plans, "configuration": "3d_fullres", "fold": 0, "dataset_json": dataset},
+        "trainer_name": "nnUNetTrainer",
+        "inference_allowed_mirroring_axes": mirror_axes or None,
+    }
+    (folder / "fold_0").mkdir(exist_ok=True)
+    torch.save(checkpoint, folder / "fold_0/checkpoint_best.pth")
+
+
+def randomise(module: nn.Module) -> None:
+    """Norms as trained ones may look: with fresh ones the blocks add hardly anything to what they skip."""
+    if isinstance(module, nn.GroupNorm):
+        nn.init.uniform_(module.weight, 0.5, 1.5)
+        nn.init.normal_(module.bias, std=0.2)
+
+
+def volume(shape) -> np.ndarray:
+    """Blobs and noise in the intensities of a scan."""
+    generator = np.random.default_rng(0)
+    coarse = torch.from_numpy(generator.normal(size=[1, 1, *(max(2, n // 12) for n in shape)]).astype(np.float32))
+    smooth = nn.functional.interpolate(coarse, tuple(shape), mode="trilinear")[0, 0].numpy()
+    noise = generator.standard_normal(tuple(shape), dtype=np.float32)
+    return (MEAN + 900 * smooth + 100 * noise).astype(np.float32)
+
+
+def normalise(scan: np.ndarray) -> np.ndarray:
+    return ((np.clip(scan, LOWEST, HIGHEST) - MEAN) / STD).astype(np.float32)
+
+
+def peak() -> float:
+    """The largest resident size of this process so far, in GB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--call"]:
+        print(json.dumps(globals()[sys.argv[2]](Path(sys.argv[3]), *sys.argv[4:])))
+    else:
+        main()

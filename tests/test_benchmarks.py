@@ -1,0 +1,40 @@
+"""The benchmarks that nobody runs every day still run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*arguments: str) -> str:
+    command = [sys.executable, *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # tiny networks gain nothing from more
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_gpu_benchmark_runs_on_a_cpu_and_claims_nothing():
+    results = ROOT / "benchmarks/RESULTS.md"
+    before = results.read_bytes()
+    table = run("benchmarks/gpu.py", "--device", "cpu", "--small", "--repeats", "1")
+    assert "| umamba2 |" in table
+    assert "| the published loop |" in table
+    assert "of the matrix rate" in table
+    assert results.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_cpu_benchmark_measures_speed_and_memory():
+    small = ["--patch", "32", "64", "64", "--features", "4", *["8"] * 3, *["40"] * 3]
+    table = run("benchmarks/cpu.py", "speed", *small, "--classes", "3", "--tiles", "1", "--repeats", "1")
+    assert table.count("umamba2, ") == 2
+    table = run("benchmarks/cpu.py", "memory", *small, "--scale", "0.1")
+    assert table.count(" GB |") == 6  # two numbers for each of three cases
