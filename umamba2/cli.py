@@ -27,6 +27,8 @@ _PACKAGED = {
     "convert": ("turn a challenge's download into a dataset for training", "umamba2.training.command:add_convert"),
     "plan": ("plan the training on a dataset", "umamba2.training.command:add_plan"),
     "preprocess": ("preprocess a planned dataset", "umamba2.training.command:add_preprocess"),
+    "pretrain": ("pretrain on scans without labels", "umamba2.training.command:add_pretrain"),
+    "train": ("train one fold of a preprocessed dataset", "umamba2.training.command:add_train"),
 }
 _BESIDE = {
     "preview": "also write a picture of every result, <case>.preview.png",

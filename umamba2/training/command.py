@@ -1,4 +1,4 @@
-"""``umamba2 convert | plan | preprocess``: from a challenge's download to what training reads."""
+"""``umamba2 convert | plan | preprocess | pretrain | train``: from a challenge's download to a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from umamba2.errors import InputError
 from umamba2.labels import INTERACTIVE, MULTICLASS, STSR
 from umamba2.training.paths import add_options, find_dataset, use_folders
-from umamba2.training.presets import ARCHITECTURES, PRESETS, Preset
+from umamba2.training.presets import ARCHITECTURES, PLANS, PRESETS, Preset
 
 # What a download is called, and the challenge that it is converted for.
 DOWNLOADS = {"toothfairy3": MULTICLASS, INTERACTIVE: INTERACTIVE, STSR: STSR}
@@ -67,8 +67,67 @@ def add_preprocess(commands) -> None:
     _add_workers(parser)
 
 
-def _add_dataset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", help="name or number of a dataset in nnU-Net's raw folder")
+def add_train(commands) -> None:
+    """Add ``train`` to the commands of an argparse parser."""
+    parser = commands.add_parser(
+        "train",
+        help="train one fold of a preprocessed dataset",
+        description="Train one fold of a preprocessed dataset with nnU-Net and the published recipe.",
+    )
+    parser.set_defaults(command=_train)
+    _add_dataset(parser, "preprocessed")
+    parser.add_argument("--fold", default="0", help="number of a fold of the splits file, or 'all' (default: 0)")
+    parser.add_argument(
+        "--pretrained", type=Path, metavar="MODEL", help="weights to start from: a model folder or a checkpoint"
+    )
+    parser.add_argument(
+        "--finetune",
+        type=_at_least_one,
+        nargs="?",
+        const=-1,
+        metavar="EPOCHS",
+        help="add the preset's second stage, with falling learning rates (default: of the preset's length)",
+    )
+    _add_training(parser)
+    add_options(parser, "preprocessed", "results")
+
+
+def add_pretrain(commands) -> None:
+    """Add ``pretrain`` to the commands of an argparse parser."""
+    parser = commands.add_parser(
+        "pretrain",
+        help="pretrain on scans without labels",
+        description="Pretrain a network on any scans: it learns to undo noise, blur and missing blocks.",
+    )
+    parser.set_defaults(command=_pretrain)
+    parser.add_argument("scans", type=Path, help="folder of scans")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="folder for weights, pictures and the rest")
+    parser.add_argument("--preset", choices=PRESETS, required=True, help="the challenge to be trained for later")
+    parser.add_argument("--plans", type=Path, help="plans of the dataset to be trained later (default: the preset)")
+    parser.add_argument(
+        "--patch", type=_at_least_one, nargs=3, metavar=("Z", "Y", "X"), help="in voxels (default: the preset's)"
+    )
+    parser.add_argument(
+        "--spacing", type=_positive, nargs=3, metavar=("Z", "Y", "X"), help="in mm (default: the scans' median)"
+    )
+    parser.add_argument("--network", choices=ARCHITECTURES, default="full", help="size: full (default) or small")
+    _add_training(parser)
+    _add_workers(parser)
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--epochs", type=_at_least_one, help="default: the preset's")
+    parser.add_argument("--iterations", type=_at_least_one, help="optimizer steps of an epoch (default: 250)")
+    parser.add_argument("--validation-iterations", type=_at_least_one, default=50, help="of an epoch (default: 50)")
+    parser.add_argument("--gpus", type=_at_least_one, default=1, help="processes, one GPU each (default: 1)")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, mps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fp32", action="store_true", help="no reduced precision")
+    parser.add_argument("--continue", action="store_true", dest="go_on", help="go on from the last checkpoint")
+
+
+def _add_dataset(parser: argparse.ArgumentParser, where: str = "raw") -> None:
+    parser.add_argument("dataset", help=f"name or number of a dataset in nnU-Net's {where} folder")
     parser.add_argument("--preset", choices=PRESETS, help="default: the challenge that the dataset names")
 
 
@@ -132,6 +191,82 @@ def _preprocess(options: argparse.Namespace) -> int:
     folder = preprocess(dataset, preprocessed, options.workers)
     say(f"{folder}  {len(dataset.cases)} labelled, {len(dataset.unlabelled)} unlabelled cases")
     return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from umamba2.messages import say
+    from umamba2.training.dataset import read_description
+    from umamba2.training.planning import read_configuration
+    from umamba2.training.run import train
+
+    preprocessed, _ = use_folders(options, "preprocessed", "results")
+    dataset = find_dataset(preprocessed, options.dataset)
+    preset = preset_of(dataset, options.preset, read_description(dataset).get("challenge"))
+    read_configuration(dataset / f"{PLANS}.json")
+    if options.fold != "all" and not options.fold.isdigit():
+        raise InputError(f"--fold: found {options.fold!r}, expected a number or 'all'")
+    finetune = options.finetune
+    if finetune == -1:
+        finetune = preset.finetune.epochs if preset.finetune else 1  # which the preset then refuses
+    run_options = _run_options(
+        options,
+        preset=preset.challenge,
+        finetune_epochs=finetune,
+        pretrained=options.pretrained and str(options.pretrained.absolute()),
+    )
+    run_options.applied_to(preset)
+    folder = train(
+        dataset.name,
+        options.fold if options.fold == "all" else int(options.fold),
+        preset.trainer,
+        run_options,
+        options.device,
+        options.gpus,
+        options.go_on,
+    )
+    say(f"{folder.parent}  {folder.name} complete; next: umamba2 slim {folder.parent} OUT")
+    return 0
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    from umamba2.messages import say
+    from umamba2.training.run import pretrain
+    from umamba2.volumes import SUFFIXES, list_volumes, stem
+
+    if not options.scans.is_dir():
+        raise InputError(f"{options.scans}: found no such folder, expected one of scans")
+    scans = {stem(path): path for path in list_volumes(options.scans)}
+    if not scans:
+        raise InputError(f"{options.scans}: found no scans, expected at least one of {', '.join(SUFFIXES)}")
+    weights = pretrain(
+        scans,
+        options.output.absolute(),
+        PRESETS[options.preset],
+        _run_options(options, preset=options.preset),
+        plans=options.plans,
+        patch=options.patch and tuple(options.patch),
+        spacing=options.spacing and tuple(options.spacing),
+        architecture=ARCHITECTURES[options.network],
+        workers=options.workers,
+        device=options.device,
+        gpus=options.gpus,
+        go_on=options.go_on,
+    )
+    say(f"{weights}  complete; next: umamba2 train DATASET --pretrained {weights}")
+    return 0
+
+
+def _run_options(options: argparse.Namespace, **more):
+    from umamba2.training.options import Options
+
+    return Options(
+        epochs=options.epochs,
+        iterations=options.iterations,
+        validation_iterations=options.validation_iterations,
+        seed=options.seed,
+        fp32=options.fp32,
+        **more,
+    )
 
 
 def _positive(text: str) -> float:
