@@ -19,7 +19,7 @@ pytest.importorskip("nnunetv2")
 
 SETTINGS = {
     "nnUNet_n_proc_DA": "0",
-    "nnUNet_def_n_proc": "1",
+    "nnUNet_def_n_proc": "2",
     "nnUNet_compile": "false",
     "OMP_NUM_THREADS": "1",
 }
