@@ -18,7 +18,6 @@ from umamba2.volumes import read_labels
 pytest.importorskip("nnunetv2")
 
 SETTINGS = {
-    "nnUNet_n_proc_DA": "0",
     "nnUNet_def_n_proc": "2",
     "nnUNet_compile": "false",
     "OMP_NUM_THREADS": "1",
@@ -34,9 +33,11 @@ def command(tmp_path):
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 
     def run(*arguments, code: int = 0) -> str:
+        # nnU-Net's planner does not take 0, with which patches are made in the training's own process.
+        workers = {"nnUNet_n_proc_DA": "0"} if arguments[0] in ("train", "pretrain") else {}
         done = subprocess.run(
             [sys.executable, "-m", "umamba2", *map(str, arguments)],
-            env={**os.environ, **SETTINGS, **folders, "PYTHONPATH": paths},
+            env={**os.environ, **SETTINGS, **workers, **folders, "PYTHONPATH": paths},
             capture_output=True,
             text=True,
             timeout=600,
