@@ -20,10 +20,11 @@ from umamba2.engine.predict import Predictor
 from umamba2.errors import InputError
 from umamba2.labels import INTERACTIVE, MULTICLASS, STSR, left_right_pairs
 from umamba2.training import losses, semi
+from umamba2.training.options import Options
 from umamba2.training.presets import Pretraining
 from umamba2.training.pretrain import disrupt, masked_blocks
 from umamba2.training.pretrained import read_weights
-from umamba2.training.trainer import NotFinite
+from umamba2.training.trainer import NotFinite, _on_cpu
 
 TRAINER, SEMI, PRETRAINER = "UMamba2Trainer", "UMamba2SemiSupervisedTrainer", "UMamba2Pretrainer"
 CLICK_NETWORK = "nnunetv2.nets.UMambaBot2_CrossAttn_Click2"
@@ -87,7 +88,7 @@ def test_two_micro_batches_give_the_gradient_of_the_batch(multiclass, tmp_path):
     expected = gradients(trainer).clone()
     trainer.clip = math.inf
     weights = _copy(trainer.network)
-    assert trainer._step(parts) == pytest.approx(float(loss), rel=1e-5)
+    assert trainer._step(parts) == pytest.approx(float(loss.detach()), rel=1e-5)
     assert float((gradients(trainer) - expected).norm() / expected.norm()) < 1e-5
     # clipped once, on the sum
     trainer.network.load_state_dict(weights)
@@ -450,6 +451,44 @@ def test_weights_to_start_from_that_do_not_exist(stsr, tmp_path):
         trainer = make_trainer(TRAINER)
         with pytest.raises(InputError, match="absent: found no such file, expected a model folder or a checkpoint"):
             trainer.initialize()
+
+
+@pytest.mark.parametrize(("processes", "share"), [(1, (1, 2)), (2, (1, 1)), (3, None)])
+def test_the_patches_of_a_step_are_shared_among_processes(stsr, tmp_path, processes, share):
+    with environment(stsr, tmp_path):
+        trainer = make_trainer(TRAINER)
+    trainer.is_ddp = True
+    with mock.patch("torch.distributed.get_world_size", return_value=processes):
+        if share is None:
+            with pytest.raises(InputError, match="GPUs: found 3, expected a divisor of the 2 patches of a step"):
+                trainer._set_batch_size_and_oversample()
+        else:
+            trainer._set_batch_size_and_oversample()
+            assert (trainer.batch_size, trainer.accumulate) == share
+
+
+def test_the_last_good_state_can_be_returned_to_twice(multiclass, tmp_path):
+    with environment(multiclass, tmp_path):
+        trainer = started(make_trainer(TRAINER))
+    trainer._step([batch_of(47, 1)])
+    trainer._last_good = _on_cpu((trainer.network.state_dict(), trainer.optimizer.state_dict()))
+    ends = []
+    for _ in range(2):
+        trainer._recover(NotFinite("found nan"))
+        trainer._step([batch_of(47, 2)])
+        ends.append(_copy(trainer.network))
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+def test_gpus_that_are_not_there(stsr, tmp_path):
+    from umamba2.training.run import train
+
+    with (
+        environment(stsr, tmp_path),
+        mock.patch("torch.cuda.device_count", return_value=0),
+        pytest.raises(InputError, match="--gpus: found 0 GPUs, expected 2"),
+    ):
+        train(DATASET, 0, TRAINER, Options(), device="cpu", gpus=2)
 
 
 def test_a_dataset_of_another_challenge(stsr, tmp_path):

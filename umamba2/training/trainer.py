@@ -370,7 +370,7 @@ class UMamba2Trainer(nnUNetTrainer):
         if self.recoveries > RECOVERIES:
             raise InputError(f"{problem}, for the {self.recoveries}th time, expected finite numbers") from None
         self.print_to_log_file(f"{problem}; going back to the start of the epoch and on in full precision")
-        weights, optimizer = self._last_good
+        weights, optimizer = _on_cpu(self._last_good)  # a copy, for the optimizer goes on with what it is given
         self.bare_network.load_state_dict(weights)
         self.optimizer.load_state_dict(optimizer)
         self.full_precision, self.grad_scaler = True, None
