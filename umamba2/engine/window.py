@@ -95,6 +95,7 @@ class SlidingWindow:
                 self.budget.spent(passes, answered - began, time.monotonic() - answered)
             else:
                 record.tiles_coarse += 1
+            del logits  # or they would still be there beside those of the next tile
         record.sum_up()
         if record.tiles_lost and record.tiles_lost == len(tiles) - sum(air):
             raise self._failure or InputError("; ".join(record.warnings))
