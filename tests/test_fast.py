@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_models import ARCHITECTURE, randomise
 
 from umamba2.checkpoints import build_network
-from umamba2.engine.fast import moments, pieces, quicken
+from umamba2.engine.fast import moments, quicken
 
 
 def network(**changes):
@@ -80,16 +80,7 @@ def test_reduced_precision_is_as_close_as_the_plain_networks():
 def test_moments_are_exact_where_a_running_sum_is_not(dtype):
     torch.manual_seed(0)
     x = (3 + torch.randn(1, 2, 160, 200, 220)).to(dtype).to(memory_format=torch.channels_last_3d)
-    mean, variance = moments(pieces(x))
+    mean, variance = moments(x)
     exact_variance, exact_mean = torch.var_mean(x.double(), dim=(0, 2, 3, 4), correction=0)
     torch.testing.assert_close(mean.double(), exact_mean, atol=0, rtol=1e-5)
     torch.testing.assert_close(variance.double(), exact_variance, atol=0, rtol=1e-4)
-
-
-def test_pieces_are_views_that_cover_every_voxel_once():
-    x = torch.zeros(1, 3, 70, 90, 110).to(memory_format=torch.channels_last_3d)
-    parts = pieces(x)
-    assert len(parts) > 1
-    for part in parts:
-        part += 1
-    assert (x == 1).all()

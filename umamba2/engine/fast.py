@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from umamba2.nets.umamba2 import UMamba2
 from umamba2.nets.unet import ConvNormAct, MeanPool
 
-PIECE_VOXELS = 2**15  # few enough for the cache and for exact sums, enough to be worth a call
+PIECE_VOXELS = 2**17  # few enough for exact fp32 sums, enough to be worth a call
 COMPOSED_LEVELS = 3  # the finest; the others have too few voxels to repay the larger weights
 
 
@@ -46,12 +46,9 @@ class FastConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = _channels_last(self.conv(x))
         for sample in x.split(1):
-            parts = pieces(sample)
-            mean, variance = moments(parts)
-            for part in parts:
-                self.norm.apply_(part, mean, variance)
-                if self.act:
-                    F.leaky_relu_(part, 0.01)
+            self.norm.apply_(sample)
+        if self.act:
+            F.leaky_relu_(x, 0.01)
         return x
 
 
@@ -70,15 +67,10 @@ class FastBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out, skip = _channels_last(self.conv2(self.conv1(x))), _channels_last(self.skip(x))
         for one, other in zip(out.split(1), skip.split(1), strict=True):
-            parts, others = pieces(one), pieces(other)
-            statistics = moments(parts)
-            skip_statistics = moments(others) if self.skip_norm else ()
-            for part, straight in zip(parts, others, strict=True):
-                self.norm2.apply_(part, *statistics)
-                if self.skip_norm:
-                    self.skip_norm.apply_(straight, *skip_statistics)
-                F.leaky_relu_(part.add_(straight), 0.01)
-        return out
+            self.norm2.apply_(one)
+            if self.skip_norm:
+                self.skip_norm.apply_(other)
+        return F.leaky_relu_(out.add_(skip), 0.01)
 
 
 class FastDecoder(nn.Module):
@@ -146,14 +138,10 @@ class FastLevel(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         out, below = _channels_last(self.skip(skip)), _channels_last(self.up(x))
         self._add_edges(below)
-        for one, other in zip(out.split(1), below.split(1), strict=True):
-            parts = pieces(one)
-            for part, more in zip(parts, pieces(other), strict=True):
-                part.add_(more)
-            statistics = moments(parts)
-            for part in parts:
-                self.norm.apply_(part, *statistics)
-                F.leaky_relu_(part, 0.01)
+        out += below
+        for sample in out.split(1):
+            self.norm.apply_(sample)
+        F.leaky_relu_(out, 0.01)
         return self.rest(out)
 
     def _add_edges(self, x: Tensor) -> None:
@@ -168,33 +156,29 @@ class FastLevel(nn.Module):
 
 
 class Norm(nn.Module):
-    """The affine part of an instance norm, in fp32."""
+    """`InstanceNorm` with its parameters in fp32."""
 
     def __init__(self, norm: Any):
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight.float(), norm.bias.float(), norm.eps
         self.unused = torch.empty(0)
 
-    def apply_(self, part: Tensor, mean: Tensor, variance: Tensor) -> None:
-        """(part - mean) / sqrt(variance + eps) * weight + bias, in place, for a piece from `pieces`."""
-        outputs = part, self.unused, self.unused
-        torch.native_batch_norm(part, self.weight, self.bias, mean, variance, False, 0.0, self.eps, out=outputs)
+    def apply_(self, sample: Tensor) -> None:
+        """Normalise a channels-last (1, C, z, y, x) tensor in place: with one sample it is a batch norm."""
+        mean, variance = moments(sample)
+        outputs = sample, self.unused, self.unused
+        torch.native_batch_norm(sample, self.weight, self.bias, mean, variance, False, 0.0, self.eps, out=outputs)
 
 
-def pieces(sample: Tensor) -> list[Tensor]:
-    """The voxels of a channels-last (1, C, z, y, x) tensor as views (1, C, n, 1)."""
+def moments(sample: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) variance of every channel of a channels-last (1, C, z, y, x) tensor, fp32."""
     channels = sample.shape[1]
     voxels = sample.permute(0, 2, 3, 4, 1).view(-1, channels)
-    return [part.t()[None, :, :, None] for part in voxels.split(PIECE_VOXELS)]
-
-
-def moments(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and (biased) variance of every channel over all pieces, fp32."""
-    running = torch.zeros(2, parts[0].shape[1])  # in fp32 so that the results are
+    parts = [part.t()[None, :, :, None] for part in voxels.split(PIECE_VOXELS)]
+    running = torch.zeros(2, channels)  # in fp32 so that the results are
     found = [torch.batch_norm_update_stats(part, running[0], running[1], 0.0) for part in parts]
     means, variances = (torch.stack(column).double() for column in zip(*found, strict=True))
-    share = torch.tensor([part.shape[2] for part in parts], dtype=torch.float64)[:, None]
-    share /= share.sum()
+    share = torch.tensor([part.shape[2] for part in parts], dtype=torch.float64)[:, None] / len(voxels)
     mean = (share * means).sum(0)
     variance = (share * (variances + (means - mean).square())).sum(0)
     return mean.float(), variance.float()
