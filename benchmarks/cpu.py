@@ -143,6 +143,7 @@ def nnunet(folder: Path, device: str = "cpu", step: float = 1.0, mirror_axes: tu
     assert not found.unexpected_keys, found.unexpected_keys
     predictor = nnUNetPredictor(
         tile_step_size=step,
+        use_gaussian=step < 1,  # alone, its tiles would lose their corners to fp16
         use_mirroring=bool(mirror_axes),
         perform_everything_on_device=device != "cpu",
         device=torch.device(device),
