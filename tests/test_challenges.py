@@ -293,7 +293,15 @@ def test_results_are_what_evalutils_writes(tmp_path):
     )
     files = {str(path.relative_to(out)) for path in out.rglob("*")}
     folder = "images/oral-pharyngeal-segmentation"
-    assert files == {"results.json", "run.json", "metadata", "images", folder, f"{folder}/a.mha", f"{folder}/b.mha"}
+    assert files == {
+        "results.json",
+        "metadata",
+        "metadata/run.json",
+        "images",
+        folder,
+        f"{folder}/a.mha",
+        f"{folder}/b.mha",
+    }
 
 
 def test_evalutils_is_asked_for_only_where_it_is_needed(monkeypatch):

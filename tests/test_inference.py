@@ -432,7 +432,7 @@ def test_the_run_leaves_a_record(job, tmp_path):
     write_image(tmp_path / "in/images/cbct/a.mha", scan((1, 2)))
     (tmp_path / "in/images/cbct/b.mha").write_bytes(b"")
     _, (error,), out = job(MULTICLASS, "--time-limit", "1000")
-    record = json.loads((out / "run.json").read_text())
+    record = json.loads((out / "metadata/run.json").read_text())
     assert record["versions"]["umamba2"]
     assert record["settings"]["tile_step"] == 0.95
     assert 0 < record["seconds_left"] < 1000

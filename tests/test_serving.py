@@ -140,7 +140,7 @@ def test_invokes_with_wiped_folders_in_between(served):
         (entry,) = json.loads((served.output / "results.json").read_text())
         assert entry["outputs"][0]["filename"] == image.name
         names = sorted(path.name for path in served.output.iterdir())
-        assert names == ["images", "metadata", "results.json", "run.json"]
+        assert names == ["images", "metadata", "results.json"]
         if Path("/proc/self/fd").exists():
             assert served.open_files() == []
     assert served.errors() == []

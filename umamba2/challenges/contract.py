@@ -44,18 +44,16 @@ def run(cases: list[Case], job: Job, output: str | Path, deadline: float | None 
     """Segment the cases and write what belongs to them in the output folder.
 
     For Grand Challenge that is ``results.json``, as evalutils 0.4.2 writes it, with an entry for each case that has
-    an output and its problems as error messages, the folder ``metadata``, and our own record of the run, ``run.json``.
+    an output and its problems as error messages, and our own record of the run, ``metadata/run.json``.
     ``deadline``: see `run_cases`.
     """
     outcomes = run_cases(cases, job, deadline=deadline)
     if job.challenge is not None and job.challenge.has_results:
         output = Path(output)
         write_file(output / "results.json", json.dumps([_entry(outcome) for outcome in outcomes if outcome.written]))
-        write_file(output / "run.json", json.dumps(_run_record(outcomes, job, deadline), indent=1, default=str))
-        try:
-            (output / "metadata").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{output}: could not be written ({error}), expected a writable folder") from None
+        write_file(
+            output / "metadata" / "run.json", json.dumps(_run_record(outcomes, job, deadline), indent=1, default=str)
+        )
     return outcomes
 
 
