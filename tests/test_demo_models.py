@@ -10,6 +10,8 @@ import pytest
 from umamba2 import Predictor
 from umamba2.challenges import CHALLENGES, check_model, find_model
 from umamba2.clicks import NAMES, Clicks, empty
+from umamba2.engine import window
+from umamba2.engine.record import Record
 from umamba2.evaluation.metrics import dice
 from umamba2.labels import FDI_TEETH, INTERACTIVE, MULTICLASS, STSR, TASKS, training_table
 from umamba2.phantoms import make_phantom
@@ -72,3 +74,24 @@ def test_models_fit_their_challenge_and_the_image(task):
 
 def test_all_together_stay_under_25_mb():
     assert sum(p.stat().st_size for p in RESOURCES.rglob("*") if p.is_file()) < 25e6
+
+
+def test_leaving_out_tiles_of_air_only_takes_away_what_was_wrong(monkeypatch):
+    """A phantom beside as much of nothing as a tile is wide, as outside of a round field of view.
+
+    Norms make something out of the constant, so the network sees bone there; where the scan shows anything, no label
+    changes.
+    """
+    phantom = make_phantom(SEED, (50, 84, 112), (1.0, 1.0, 1.0))
+    image = np.pad(phantom.image.astype(np.float32), ((0, 0), (0, 0), (0, 130)), constant_values=-1000)
+    predictor = Predictor.from_folder(find_model(STSR, [RESOURCES]), device="cpu", precision="fp32", tile_step=0.9)
+    record = Record()
+    found = predictor.predict(image, phantom.spacing, record=record)
+    assert record.tiles_of_air > 0
+    monkeypatch.setattr(window, "AIR_TOLERANCE", -1.0)  # nothing is air
+    record = Record()
+    with_air = predictor.predict(image, phantom.spacing, record=record)
+    assert record.tiles_of_air == 0
+    changed = found != with_air
+    assert (image[changed] == -1000).all()
+    assert (found[changed] == 0).all()
