@@ -478,7 +478,7 @@ def test_predict_leaves_its_results_beside_the_segmentation(predict, tmp_path): 
     write_image(tmp_path / "in/b.mha", scan())
     options = ["--challenge", MULTICLASS, "--no-postprocess", "--preview", "--statistics", "--report"]
     code, errors = predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options)
-    assert code == 1  # nothing was found in b
+    assert code == 0  # nothing was found in b, which is no failure
     b = tmp_path / "out/b.mha"
     assert errors == [f"warning: {b}: found no structure (every voxel is 0), expected at least one"]
     names = ["a.mha", "a.preview.png", "a.report.html", "a.statistics.json", "b.mha"]
@@ -500,7 +500,7 @@ def test_what_lies_beside_is_of_one_scan_and_of_now(predict, tmp_path):  # noqa:
     options = ["--challenge", MULTICLASS, "--no-postprocess", "--statistics"]
     code, (warning,) = predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options)
     statistics = tmp_path / "out/a.statistics.json"
-    assert code == 1
+    assert code == 0  # the segmentations are there
     assert warning == f"warning: {other}: found {statistics} taken by {image}, expected an output of its own"
     assert json.loads(statistics.read_text())["case"] == "a.mha"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.mha", "a.nii.gz", "a.statistics.json"}
