@@ -100,10 +100,9 @@ class Runner:
         freed = spare()
         if freed:
             return freed
-        if self.halvings < MOST_HALVINGS and self._smallest_piece(self.halvings + 1) != self._smallest_piece(
-            self.halvings
-        ):
-            self.halvings += 1
+        more = self.halvings + 1
+        if more <= MOST_HALVINGS and self._smallest_piece(more) != self._smallest_piece(self.halvings):
+            self.halvings = more
             return f"tiles in {2**self.halvings} pieces"
         if self.device.type != "cpu":
             cpu = torch.device("cpu")
