@@ -257,3 +257,19 @@ def test_written_files(tmp_path):
         assert [p["name"] for p in content["points"]] == ["Left_IAC"] * n + ["Right_IAC"] * n
         chosen = [list(point) for _, point in (*phantom.clicks[:n], *phantom.clicks[5 : 5 + n])]
         assert [p["point"] for p in content["points"]] == chosen
+
+
+def test_randomised_phantoms_vary_more_and_are_as_reproducible():
+    def made(seed, **more):
+        return make_phantom(seed, (40, 60, 80), (1.3, 1.3, 1.3), **more)
+
+    def contrast(phantom):
+        teeth = phantom.image[(phantom.labels > 10) & (phantom.labels < 50)]
+        return np.median(teeth.astype(float)) - np.median(phantom.image[phantom.labels == 1].astype(float))
+
+    plain, wild = ([made(seed, randomised=r) for seed in range(8)] for r in (False, True))
+    again = made(3, randomised=True)
+    assert (again.image == wild[3].image).all()
+    assert (again.labels == wild[3].labels).all()
+    assert np.std([contrast(p) for p in wild]) > 1.5 * np.std([contrast(p) for p in plain])
+    assert all({1, 2, 3, 4} <= set(np.unique(p.labels)) for p in wild)

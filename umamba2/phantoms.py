@@ -31,6 +31,7 @@ IAC = {"left": 3, "right": 4}
 SINUS = {"left": 5, "right": 6}
 INCISIVE_CANAL = {"left": 103, "right": 104}
 SIDES = {"left": 1.0, "right": -1.0}  # sign of x
+WIDER = 1.5  # how much wider the ranges of a randomised phantom's anatomy are
 ENDLESS = 1e6  # radius in mm of an ellipsoid that is a cylinder
 
 # Typical textbook sizes in mm of the permanent teeth, central incisor (1) to wisdom tooth (8):
@@ -106,6 +107,7 @@ class _Tooth:
     cap_value: float = 0.0
     filling: float = 0.0  # radius of an amalgam filling, mm
     treated: bool = False  # canals filled with bright material
+    brightness: float = 1.0  # of its dentine and enamel
 
 
 @dataclass
@@ -145,8 +147,23 @@ def _arc_length(line: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
 
 
-def _draw_mouth(seed: int) -> _Mouth:
-    rng = np.random.default_rng([seed, 0])
+class _Draw(np.random.Generator):
+    """Random numbers whose ranges are ``width`` times as wide as asked for, about the same middle."""
+
+    def __init__(self, seed: int, width: float):
+        super().__init__(np.random.PCG64([seed, 0]))
+        self.extra = width - 1
+
+    def uniform(self, low=0.0, high=1.0, size=None):
+        spread = self.extra * (high - low) / 2
+        return super().uniform(low - spread, high + spread, size)
+
+    def normal(self, loc=0.0, scale=1.0, size=None):
+        return super().normal(loc, np.multiply(scale, 1 + self.extra), size)
+
+
+def _draw_mouth(seed: int, randomised: bool = False) -> _Mouth:
+    rng = _Draw(seed, WIDER if randomised else 1.0)
     uniform, normal = rng.uniform, rng.normal
     rotation = Rotation.from_euler("xyz", np.clip(normal(0, 3.5, 3), -8, 8), degrees=True).as_matrix()
     width, power = uniform(22.5, 26.0), uniform(2.4, 3.0)
@@ -165,6 +182,8 @@ def _draw_mouth(seed: int) -> _Mouth:
         "opaque sinus": {s: rng.random() < 0.15 for s in SIDES},
         "pharynx": (uniform(9, 14), uniform(5, 9), uniform(60, 66)),
         "mouth air": uniform(0, 5) * (rng.random() < 0.5),
+        "vestibule": 0.0,  # air between cheeks and teeth, mm
+        "bite block": 0.0,  # something held between the front teeth, mm
         "fat": uniform(5, 14),
         "skin": (uniform(58, 68), uniform(9, 12)),
         "texture": np.clip(ndimage.gaussian_filter(normal(size=(32, 32, 32)), 0.9, mode="wrap") * 4.5, -2, 2),
@@ -176,6 +195,7 @@ def _draw_mouth(seed: int) -> _Mouth:
         "gain": uniform(0.88, 1.12), "offset": uniform(-50, 50), "noise": uniform(25, 110), "blur": uniform(0.2, 0.45),
         "bias": normal(0, 40, 4), "cylinder": uniform(0.9, 1.0) if rng.random() < 0.25 else 0.0,
         "streaks": normal(size=(32, 2, 40)), "streak": uniform(150, 450),
+        "air": -980.0, "fat": -120.0, "texture": 130.0, "mottle": 0.0, "ceiling": 12000.0, "block": 0.0,
     }  # fmt: skip
     mouth = _Mouth(rotation, uniform(0.9, 1.1), np.array([normal(0, 2), uniform(-3, 3), uniform(-2.5, 2.5)]),
                    max(0.0, uniform(-2.0, 3.0)), arches, [], [], shape, grey)  # fmt: skip
@@ -185,7 +205,50 @@ def _draw_mouth(seed: int) -> _Mouth:
         teeth = [t for t in mouth.teeth if t.fdi // 10 == (3 if side == "left" else 4)]
         mouth.canals += _draw_canals(rng, side, arches["mandible"], teeth)
     mouth.canals.append(_draw_lingual_canal(rng, arches["mandible"]))
+    if randomised:
+        _randomise(np.random.default_rng([seed, 4]), mouth)
     return mouth
+
+
+def _randomise(rng, mouth: _Mouth) -> None:
+    """Give every structure a grey value of its own, in place, as SynthSeg does, and the mouth what phantoms lack.
+
+    The ranges are far wider than those of patients and overlap; only air, soft tissue and bone keep their order, by
+    which scans are harmonised. (SynthSeg: Billot et al., arXiv 2107.09559.)
+    """
+    uniform = rng.uniform
+    soft = uniform(-60, 140)
+    dentine, cortical = uniform(900, 2500), uniform(600, 2200)
+    mouth.grey.update({
+        "soft": soft, "trabecular": uniform(150, 0.9 * cortical), "cortical": cortical, "dentine": dentine,
+        "enamel": dentine + uniform(0, 1800), "pulp": uniform(0, 0.7 * dentine), "canal": uniform(-100, 500),
+        "metal": uniform(2500, 11000), "air": uniform(-1000, -700), "fat": uniform(-250, 20),
+        "gain": uniform(0.8, 1.25), "offset": uniform(-80, 80), "noise": uniform(5, 200), "blur": uniform(0.1, 0.7),
+        "bias": rng.normal(0, 70, 4), "streak": uniform(50, 900), "texture": uniform(20, 300),
+        "mottle": uniform(0, 80), "ceiling": rng.choice([12000.0, uniform(2000, 6000)]), "block": uniform(-700, 400),
+    })  # fmt: skip
+    if rng.random() < 0.5:
+        mouth.shape["mouth air"] = uniform(2, 16)
+    if rng.random() < 0.4:
+        mouth.shape["vestibule"] = uniform(1, 7)
+    if rng.random() < 0.3:
+        mouth.shape["bite block"] = uniform(2, 7)
+        mouth.bite = max(mouth.bite, mouth.shape["bite block"] - uniform(0, 2))
+    elif rng.random() < 0.3:
+        mouth.bite = uniform(2, 10)
+    # waves in mm that bend the whole head: pushed axis, axis along which, (amplitude, wavelength, phase)
+    mouth.shape["bends"] = np.stack(
+        [rng.normal(0, 2.0, (3, 3)), uniform(50, 160, (3, 3)), uniform(0, 2 * np.pi, (3, 3))], axis=-1
+    )
+    gone = rng.choice([0.0, 0.1, 0.3], p=[0.4, 0.4, 0.2])
+    for tooth in mouth.teeth:
+        if tooth.place == "tooth" and not tooth.cap and rng.random() < gone:
+            tooth.place = "missing"
+        tooth.brightness = uniform(0.88, 1.12)
+        tooth.treated |= rng.random() < 0.08
+    for canal in mouth.canals:
+        canal.contrast[:] = canal.contrast.clip(0, 1)
+        canal.points += rng.normal(0, (0.7, 0.7, 1.5))
 
 
 def _draw_quadrant(rng, quadrant: int, arches: dict) -> list[_Tooth]:
@@ -341,12 +404,16 @@ class _Canvas:
         inverse = mouth.rotation.T / mouth.scale
         self.matrix = inverse * self.spacing[::-1]
         self.offset = self.pivot - inverse @ centre
+        # how far each coordinate (rows x, y, z) is pushed, in voxels, depending on the position along each axis
+        self.bends = mouth.shape.get("bends")
         self.pixel = float(np.cbrt(self.spacing.prod())) / mouth.scale  # voxel edge in patient mm
 
     def box(self, points, margin: float):
         """Slices (z, y, x) of the grid around patient ``points`` (n, 3), or None when outside."""
         index = np.linalg.solve(self.matrix, (np.atleast_2d(points) - self.offset).T)
         reach = margin / np.linalg.norm(self.matrix, axis=0) + 1
+        if self.bends is not None:
+            reach = reach + np.abs(self.bends[..., 0]).sum(axis=1) / self.spacing[::-1]
         low = np.floor(index.min(axis=1) - reach)[::-1].astype(int)
         high = np.ceil(index.max(axis=1) + reach)[::-1].astype(int) + 1
         slices = tuple(slice(max(a, 0), min(b, n)) for a, b, n in zip(low, high, self.shape, strict=True))
@@ -357,12 +424,24 @@ class _Canvas:
         axes = np.eye(3) if axes is None else axes
         matrix, offset = axes @ self.matrix, axes @ (self.offset - origin)
         z, y, x = (np.arange(s.start, s.stop, dtype=np.float32) for s in slices)
+        pushes = [self._pushed(n, along) for n, along in enumerate((x, y, z))]
         first, second, third = (
-            (np.float32(m[2]) * z + np.float32(o))[:, None, None]
-            + ((np.float32(m[1]) * y)[:, None] + (np.float32(m[0]) * x))
+            (np.float32(m[2]) * z + np.float32(o) + m.astype(np.float32) @ pushes[2])[:, None, None]
+            + (
+                (np.float32(m[1]) * y + m.astype(np.float32) @ pushes[1])[:, None]
+                + (np.float32(m[0]) * x + m.astype(np.float32) @ pushes[0])
+            )
             for m, o in zip(matrix, offset, strict=True)
         )
         return first, second, third
+
+    def _pushed(self, axis: int, index: np.ndarray) -> np.ndarray:
+        """By how many voxels x, y and z are pushed at every index along one axis (x, y, z), (3, n)."""
+        if self.bends is None:
+            return np.zeros((3, len(index)), np.float32)
+        amplitude, wavelength, phase = self.bends[:, axis].T[..., None]
+        waves = amplitude * np.sin(2 * np.pi * index * self.spacing[2 - axis] / wavelength + phase)
+        return (waves / self.spacing[::-1, None]).astype(np.float32)
 
     def paint(self, slices, distance, value, label=None, stsr=None, strength=1.0, only=None):
         """Cover the shape ``distance`` < 0 with ``value`` and label it; edge voxels are mixed by their coverage."""
@@ -467,7 +546,7 @@ def _paint_bone(canvas, mouth, slices, distance, label, cortex, xyz):
     texture = mouth.shape["texture"].astype(np.float32)
     cells = [(v[inside] * np.float32(1.4)).astype(np.int32) & 31 for v in xyz]
     value = np.full(distance.shape, mouth.grey["trabecular"], np.float32)
-    value[inside] += 130 * texture[tuple(cells)]
+    value[inside] += np.float32(mouth.grey["texture"]) * texture[tuple(cells)]
     canvas.paint(slices, distance, value, label=label)
     canvas.paint(slices, np.maximum(distance, -distance - cortex), np.float32(mouth.grey["cortical"]))
 
@@ -486,13 +565,13 @@ def _paint_head(canvas: _Canvas, mouth: _Mouth) -> None:
         wave = np.float32(1.5) * np.cos(z * np.float32(2 * np.pi / 34)) + lips
         face = _ellipsoid(x, y + wave, z, (0, 80, 0), (half, 80, ENDLESS))
         canvas.paint(slices, face, soft)
-        air = np.float32(-980)
+        air = np.float32(mouth.grey["air"])
         upper, lower_z = ground.look("upper", cells), z + np.float32(mouth.bite)
         # a layer of fat under the skin, with the masseters in it
         jaw = ground.look("mandible", cells)
         fat = np.maximum(np.maximum(face + 2.5, -face - shape["fat"]), 9 - upper)
         masseter = _slab(jaw - 10, 6.0, y, 42, 74)
-        canvas.paint(slices, np.maximum(fat, -masseter), soft - 120)
+        canvas.paint(slices, np.maximum(fat, -masseter), soft + np.float32(mouth.grey["fat"]))
 
         # airways
         wide, deep, back = shape["pharynx"]
@@ -503,6 +582,14 @@ def _paint_head(canvas: _Canvas, mouth: _Mouth) -> None:
             vault = palate - 2.5 - np.maximum(upper + 16, 0) * np.float32(0.7)
             gap = _slab(z - vault + shape["mouth air"] / 2, shape["mouth air"] / 2, y, 12, 44, 1.0)
             canvas.paint(slices, np.maximum(gap, upper + 8), air)
+        if shape["vestibule"]:
+            half = np.float32(shape["vestibule"] / 2)
+            gap = _slab(upper - 6.0 - half, half, z + np.float32(mouth.bite / 2), -13 - mouth.bite, 13, 1.0)
+            canvas.paint(slices, np.maximum(gap, y - 50), air)
+        if shape["bite block"]:
+            middle = z + np.float32(mouth.bite / 2)
+            block = _slab(np.abs(x), 16, middle, -shape["bite block"] / 2, shape["bite block"] / 2, 0.5)
+            canvas.paint(slices, np.maximum(block, np.abs(y) - 14), np.float32(mouth.grey["block"]))
         nose = _slab(np.abs(x) - 7, 5.5, z, palate + 2, palate + 40)
         canvas.paint(slices, np.maximum(nose, np.abs(y - 34) - 30), air)
         turbinate = _ellipsoid(np.abs(x), y, z, (8, 36, palate + 9), (3.5, 24, 5.5))
@@ -652,10 +739,10 @@ def _paint_tooth(canvas: _Canvas, mouth: _Mouth, tooth: _Tooth):
         body = _smooth_min(crown, roots, 0.8)
         bone = canvas.labels[slices] == (MAXILLA if tooth.jaw == "upper" else MANDIBLE)
         canvas.paint(slices, body - 0.3, np.float32(200), strength=0.5, only=bone)  # periodontal ligament
-        canvas.paint(slices, body, np.float32(grey["dentine"]), label=tooth.fdi, stsr=1)
+        canvas.paint(slices, body, np.float32(grey["dentine"] * tooth.brightness), label=tooth.fdi, stsr=1)
         own = canvas.labels[slices] == tooth.fdi
         rim = np.clip(c / 2.5, 0, 1) * np.float32(tooth.enamel)
-        canvas.paint(slices, np.maximum(-body - rim, 0.5 - c), np.float32(grey["enamel"]), only=own)
+        canvas.paint(slices, np.maximum(-body - rim, 0.5 - c), np.float32(grey["enamel"] * tooth.brightness), only=own)
         if tooth.filling > 0 and tooth.kind == "posterior":
             hole = _ellipsoid(a, b, c, (0, 0, tooth.crown - 0.5), (1.2 * tooth.filling, tooth.filling, 2.2))
             canvas.paint(slices, hole, np.float32(grey["metal"] * 0.7), only=own)
@@ -718,26 +805,35 @@ def _expose(canvas: _Canvas, mouth: _Mouth, seed: int) -> np.ndarray:
     z, y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in image.shape)
     plane = grey["bias"][0] * x + (grey["bias"][1] * y + grey["bias"][2] * y * y)[:, None]
     image += plane.astype(np.float32) + (grey["bias"][3] * z).astype(np.float32)[:, None, None]
+    if grey["mottle"]:
+        coarse = rng.standard_normal([max(2, int(n * s / 4)) for n, s in zip(image.shape, canvas.spacing, strict=True)])
+        zoom = [n / m for n, m in zip(image.shape, coarse.shape, strict=True)]
+        image += ndimage.zoom(coarse.astype(np.float32) * np.float32(grey["mottle"]), zoom, order=1)
     image += 1000
     image *= np.float32(grey["gain"])
     image += np.float32(grey["offset"] - 1000)
     if grey["cylinder"]:
         outside = np.hypot(*np.meshgrid(y, x, indexing="ij")) > grey["cylinder"] * 1.2
         image[:, outside] = -1000
-    return np.clip(image, -1000, 12000, out=image).astype(np.int16)
+    return np.clip(image, -1000, grey["ceiling"], out=image).astype(np.int16)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Public functions.
 
 
-def make_phantom(seed: int, shape=(170, 272, 345), spacing=(0.3, 0.3, 0.3), canal_contrast: float = 1.0) -> Phantom:
+def make_phantom(
+    seed: int, shape=(170, 272, 345), spacing=(0.3, 0.3, 0.3), canal_contrast: float = 1.0, randomised: bool = False
+) -> Phantom:
     """Make the synthetic scan of one seed on a grid.
 
     ``shape`` voxels and ``spacing`` mm, both (z, y, x). The same arguments give the same bytes; the same seed on
     another grid gives the same mouth. ``canal_contrast``, from 0 to 1, dims the alveolar canals in the image and leaves
     their labels: at 0 only clicks and the anatomy around tell where they run. ValueError if the shape or spacing is not
     three positive numbers, or the contrast out of range.
+
+    ``randomised`` is for training networks that work on scans of any scanner: anatomy from wider ranges, bent as a
+    whole, and every grey value drawn at random.
     """
     shape, spacing = tuple(shape), tuple(float(s) for s in spacing)
     if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
@@ -746,7 +842,7 @@ def make_phantom(seed: int, shape=(170, 272, 345), spacing=(0.3, 0.3, 0.3), cana
         raise ValueError(f"spacing is {spacing}, expected three positive numbers in mm (z, y, x)")
     if not 0 <= canal_contrast <= 1:
         raise ValueError(f"canal_contrast is {canal_contrast}, expected a number from 0 to 1")
-    mouth = _draw_mouth(seed)
+    mouth = _draw_mouth(seed, randomised)
     for canal in mouth.canals:
         if canal.label in IAC.values():
             canal.contrast *= canal_contrast
