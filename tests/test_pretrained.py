@@ -8,10 +8,10 @@ from small_models import ARCHITECTURE, PATCH, make_model
 
 from umamba2.checkpoints import build_network, load_model, slim
 from umamba2.errors import InputError
-from umamba2.training.pretrained import read_weights, transfer
+from umamba2.training.pretrained import challenge_of, read_weights, transfer
 
-HEAD = "segmentation heads are never transferred"
-CLICKS = "the click branch is never transferred"
+HEAD = "segmentation heads of another task"
+CLICKS = "the click branch of another task"
 
 
 def network(name="umamba2.nets.UMamba2", classes=7, **changes):
@@ -49,6 +49,28 @@ def test_everything_but_the_heads_is_transferred(folder):
     assert done.skipped == dict.fromkeys(sorted(heads, key=list(weights).index), HEAD)
     assert all(torch.equal(after[key], weights[key]) for key in done.loaded)
     assert all(torch.equal(after[key], before[key]) for key in heads)
+
+
+def test_a_model_for_the_same_challenge_is_transferred_whole(tmp_path):
+    name = "umamba2.nets.UMamba2Click"
+    source, net = network(name, classes=3), network(name, classes=3)
+    for parameter in source.parameters():
+        parameter.data += 0.5
+    done = transfer(net, source.state_dict(), same_task=True)
+    assert done.skipped == {}
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in net.state_dict().items())
+
+
+def test_the_challenge_of_a_model_is_read_from_its_folder(folder, tmp_path):
+    made = make_model(tmp_path / "stsr")
+    file = made / "fold_0" / "checkpoint_best.pth"
+    checkpoint = torch.load(file, weights_only=False)
+    checkpoint["init_args"]["dataset_json"]["challenge"] = "stsr"
+    torch.save(checkpoint, file)
+    slim(made, tmp_path / "slim")
+    assert challenge_of(made) == challenge_of(tmp_path / "slim") == "stsr"
+    assert challenge_of(folder) is None
+    assert challenge_of(made / "fold_0") is None
 
 
 def test_published_self_supervised_weights(tmp_path):

@@ -13,11 +13,11 @@ from umamba2.checkpoints import CHECKPOINT_NAMES, load_model, read_checkpoint
 from umamba2.errors import InputError
 from umamba2.nets.unet import drop_aliases
 
-# What a new task has to learn itself, by the beginning of its keys.
+# What another task has to learn itself, by the beginning of its keys.
 NOT_TRANSFERRED = {
-    "decoder.seg_layers.": "segmentation heads are never transferred",
-    "mamba_layer.point_encoder.": "the click branch is never transferred",
-    "mamba_layer.cross_attention.": "the click branch is never transferred",
+    "decoder.seg_layers.": "segmentation heads of another task",
+    "mamba_layer.point_encoder.": "the click branch of another task",
+    "mamba_layer.cross_attention.": "the click branch of another task",
 }
 
 
@@ -74,16 +74,26 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return weights
 
 
+def challenge_of(path: str | Path) -> str | None:
+    """The challenge that a model folder was trained for, if it says so; None for lone files."""
+    path = Path(path)
+    if not path.is_dir() or any((path / name).is_file() for name in CHECKPOINT_NAMES):
+        return None
+    return load_model(path).challenge
+
+
 @torch.no_grad()
-def transfer(network: nn.Module, weights: dict[str, Tensor]) -> Transfer:
+def transfer(network: nn.Module, weights: dict[str, Tensor], same_task: bool = False) -> Transfer:
     """Copy into a network (without wrappers) what fits: same name, same shape, and not particular to a task.
 
-    Raises InputError if nothing does.
+    ``same_task``: they are of a model for the same challenge, so heads and click branch are copied as well.
+    Raises InputError if nothing fits.
     """
     own = network.state_dict()
+    particular = {} if same_task else NOT_TRANSFERRED
     loaded, skipped = [], {}
     for key in dict.fromkeys([*weights, *own]):
-        reason = next((why for start, why in NOT_TRANSFERRED.items() if key.startswith(start)), None)
+        reason = next((why for start, why in particular.items() if key.startswith(start)), None)
         if reason is None and key not in own:
             reason = "not in this network"
         elif reason is None and key not in weights:

@@ -38,7 +38,7 @@ from umamba2.training import augment, losses, semi
 from umamba2.training.clicks import batch_clicks
 from umamba2.training.options import Options, preset_for
 from umamba2.training.presets import UNLABELLED_SUFFIX, Preset, SemiSupervision, Stage
-from umamba2.training.pretrained import read_weights, transfer
+from umamba2.training.pretrained import challenge_of, read_weights, transfer
 from umamba2.training.schedules import Rates, stage_at, stage_rate
 
 # For datasets that state no challenge: nnU-Net's own settings.
@@ -116,8 +116,10 @@ class UMamba2Trainer(nnUNetTrainer):
         super().initialize()
         self.is_ddp = distributed
         if self.options.pretrained and not self.logger.resume:  # a resumed run has its weights in its checkpoint
-            done = transfer(self.bare_network, read_weights(self.options.pretrained))
-            done.report(self.print_to_log_file, self.options.pretrained)
+            source = self.options.pretrained
+            same_task = challenge_of(source) == self.preset.challenge
+            done = transfer(self.bare_network, read_weights(source), same_task)
+            done.report(self.print_to_log_file, source)
         if distributed:
             self._set_batch_size_and_oversample()
             gpu = [self.local_rank] if self.device.type == "cuda" else None
