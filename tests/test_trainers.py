@@ -172,6 +172,40 @@ def test_a_resumed_run_goes_on_where_it_was(multiclass, tmp_path):
         torch.testing.assert_close(resumed.network.state_dict()[key], value, rtol=1e-3, atol=1e-5)
 
 
+def killed_at(epoch, resume=False):
+    """Train up to an epoch, as if the process had been killed then, going on where an earlier one was if asked to."""
+    from nnunetv2.run.run_training import maybe_load_checkpoint
+
+    trainer = make_trainer(TRAINER, resume=resume)
+    maybe_load_checkpoint(trainer, resume, validation_only=False)
+    began = trainer.current_epoch
+    with mock.patch.object(trainer, "on_epoch_start", _until(trainer, epoch)), pytest.raises(KeyboardInterrupt):
+        trainer.run_training()
+    return began
+
+
+def test_a_killed_fine_tuning_goes_on_where_it_was(multiclass, tmp_path):
+    """nnU-Net would begin with the first stage's end each time."""
+    with environment(multiclass, tmp_path, epochs=1, iterations=1):
+        make_trainer(TRAINER).run_training()
+    with environment(multiclass, tmp_path, epochs=1, finetune_epochs=4, iterations=1):
+        assert killed_at(3, resume=True) == 1
+        assert killed_at(4, resume=True) == 3
+
+
+def test_weights_to_start_from_are_taken_where_there_is_no_checkpoint_to_go_on_from(multiclass, tmp_path):
+    with environment(multiclass, tmp_path / "source"):
+        source = started(make_trainer(TRAINER))
+        source.save_checkpoint(str(tmp_path / "weights.pth"))
+    with environment(multiclass, tmp_path, pretrained=str(tmp_path / "weights.pth"), seed=1):
+        killed_at(0, resume=True)
+        log = next(output_folder(tmp_path, TRAINER).glob("fold_0/training_log*")).read_text()
+        assert "weights loaded" in log
+        killed_at(1)
+        (tmp_path / "weights.pth").unlink()  # no longer needed
+        assert killed_at(1, resume=True) == 1
+
+
 def _until(trainer, epoch):
     start = trainer.on_epoch_start
 
@@ -516,6 +550,28 @@ def test_cases_that_are_not_preprocessed(stsr, tmp_path):
         trainer = make_trainer(TRAINER)
         with pytest.raises(InputError, match="nnUNetPlans_3d_fullres: found no case_2, expected all cases"):
             trainer.run_training()
+
+
+@pytest.mark.parametrize(
+    ("fold", "splits", "message"),
+    [
+        (2, None, "fold 2: found 2 folds in .*splits_final.json, expected one of them"),
+        (0, "[{", r"splits_final.json: could not be read \(.*\), expected a list of folds as JSON"),
+        (0, '{"train": []}', "splits_final.json: found None, expected folds: lists of cases by train and val"),
+        (0, '[{"train": ["case_1"]}]', r"splits_final.json: found {'train': \['case_1'\]}, expected folds"),
+        ("all", None, "nnUNetPlans_3d_fullres: found 4 cases, expected 5"),
+    ],
+)
+def test_folds_that_are_not_there(multiclass, tmp_path, fold, splits, message):
+    root = tmp_path / "copy"
+    shutil.copytree(multiclass, root)
+    folder = root / "nnUNet_preprocessed" / DATASET
+    if splits:
+        (folder / "splits_final.json").write_text(splits)
+    if fold == "all":  # preprocessing was interrupted
+        (folder / "nnUNetPlans_3d_fullres" / "case_2.b2nd").unlink()
+    with environment(root, tmp_path), pytest.raises(InputError, match=message):
+        make_trainer(TRAINER, fold).run_training()
 
 
 def test_a_dataset_without_a_challenge_trains_like_nnunet(stsr, tmp_path):

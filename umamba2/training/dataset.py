@@ -17,6 +17,7 @@ from umamba2.errors import InputError
 from umamba2.training.workers import run_all
 from umamba2.volumes import Geometry, list_volumes, read_labels, read_volume, suffix
 
+KINDS = ("train", "val", "unlabeled")  # of cases in a splits file
 CHANNEL = "_0000"  # nnU-Net numbers the channels of a case; we have one
 
 
@@ -110,6 +111,22 @@ def read_dataset(folder: Path) -> Dataset:
 
 def _files(folder: Path, ending: str) -> dict[str, Path]:
     return {p.name[: -len(ending)]: p for p in list_volumes(folder) if p.name.endswith(ending)}
+
+
+def read_splits(path: Path) -> list[dict[str, list[str]]]:
+    """The folds of a ``splits_final.json``: names of cases by "train", "val" and, if there are some, "unlabeled".
+
+    Raises InputError if it is missing or no list of folds.
+    """
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: could not be read ({error}), expected a list of folds as JSON") from None
+    for split in splits if isinstance(splits, list) else [None]:
+        parts = [{"unlabeled": [], **split}.get(key) for key in KINDS] if isinstance(split, dict) else [None]
+        if not all(isinstance(part, list) and all(isinstance(case, str) for case in part) for part in parts):
+            raise InputError(f"{path}: found {str(split)[:80]}, expected folds: lists of cases by train and val")
+    return splits
 
 
 def verify(dataset: Dataset, workers: int) -> dict[str, CaseFacts]:

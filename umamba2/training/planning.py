@@ -27,7 +27,7 @@ import numpy as np
 
 from umamba2.errors import InputError
 from umamba2.labels import STRUCTURES
-from umamba2.training.dataset import Dataset, verify
+from umamba2.training.dataset import Dataset, read_splits, verify
 from umamba2.training.paths import use_folders
 from umamba2.training.presets import CONFIGURATION, FULL, PLANNER, PLANS, UNLABELLED_SUFFIX, Architecture, Preset
 from umamba2.training.workers import affordable, check_disk, run_all
@@ -139,17 +139,13 @@ def _check_splits(source: Path, target: Path) -> None:
     """See that training will use the dataset's folds, with its present list of unlabelled cases."""
     if not source.is_file() or not target.is_file():
         return
-    content = source.read_bytes()
-    try:
-        new, old = (
-            [{key: sorted(split[key]) for key in ("train", "val")} for split in json.loads(text)]
-            for text in (content, target.read_bytes())
-        )
-    except (ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{target}: found no list of folds ({error}), expected train and val in each") from None
+    new, old = (
+        [{key: sorted(split[key]) for key in ("train", "val")} for split in read_splits(path)]
+        for path in (source, target)
+    )
     if new != old:
         raise InputError(f"{target}: found other folds than in {source}, expected the same (remove what is outdated)")
-    write_file(target, content)
+    write_file(target, source.read_bytes())
 
 
 def _extract_fingerprint(dataset: Dataset, workers: int) -> None:

@@ -6,12 +6,12 @@ checkpoints and validation stay as they are.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from os.path import isdir, isfile
 from pathlib import Path
@@ -36,6 +36,7 @@ from umamba2.errors import InputError
 from umamba2.labels import STRUCTURES, left_right_pairs
 from umamba2.training import augment, losses, semi
 from umamba2.training.clicks import batch_clicks
+from umamba2.training.dataset import read_splits
 from umamba2.training.options import Options, preset_for
 from umamba2.training.presets import UNLABELLED_SUFFIX, Preset, SemiSupervision, Stage
 from umamba2.training.pretrained import challenge_of, read_weights, transfer
@@ -115,7 +116,7 @@ class UMamba2Trainer(nnUNetTrainer):
         torch.manual_seed(self.options.seed)
         super().initialize()
         self.is_ddp = distributed
-        if self.options.pretrained and not self.logger.resume:  # a resumed run has its weights in its checkpoint
+        if self.options.pretrained:
             source = self.options.pretrained
             same_task = challenge_of(source) == self.preset.challenge
             done = transfer(self.bare_network, read_weights(source), same_task)
@@ -198,12 +199,28 @@ class UMamba2Trainer(nnUNetTrainer):
         return rotation, dummy_2d, initial_patch, self.preset.mirror_axes
 
     def do_split(self) -> tuple[list[str], list[str]]:
+        folds = self._folds()
+        if self.fold != "all" and self.fold >= len(folds):  # nnU-Net would make one up
+            raise InputError(f"fold {self.fold}: found {len(folds)} folds in {self._splits_file}, expected one of them")
         training, validation = super().do_split()
+        if self.fold == "all" and len(training) < self.dataset_json["numTraining"]:  # else the splits name them
+            raise InputError(
+                f"{self.preprocessed_dataset_folder}: found {len(training)} cases, "
+                f"expected {self.dataset_json['numTraining']} (`umamba2 preprocess`)"
+            )
         self._check_preprocessed(self.preprocessed_dataset_folder, [*training, *validation])
         if not training or not validation:
             found = f"{len(training)} training and {len(validation)} validation cases"
             raise InputError(f"fold {self.fold}: found {found}, expected some of each")
         return training, validation
+
+    @property
+    def _splits_file(self) -> Path:
+        return Path(self.preprocessed_dataset_folder_base, "splits_final.json")
+
+    def _folds(self) -> list[dict]:
+        """The folds of the splits file, or the five that nnU-Net makes where there is none."""
+        return read_splits(self._splits_file) if self._splits_file.is_file() else [{}] * 5
 
     def _check_preprocessed(self, folder: str, keys: Sequence[str]) -> None:
         missing = sorted(set(keys) - set(self.dataset_class.get_identifiers(folder) if isdir(folder) else ()))
@@ -387,10 +404,16 @@ class UMamba2Trainer(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         if not self.was_initialized:
+            self.options = replace(self.options, pretrained=None)  # all weights come from the checkpoint
             self.initialize()
         checkpoint = filename_or_checkpoint
         if isinstance(checkpoint, str):
-            checkpoint = read_checkpoint(Path(checkpoint))  # nnU-Net would run whatever code is in the file
+            file = Path(checkpoint)
+            checkpoint = read_checkpoint(file)  # nnU-Net would run whatever code is in the file
+            latest = file.with_name("checkpoint_latest.pth")
+            if file.name == "checkpoint_final.pth" and latest.is_file():
+                # A stage begun after the end of the one before; nnU-Net would start it again each time.
+                checkpoint = max(checkpoint, read_checkpoint(latest), key=lambda found: found.get("current_epoch", 0))
         try:
             self.bare_network.load_state_dict(checkpoint["network_weights"])
             self.optimizer.load_state_dict(checkpoint["optimizer_state"])
@@ -463,12 +486,10 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
     # --- data -------------------------------------------------------------------------------------------------------
 
     def _unlabelled_keys(self) -> list[str]:
-        file = Path(self.preprocessed_dataset_folder_base, "splits_final.json")
-        splits = json.loads(file.read_text()) if file.is_file() else []
-        chosen = splits if self.fold == "all" else splits[self.fold : self.fold + 1]
+        chosen = self._folds() if self.fold == "all" else [self._folds()[self.fold]]
         keys = sorted({key for split in chosen for key in split.get("unlabeled", ())})
         if not keys:
-            raise InputError(f"{file}: found no unlabeled cases for fold {self.fold}, expected some")
+            raise InputError(f"{self._splits_file}: found no unlabeled cases for fold {self.fold}, expected some")
         return keys
 
     def get_dataloaders(self) -> tuple[Any, Any]:
