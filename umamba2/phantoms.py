@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
@@ -25,6 +26,9 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from umamba2.clicks import click_json, simulate_clicks
+
+if TYPE_CHECKING:
+    from umamba2.tooth_shapes import ToothShape
 
 MANDIBLE, MAXILLA, BRIDGE, CROWN, IMPLANT, PHARYNX, LINGUAL_CANAL = 1, 2, 8, 9, 10, 7, 105
 IAC = {"left": 3, "right": 4}
@@ -108,6 +112,7 @@ class _Tooth:
     filling: float = 0.0  # radius of an amalgam filling, mm
     treated: bool = False  # canals filled with bright material
     brightness: float = 1.0  # of its dentine and enamel
+    shape: ToothShape | None = None  # the form of a real tooth, at this one's sizes
 
 
 @dataclass
@@ -326,6 +331,23 @@ def _draw_restorations(rng, mouth: _Mouth) -> None:
                 middle.place = "pontic"
                 for tooth in (left, middle, right):
                     tooth.cap, tooth.cap_value = BRIDGE, metal
+
+
+def _take_shapes(rng, mouth: _Mouth, shapes: dict[int, list[ToothShape]]) -> None:
+    """Give most teeth the form of a real one, in place: the same tooth of either side, or else one of its kind."""
+    for tooth in mouth.teeth:
+        takes, choice = rng.random() < 0.7, rng.random()
+        # widths along the arch keep to the drawn ones, for neighbours touch; the canals make way for 1.05 of a root
+        crown, root, distal, buccal = rng.uniform((0.95, 0.9, 0.97, 0.9), (1.05, 1.05, 1.03, 1.1))
+        position, quadrants = tooth.fdi % 10, (1, 2) if tooth.jaw == "upper" else (3, 4)
+        kind = next(k for k in ((1, 2), (3,), (4, 5), (6, 7, 8)) if position in k)
+        for positions in ((position,), kind):
+            real = [s for p in positions for q in quadrants for s in shapes.get(10 * q + p, [])]
+            if real and takes:
+                half = (distal * tooth.half[0], buccal * tooth.half[1])
+                form = real[int(choice * len(real))]
+                tooth.shape = form.stretched(crown * tooth.crown, root * tooth.root, half)
+                break
 
 
 def _smooth_line(points, count: int) -> np.ndarray:
@@ -702,12 +724,9 @@ def _root_distance(tooth: _Tooth, root, a, b, c):
     return np.maximum((radius - 1) * np.minimum(half_a, half_b), np.maximum(-length - c, c - 1))
 
 
-def _pulp_shapes(tooth: _Tooth, a, b, c):
-    """(distance, STSR class) of the pulp chamber and of every root canal."""
-    many = len(tooth.roots) > 1 and tooth.fdi % 10 > 5
-    spread = (0.42, 0.42, 0.24) if many else (0.24, 0.26, 0.42)
-    radii = (spread[0] * tooth.half[0], spread[1] * tooth.half[1], spread[2] * tooth.crown)
-    canals = []
+def _canal_lines(tooth: _Tooth, c):
+    """Of every root canal the centre (a, b) and the half width at the height c, its length and its STSR class."""
+    many = _is_molar(tooth)
     for number, root in enumerate(tooth.roots):
         length = np.float32(tooth.root * root[3] - 0.8)
         t = np.clip(-c / length, 0, 1)
@@ -716,10 +735,35 @@ def _pulp_shapes(tooth: _Tooth, a, b, c):
         split = tooth.jaw == "lower" and many and number == 0 and tooth.third_canal
         for sign in (1, -1) if split else (0,):
             offset = np.float32(sign * 0.35 * tooth.half[1]) * (1 - 0.4 * t)
-            distance = np.sqrt(np.square(a - centre_a) + np.square(b - centre_b - offset)) - width
             canal_class = 8 if sign == -1 and root[4] != 12 else root[4]
-            canals.append((np.maximum(distance, np.maximum(-length - c, c - 1)), canal_class))
+            yield centre_a, centre_b + offset, width, length, canal_class
+
+
+def _is_molar(tooth: _Tooth) -> bool:
+    return len(tooth.roots) > 1 and tooth.fdi % 10 > 5
+
+
+def _pulp_shapes(tooth: _Tooth, a, b, c):
+    """(distance, STSR class) of the pulp chamber and of every root canal."""
+    if tooth.shape is not None:
+        return _real_pulp_shapes(tooth, tooth.shape.core(a, b, c), a, b, c)
+    spread = (0.42, 0.42, 0.24) if _is_molar(tooth) else (0.24, 0.26, 0.42)
+    radii = (spread[0] * tooth.half[0], spread[1] * tooth.half[1], spread[2] * tooth.crown)
+    canals = []
+    for centre_a, centre_b, width, length, canal_class in _canal_lines(tooth, c):
+        distance = np.sqrt(np.square(a - centre_a) + np.square(b - centre_b)) - width
+        canals.append((np.maximum(distance, np.maximum(-length - c, c - 1)), canal_class))
     return [*canals, (_ellipsoid(a, b, c, (0, 0, 0.08 * tooth.crown), radii), 2)]
+
+
+def _real_pulp_shapes(tooth: _Tooth, core, a, b, c):
+    """The same for the pulp of a real form: the parametric canals only tell which class each part of it has."""
+    floor = np.float32(-0.2 * tooth.crown)
+    lines = list(_canal_lines(tooth, c))
+    gaps = np.stack([np.square(a - line[0]) + np.square(b - line[1]) for line in lines])
+    nearest, canals = gaps.argmin(axis=0), np.maximum(core, c - floor)
+    shapes = [(np.where(nearest == n, canals, np.float32(1)), line[-1]) for n, line in enumerate(lines)]
+    return [*shapes, (np.maximum(core, floor - c), 2)]
 
 
 def _paint_tooth(canvas: _Canvas, mouth: _Mouth, tooth: _Tooth):
@@ -735,8 +779,11 @@ def _paint_tooth(canvas: _Canvas, mouth: _Mouth, tooth: _Tooth):
     crown = _crown_distance(tooth, a, b, c, 0.25 * tooth.root if len(tooth.roots) > 1 else 0.0)
     metal = np.float32(tooth.cap_value)
     if tooth.place == "tooth":
-        roots = np.minimum.reduce([_root_distance(tooth, r, a, b, c) for r in tooth.roots])
-        body = _smooth_min(crown, roots, 0.8)
+        if tooth.shape is None:
+            roots = np.minimum.reduce([_root_distance(tooth, r, a, b, c) for r in tooth.roots])
+            body = _smooth_min(crown, roots, 0.8)
+        else:
+            body = crown = tooth.shape.distance(a, b, c)
         bone = canvas.labels[slices] == (MAXILLA if tooth.jaw == "upper" else MANDIBLE)
         canvas.paint(slices, body - 0.3, np.float32(200), strength=0.5, only=bone)  # periodontal ligament
         canvas.paint(slices, body, np.float32(grey["dentine"] * tooth.brightness), label=tooth.fdi, stsr=1)
@@ -823,7 +870,12 @@ def _expose(canvas: _Canvas, mouth: _Mouth, seed: int) -> np.ndarray:
 
 
 def make_phantom(
-    seed: int, shape=(170, 272, 345), spacing=(0.3, 0.3, 0.3), canal_contrast: float = 1.0, randomised: bool = False
+    seed: int,
+    shape=(170, 272, 345),
+    spacing=(0.3, 0.3, 0.3),
+    canal_contrast: float = 1.0,
+    randomised: bool = False,
+    tooth_shapes: dict[int, list[ToothShape]] | None = None,
 ) -> Phantom:
     """Make the synthetic scan of one seed on a grid.
 
@@ -833,7 +885,8 @@ def make_phantom(
     three positive numbers, or the contrast out of range.
 
     ``randomised`` is for training networks that work on scans of any scanner: anatomy from wider ranges, bent as a
-    whole, and every grey value drawn at random.
+    whole, and every grey value drawn at random. ``tooth_shapes``, what `umamba2.tooth_shapes.read_tooth_shapes`
+    returns, gives most teeth the form of a real one at about their sizes.
     """
     shape, spacing = tuple(shape), tuple(float(s) for s in spacing)
     if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
@@ -843,6 +896,8 @@ def make_phantom(
     if not 0 <= canal_contrast <= 1:
         raise ValueError(f"canal_contrast is {canal_contrast}, expected a number from 0 to 1")
     mouth = _draw_mouth(seed, randomised)
+    if tooth_shapes:
+        _take_shapes(np.random.default_rng([seed, 3]), mouth, tooth_shapes)
     for canal in mouth.canals:
         if canal.label in IAC.values():
             canal.contrast *= canal_contrast
