@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from umamba2.engine import heap
 from umamba2.engine.faults import is_out_of_memory
 from umamba2.engine.tiles import Box, Cell, Sweep, Tile, all_classes, gaussian
 
@@ -64,7 +65,7 @@ class Accumulator:
             held = self._waiting.get(key)
             if logits is not None:
                 if not cell.last and held is None:
-                    self._waiting[key] = self._room(cell, tile, logits)
+                    self._waiting[key] = self._room(cell)
                 for rows, box in _chunks(cell.box, self.classes):
                     scores, weight = self._weighted(box, tile, logits, scale)
                     if held is not None:
@@ -102,13 +103,14 @@ class Accumulator:
         scores = logits[all_classes(own)].to(self.device, torch.float32)
         return scores.mul_(weight if scale is None else weight * scale.to(self.device)), weight
 
-    def _room(self, cell: Cell, tile: Tile, logits: Tensor) -> _Waiting:
-        """Memory for a cell, its axes laid out as in the network's output."""
-        like = logits[all_classes(tile.own(cell.box))]
+    def _room(self, cell: Cell) -> _Waiting:
+        """Memory for a cell."""
+        size = [side.stop - side.start for side in cell.box]
         while True:
             try:
-                scores = torch.empty_like(like, dtype=self.dtype, device=self.device)
-                return _Waiting(scores, torch.empty(like.shape[1:], device=self.device) if self._needs_mean else None)
+                scores = heap.apart([self.classes, *size], self.dtype, self.device)
+                weight = heap.apart(size, torch.float32, self.device) if self._needs_mean else None
+                return _Waiting(scores, weight)
             except Exception as error:
                 if not is_out_of_memory(error) or self.to_host() is None:
                     raise

@@ -91,11 +91,13 @@ class FastDecoder(nn.Module):
         for level in self.levels:
             x = level(x, skips.pop())
         classes, channels = self.head.weight.shape[:2]
+        weight, bias = self.head.weight.view(classes, channels), self.head.bias.view(classes, 1)
         logits = x.new_empty(len(x), classes, *x.shape[2:])
         for sample, result in zip(x, logits, strict=True):
             voxels = sample.permute(1, 2, 3, 0).reshape(-1, channels)
-            torch.mm(self.head.weight.view(classes, channels), voxels.t(), out=result.view(classes, -1))
-            result += self.head.bias.view(-1, 1, 1, 1)
+            # In pieces, because in half precision the product is first made in fp32.
+            for some, place in zip(voxels.split(PIECE_VOXELS), result.view(classes, -1).split(PIECE_VOXELS, 1)):
+                place.copy_(torch.addmm(bias, weight, some.t()))
         return logits
 
 

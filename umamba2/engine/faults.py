@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import torch
 
 
@@ -9,6 +11,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the device or the host; any other failure is not to be taken for it."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
+    if isinstance(error, OSError):  # of a mapping
+        return error.errno == errno.ENOMEM
     # torch has no type of its own for a host that refuses.
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
 

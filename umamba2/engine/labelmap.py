@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from umamba2.engine import heap
 from umamba2.engine.accumulate import dtype_for_keeping, for_keeping
 from umamba2.engine.resample import RowResampler, leading
 from umamba2.engine.tiles import Box, all_classes
@@ -95,7 +96,7 @@ class OtherGrid:
         slab = next(s for s in self._slabs if s.start <= row < s.stop)
         if slab.scores is None:
             size = (self.classes, slab.stop - slab.start, *leading(self.shape, self.lead)[1:])
-            slab.scores = torch.empty(size, dtype=self.dtype, device=self.labels.device)
+            slab.scores = heap.apart(size, self.dtype, self.labels.device)
         place = slab.scores.movedim(1, 1 + self.lead)  # (classes, z, y, x) again
         rows = slice(row - slab.start, where[self.lead].stop - slab.start)
         where = tuple(rows if axis == self.lead else side for axis, side in enumerate(where))
