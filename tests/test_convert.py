@@ -201,6 +201,57 @@ def test_splits():
     assert len(make_splits(cases[:3], ["other"])) == 3
 
 
+def test_linked_folders_are_followed(tmp_path):
+    plain = toothfairy3(tmp_path / "plain")
+    (tmp_path / "linked").mkdir()
+    for folder in plain.iterdir():
+        (tmp_path / "linked" / folder.name).symlink_to(folder)
+    (tmp_path / "linked" / "imagesTr" / "itself").symlink_to(plain / "imagesTr")
+    found = recognise(tmp_path / "linked", may_lack_labels=False)
+    assert found.labelled.keys() == recognise(plain, may_lack_labels=False).labelled.keys()
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch):
+    source, scandir = stsr(tmp_path / "download"), os.scandir
+
+    def forbidden(folder):  # for root no folder is
+        if Path(folder).name == "Unlabeled":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(InputError, match=r"Unlabeled: could not be read \(Permission denied\), expected a readable"):
+        recognise(source, may_lack_labels=True)
+
+
+def test_cases_that_the_download_no_longer_has_are_named(tmp_path):
+    source = stsr(tmp_path / "download")
+    folder = convert(STSR, source, tmp_path / "raw")
+    case = "STS25_Train_Unlabeled_00001"
+    write(source / "Labeled" / f"{case}_Mask.nii.gz", phantom(5).stsr_labels)
+    expected = f"imagesUn/{case}_0000.nii.gz: found no such unlabelled case in the download, expected this file removed"
+    with pytest.raises(InputError, match=expected):
+        convert(STSR, source, tmp_path / "raw")
+    (folder / "imagesUn" / f"{case}_0000.nii.gz").unlink()
+    convert(STSR, source, tmp_path / "raw")
+    shutil.copy(folder / "imagesTr" / f"{case}_0000.nii.gz", folder / "imagesUn")
+    with pytest.raises(InputError, match=f"found {case} in imagesTr and imagesUn, expected it in one of them"):
+        read_dataset(folder)
+
+
+def test_axes_that_run_another_way_cost_a_warning(tmp_path, capsys):
+    source = toothfairy3(tmp_path / "download")
+    for name in ("imagesTr/ToothFairy3F_001_0000.nii.gz", "labelsTr/ToothFairy3P_002.nii.gz"):
+        image = sitk.ReadImage(str(source / name))
+        image.SetDirection((-1, 0, 0, 0, 1, 0, 0, 0, 1))
+        sitk.WriteImage(image, str(source / name))
+    verify(read_dataset(convert(MULTICLASS, source, tmp_path / "raw")), 1)
+    said = capsys.readouterr().err
+    for case in ("ToothFairy3F_001", "ToothFairy3P_002"):
+        assert said.count(f"{case}.nii.gz: found the direction") == 1  # the copies have their images'
+    assert "1 of 3 cases whose axes run another way in the patient (ToothFairy3F_001, ...)" in said
+
+
 def remove(name):
     return lambda source: next(source.rglob(name)).unlink()
 
@@ -275,6 +326,8 @@ def test_a_folder_that_holds_another_dataset_is_not_overwritten(tmp_path):
     convert(MULTICLASS, source, tmp_path / "raw" / "Dataset400_Mine")
     with pytest.raises(InputError, match="found challenge toothfairy3-multiclass, expected toothfairy3-interactive"):
         convert(INTERACTIVE, source, tmp_path / "raw" / "Dataset400_Mine")
+    with pytest.raises(InputError, match="found the name Dataset1_Mine, expected Dataset<three digits>_<name>"):
+        convert(MULTICLASS, source, tmp_path / "raw" / "Dataset1_Mine")
     with pytest.raises(InputError, match="expected another place"):
         convert(MULTICLASS, source, source / "raw")
 
@@ -285,6 +338,23 @@ def test_a_full_disk_is_noticed_first(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"found 0.0 GB free, expected at least .* for the converted cases"):
         convert(MULTICLASS, toothfairy3(tmp_path / "download"), tmp_path / "raw")
     check_disk(tmp_path / "not" / "there", 999, "nothing")
+
+
+def test_a_scan_that_shows_nothing_is_refused(tmp_path, capsys):
+    source = toothfairy3(tmp_path / "download")
+    write(source / "imagesTr" / "ToothFairy3P_002_0000.nii.gz", np.full(SHAPE, 7, np.int16))
+    with pytest.raises(InputError, match="verifying: found 1 of 3"):
+        convert(MULTICLASS, source, tmp_path / "raw")
+    assert "ToothFairy3P_002_0000.nii.gz: found 7 in all voxels, expected a scan" in capsys.readouterr().err
+
+
+def test_a_damaged_description_is_written_again(tmp_path):
+    source = toothfairy3(tmp_path / "download")
+    folder = convert(MULTICLASS, source, tmp_path / "raw")
+    before = (folder / "dataset.json").read_bytes()
+    (folder / "dataset.json").write_text("[1]")
+    convert(MULTICLASS, source, tmp_path / "raw")
+    assert (folder / "dataset.json").read_bytes() == before
 
 
 def test_verification_sees_what_happened_to_a_converted_dataset(tmp_path, capsys):

@@ -79,8 +79,8 @@ def test_padding_below_air_is_not_taken_for_air():
     ids=["constant", "one peak", "no air", "no air, much bone"],
 )
 def test_a_scan_without_both_peaks_is_left_alone_with_a_warning(volume, capsys):
-    np.testing.assert_array_equal(harmonise(volume), volume)
-    assert "found no separate peaks of air and soft tissue" in capsys.readouterr().err
+    np.testing.assert_array_equal(harmonise(volume, "this.nii.gz"), volume)
+    assert "warning: this.nii.gz: found no separate peaks of air and soft tissue" in capsys.readouterr().err
 
 
 def test_the_callers_scan_is_not_changed():

@@ -26,6 +26,7 @@ from umamba2.training.dataset import read_dataset
 from umamba2.training.paths import find_dataset, use_folders
 from umamba2.training.planning import add_configuration, bytes_in_memory, check_patch, check_preset, read_configuration
 from umamba2.training.presets import CONFIGURATION, DATA_IDENTIFIER, FULL, PLANS, PRESETS, SMALL, UNLABELLED_SUFFIX
+from umamba2.training.run import _plans
 from umamba2.volumes import read_volume
 
 pytest.importorskip("nnunetv2")
@@ -223,7 +224,53 @@ def test_only_what_changed_is_done_again(planned, tmp_path, monkeypatch):
     assert not (folder / "gone.pkl").exists()
     planning.plan(dataset, preprocessed, PRESETS[STSR], patch=(32, 64, 64))
     planning.preprocess(dataset, preprocessed)
-    assert len(done) == 1 + len(dataset.cases) + len(dataset.unlabelled)
+    assert done == [case, case]  # which the replacement has not made; patches are cut later
+    planning.plan(dataset, preprocessed, PRESETS[STSR], spacing=(3, 3, 3))
+    with pytest.raises(InputError, match="found cases preprocessed by other plans, expected `umamba2 preprocess`"):
+        planning.check_preprocessed(folder.parent / f"{PLANS}.json")
+    planning.preprocess(dataset, preprocessed)
+    assert len(done) == 2 + len(dataset.cases) + len(dataset.unlabelled)
+    planning.check_preprocessed(folder.parent / f"{PLANS}.json")
+    os.utime(folder.parent / "dataset_fingerprint.json", (1, 1))
+    with pytest.raises(InputError, match="found it changed since it was planned, expected `umamba2 plan` again"):
+        planning.preprocess(dataset, preprocessed)
+
+
+def test_cases_are_preprocessed_again_where_they_are_incomplete_or_by_another_recipe(tmp_path):
+    scans = {case: (write(tmp_path / f"{case}.nii.gz", phantom(0).image), None) for case in "ab"}
+    target = tmp_path / "pre" / "Dataset900_X"
+    target.mkdir(parents=True)
+    (target / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "x": 1}}))
+    path = target / f"{PLANS}.json"
+
+    def preprocessed(spacing=(4.0, 4.0, 4.0), patch=(16, 32, 32), cases=scans):
+        plans = {"dataset_name": target.name, "plans_name": PLANS, **_plans(PRESETS[STSR], patch, spacing, SMALL)}
+        path.write_text(json.dumps(plans))
+        folder = planning.preprocess_cases(path, cases, {}, [(SHAPE, (2.0, 2.0, 2.0))], 1)
+        planning.check_preprocessed(path)
+        names = sorted(file.name for file in folder.iterdir())
+        assert names == sorted(f"{case}{ending}" for case in cases for ending in (".b2nd", "_seg.b2nd", ".pkl"))
+        return folder, {case: stored(folder, case)[0].shape for case in cases}, (folder / "b.pkl").stat().st_mtime_ns
+
+    folder, shapes, made = preprocessed()
+    assert shapes == dict.fromkeys("ab", (1, 14, 22, 26))
+    assert preprocessed(patch=(32, 32, 32)) == (folder, shapes, made)
+    (folder / "a_seg.b2nd").unlink()
+    assert preprocessed() == (folder, shapes, made)
+    _, shapes, again = preprocessed(spacing=(2.0, 2.0, 4.0))
+    assert shapes == dict.fromkeys("ab", (1, 28, 44, 26))
+    assert again > made
+    _, shapes, _ = preprocessed(spacing=(2.0, 2.0, 4.0), cases={"b": scans["b"]})
+    assert list(shapes) == ["b"]
+
+
+def test_damaged_plans_are_named(tmp_path):
+    dataset = read_dataset(convert(MULTICLASS, toothfairy3(tmp_path / "download"), tmp_path / "raw"))
+    path = tmp_path / "pre" / dataset.folder.name / f"{PLANS}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"half":')
+    with pytest.raises(InputError, match=f"{path}: could not be read"):
+        planning.plan(dataset, tmp_path / "pre", PRESETS[MULTICLASS])
 
 
 @pytest.mark.parametrize("task", [MULTICLASS, INTERACTIVE, STSR])
@@ -315,6 +362,8 @@ def test_folders_come_from_options_or_the_environment(tmp_path, monkeypatch):
     options = argparse.Namespace(raw=None, preprocessed=tmp_path / "new")
     assert use_folders(options, "raw", "preprocessed") == [tmp_path, tmp_path / "new"]
     assert os.environ["nnUNet_preprocessed"] == str(tmp_path / "new")  # noqa: SIM112 (nnU-Net's own name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert use_folders(argparse.Namespace(raw="~"), "raw") == [tmp_path]
     monkeypatch.delenv("nnUNet_results", raising=False)
     with pytest.raises(InputError, match="nnUNet_results: found it neither set nor given, expected --results FOLDER"):
         use_folders(options, "results")

@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -523,6 +525,23 @@ def test_gpus_that_are_not_there(stsr, tmp_path):
         pytest.raises(InputError, match="--gpus: found 0 GPUs, expected 2"),
     ):
         train(DATASET, 0, TRAINER, Options(), device="cpu", gpus=2)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    from umamba2.training.lock import alone_in
+
+    hold = "import sys; from pathlib import Path; from umamba2.training.lock import alone_in\n"
+    hold += "with alone_in(Path(sys.argv[1])):\n    print('in', flush=True)\n    input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "in\n"
+    with pytest.raises(InputError, match="found another run at work in it, expected none"), alone_in(tmp_path):
+        pass
+    other.kill()  # no lock outlives its process
+    other.wait()
+    with alone_in(tmp_path):
+        pass
 
 
 def test_a_dataset_of_another_challenge(stsr, tmp_path):

@@ -31,9 +31,8 @@ def harmonise(volume: np.ndarray, name: str = "scan") -> np.ndarray:
     """
     found = anchors(volume)
     if found is None:
-        say(
-            "warning: scan: found no separate peaks of air and soft tissue, expected both; intensities kept", sys.stderr
-        )
+        problem = "found no separate peaks of air and soft tissue, expected both; intensities kept"
+        say(f"warning: {name}: {problem}", sys.stderr)
         return volume.astype(np.float32, copy=False)
     air, soft = found
     scale = (SOFT_TISSUE - AIR) / (soft - air)

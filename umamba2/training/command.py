@@ -196,13 +196,13 @@ def _preprocess(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from umamba2.messages import say
     from umamba2.training.dataset import read_description
-    from umamba2.training.planning import read_configuration
+    from umamba2.training.planning import check_preprocessed
     from umamba2.training.run import train
 
     preprocessed, _ = use_folders(options, "preprocessed", "results")
     dataset = find_dataset(preprocessed, options.dataset)
     preset = preset_of(dataset, options.preset, read_description(dataset).get("challenge"))
-    read_configuration(dataset / f"{PLANS}.json")
+    check_preprocessed(dataset / f"{PLANS}.json")
     if options.fold != "all" and not options.fold.isdigit():
         raise InputError(f"--fold: found {options.fold!r}, expected a number or 'all'")
     finetune = options.finetune
@@ -235,7 +235,10 @@ def _pretrain(options: argparse.Namespace) -> int:
 
     if not options.scans.is_dir():
         raise InputError(f"{options.scans}: found no such folder, expected one of scans")
-    scans = {stem(path): path for path in list_volumes(options.scans)}
+    scans: dict[str, Path] = {}
+    for path in list_volumes(options.scans):
+        if scans.setdefault(stem(path), path) != path:
+            raise InputError(f"{path}: found {scans[stem(path)]} of the same name, expected one of them")
     if not scans:
         raise InputError(f"{options.scans}: found no scans, expected at least one of {', '.join(SUFFIXES)}")
     weights = pretrain(

@@ -29,7 +29,7 @@ from umamba2.messages import say
 from umamba2.training.dataset import CHANNEL, check_grid, check_ids, ending_of, read_dataset, verify
 from umamba2.training.paths import is_dataset_name
 from umamba2.training.workers import check_disk, run_all
-from umamba2.volumes import SUFFIXES, read_labels, read_volume, stem, suffix, write_labels, write_volume
+from umamba2.volumes import SUFFIXES, list_volumes, read_labels, read_volume, stem, suffix, write_labels, write_volume
 from umamba2.writing import write_file
 
 DATASET_NAMES = {
@@ -65,12 +65,15 @@ def convert(challenge: str, source: str | Path, target: str | Path, workers: int
     """
     source, target = Path(source), Path(target)
     folder = target if is_dataset_name(target.name) else target / DATASET_NAMES[challenge]
+    if folder != target and target.name.startswith("Dataset"):
+        raise InputError(f"{target}: found the name {target.name}, expected Dataset<three digits>_<name>")
     if folder.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{target}: found it inside {source}, expected another place")
     download = recognise(source, may_lack_labels=challenge == STSR)
     say(_summary(source, download))
     images = [image for image, _ in download.labelled.values()] + list(download.unlabelled.values())
     ending = ending_of(images)
+    _check_surplus(folder, download)
     _start(folder, challenge, ending, len(download.labelled))
 
     labelled = {
@@ -101,10 +104,8 @@ def recognise(source: Path, may_lack_labels: bool) -> Download:
     if not source.is_dir():
         raise InputError(f"{source}: found no such folder, expected a challenge's download")
     download, images, masks = Download(), dict[str, Path](), dict[str, Path]()
-    for path in sorted(p for p in source.rglob("*") if suffix(p) and p.is_file()):
+    for path in _volumes_below(source):
         inside = path.relative_to(source)
-        if any(part.startswith(".") for part in inside.parts):
-            continue
         if any(_LEFT_OUT.search(part) for part in [*inside.parts[:-1], stem(path)]):
             download.left_out.append(path)
             continue
@@ -128,6 +129,35 @@ def recognise(source: Path, may_lack_labels: bool) -> Download:
         expected = f"at least 2 images ({', '.join(SUFFIXES[:3])}) with labels in {source}"
         raise InputError(f"{source}: found {len(download.labelled)} labelled cases, expected {expected}")
     return download
+
+
+def _volumes_below(source: Path) -> list[Path]:
+    """All volumes below a folder, sorted; links are followed, what is hidden is left out."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: could not be read ({error.strerror}), expected a readable folder")
+
+    found, seen = [], set()
+    for folder, folders, files in os.walk(source, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real not in seen:
+            found += [Path(folder, name) for name in files if suffix(name) and not name.startswith(".")]
+        seen.add(real)
+    return sorted(found)
+
+
+def _check_surplus(folder: Path, download: Download) -> None:
+    """Raise InputError if the dataset has a case of which the download says something else, or nothing any more."""
+    for name, cases in (
+        ("imagesTr", download.labelled),
+        ("labelsTr", download.labelled),
+        ("imagesUn", download.unlabelled),
+    ):
+        for path in list_volumes(folder / name) if (folder / name).is_dir() else ():
+            if stem(path).removesuffix("" if name == "labelsTr" else CHANNEL) not in cases:
+                what = "labelled" if cases is download.labelled else "unlabelled"
+                raise InputError(f"{path}: found no such {what} case in the download, expected this file removed")
 
 
 def _claims_labels(image: Path) -> bool:
@@ -223,7 +253,7 @@ def _start(folder: Path, challenge: str, ending: str, count: int) -> None:
     if path.is_file():
         with suppress(ValueError):
             found = json.loads(path.read_text())
-            for key in ("challenge", "file_ending"):
+            for key in ("challenge", "file_ending") if isinstance(found, dict) else ():
                 if found.get(key) != description[key]:
                     raise InputError(
                         f"{path}: found {key} {found.get(key)}, expected {description[key]} or a new folder"

@@ -7,6 +7,8 @@ images without labels, and ``"challenge"`` in dataset.json says what the classes
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from umamba2.errors import InputError
+from umamba2.messages import say
+from umamba2.orientation import orientation
 from umamba2.training.workers import run_all
 from umamba2.volumes import Geometry, list_volumes, read_labels, read_volume, suffix
 
@@ -42,16 +46,17 @@ class Dataset:
     @property
     def newest(self) -> float:
         """When anything in it was last changed."""
-        files = [path for pair in self.cases.values() for path in pair]
+        files = [*(path for pair in self.cases.values() for path in pair), *self.unlabelled.values()]
         return max(path.stat().st_mtime for path in [*files, self.folder / "dataset.json"])
 
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What reading a case tells: its grid and how many voxels have a label."""
+    """What reading a case tells: its grid, which way its axes run in the patient, how many voxels have a label."""
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
+    lie: tuple
     labelled: int
 
 
@@ -106,6 +111,9 @@ def read_dataset(folder: Path) -> Dataset:
     if not images:
         raise InputError(f"{folder / 'imagesTr'}: found no *{CHANNEL}{ending}, expected training images")
     unlabelled = _files(folder / "imagesUn", f"{CHANNEL}{ending}") if (folder / "imagesUn").is_dir() else {}
+    both = sorted(set(images) & set(unlabelled))
+    if both:
+        raise InputError(f"{folder}: found {both[0]} in imagesTr and imagesUn, expected it in one of them")
     return Dataset(folder, description, {case: (images[case], labels[case]) for case in images}, unlabelled)
 
 
@@ -141,6 +149,12 @@ def verify(dataset: Dataset, workers: int) -> dict[str, CaseFacts]:
     facts = run_all(check_case, tasks, workers, "verifying")
     if not any(fact.labelled for fact in facts.values()):
         raise InputError(f"{dataset.folder / 'labelsTr'}: found only background, expected labelled structures")
+    (usual, _), *_ = Counter(fact.lie for fact in facts.values()).most_common()
+    others = [case for case, fact in facts.items() if fact.lie != usual]
+    if others:
+        found = f"{len(others)} of {len(facts)} cases whose axes run another way in the patient ({others[0]}, ...)"
+        expected = "the same for all: nothing is turned, and left must not be right"
+        say(f"warning: {dataset.folder}: found {found}, expected {expected}", sys.stderr)
     return facts
 
 
@@ -149,20 +163,30 @@ def check_case(image: Path, labels: Path | None, ids: tuple[int, ...]) -> CaseFa
     volume = read_volume(image)
     if volume.warnings:
         raise InputError(volume.warnings[0])
+    if volume.array.min() == volume.array.max():
+        raise InputError(f"{image}: found {volume.array.min():g} in all voxels, expected a scan")
+    orient = orientation(volume.geometry)
+    lie = (orient.axes, orient.backwards)
     if labels is None:
-        return CaseFacts(volume.array.shape, volume.spacing, 0)
+        return CaseFacts(volume.array.shape, volume.spacing, lie, 0)
     array, geometry = read_labels(labels)
     check_grid(labels, geometry, volume.geometry)
     check_ids(labels, array, ids, f"0 to {ids[-1]}")
-    return CaseFacts(volume.array.shape, volume.spacing, int(np.count_nonzero(array)))
+    return CaseFacts(volume.array.shape, volume.spacing, lie, int(np.count_nonzero(array)))
 
 
 def check_grid(labels: Path, found: Geometry, expected: Geometry) -> None:
-    """Raise InputError if labels lie on another grid than their image: size and spacing, as nnU-Net asks."""
+    """Raise InputError if labels lie on another grid than their image: size and spacing, as nnU-Net asks.
+
+    Another direction costs a warning: networks and challenges compare voxel by voxel.
+    """
     if found.size != expected.size:
         raise InputError(f"{labels}: found size {found.size}, expected {expected.size} (x, y, z), its image's")
     if not np.allclose(found.spacing, expected.spacing, rtol=1e-3):
         raise InputError(f"{labels}: found spacing {found.spacing}, expected {expected.spacing} mm, its image's")
+    if not np.allclose(found.direction, expected.direction, atol=0.01):
+        taken = "its image's, whose voxels they are taken for"
+        say(f"warning: {labels}: found the direction {found.direction}, expected {taken}", sys.stderr)
 
 
 def check_ids(path: Path, labels: np.ndarray, known: tuple[int, ...], expected: str) -> None:

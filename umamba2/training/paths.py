@@ -30,7 +30,7 @@ def use_folders(options: argparse.Namespace, *which: str, make: bool = True) -> 
         value = getattr(options, name, None) or os.environ.get(f"nnUNet_{name}")
         if not value:
             raise InputError(f"nnUNet_{name}: found it neither set nor given, expected --{name} FOLDER")
-        folder = Path(value).absolute()
+        folder = Path(value).expanduser().absolute()
         if name != "raw" and make:
             try:
                 folder.mkdir(parents=True, exist_ok=True)

@@ -16,9 +16,10 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ import numpy as np
 from umamba2.errors import InputError
 from umamba2.labels import STRUCTURES
 from umamba2.training.dataset import Dataset, read_splits, verify
+from umamba2.training.lock import alone_in
 from umamba2.training.paths import use_folders
 from umamba2.training.presets import CONFIGURATION, FULL, PLANNER, PLANS, UNLABELLED_SUFFIX, Architecture, Preset
 from umamba2.training.workers import affordable, check_disk, run_all
@@ -67,22 +69,23 @@ def plan(
     use_folders(Namespace(raw=dataset.folder.parent, preprocessed=preprocessed), "raw", "preprocessed")
     target = preprocessed / dataset.folder.name
     _check_splits(dataset.folder / "splits_final.json", target / "splits_final.json")
-    fingerprint = target / "dataset_fingerprint.json"
-    if not fingerprint.is_file() or fingerprint.stat().st_mtime < dataset.newest:
+    path = target / f"{PLANS}.json"
+    _check_json(path)
+    if not _is_current(target / "dataset_fingerprint.json", dataset):
         _extract_fingerprint(dataset, workers)
-    with _nnunet():
+    intensities = _harmonised_intensities(dataset, workers) if harmonised else None
+    with _nnunet():  # from here on no work that may be interrupted: nnU-Net's plans are not ours yet
         planner = getattr(planners, PLANNER)(
             dataset.folder.name,
             overwrite_target_spacing=None if spacing is None else [float(mm) for mm in spacing],
             suppress_transpose=True,  # the presets' patches and mirror axes are those of the array
         )
         planner.plan_experiment()
-    path = target / f"{PLANS}.json"
     plans = json.loads(path.read_text())
     if "3d_fullres" not in plans["configurations"]:
         raise InputError(f"{dataset.folder}: found scans of one slice, expected volumes")
     if harmonised:
-        plans["foreground_intensity_properties_per_channel"] = {"0": _harmonised_intensities(dataset, workers)}
+        plans["foreground_intensity_properties_per_channel"] = {"0": intensities}
     add_configuration(plans, preset, patch, architecture, harmonised)
     write_file(path, json.dumps(plans, indent=4) + "\n")
     return path
@@ -148,6 +151,25 @@ def _check_splits(source: Path, target: Path) -> None:
     write_file(target, source.read_bytes())
 
 
+def _check_json(path: Path) -> None:
+    """Raise InputError for a file that is there and is no JSON: nnU-Net keeps what older plans hold."""
+    try:
+        json.loads(path.read_text())
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: could not be read ({error}), expected plans, or no such file") from None
+
+
+def _is_current(fingerprint: Path, dataset: Dataset) -> bool:
+    """Whether a fingerprint is complete and nothing in its dataset has changed since."""
+    try:
+        json.loads(fingerprint.read_text())
+    except (OSError, ValueError):
+        return False
+    return fingerprint.stat().st_mtime >= dataset.newest
+
+
 def _extract_fingerprint(dataset: Dataset, workers: int) -> None:
     largest = max(math.prod(fact.shape) for fact in verify(dataset, workers).values())
     workers = affordable(workers, PROCESS_BYTES + FINGERPRINT_BYTES * largest, "fingerprint")
@@ -210,34 +232,90 @@ def harmonised_sample(image: Path, labels: Path) -> np.ndarray:
 def preprocess(dataset: Dataset, preprocessed: Path, workers: int = 1) -> Path:
     """Preprocess a planned dataset, unlabelled cases too, and return the folder of the labelled ones.
 
-    Cases that are there and newer than their files and the plans are left as they are.
-    Raises InputError for a dataset that is not planned, too little memory or disk space, and for cases that fail.
+    Raises InputError for a dataset that is not planned or has changed since, otherwise as `preprocess_cases`.
     """
     target = preprocessed / dataset.folder.name
-    path = target / f"{PLANS}.json"
-    configuration = read_configuration(path)
-    with _nnunet():
-        import umamba2.training.preprocessor  # noqa: F401
-    folder = target / configuration["data_identifier"]
-    tasks: dict[str, tuple] = {case: (path, case, *pair, folder) for case, pair in dataset.cases.items()}
-    apart = folder.with_name(folder.name + UNLABELLED_SUFFIX)
-    tasks |= {case: (path, case, image, None, apart) for case, image in dataset.unlabelled.items()}
-    for kept, wanted in ((folder, dataset.cases), (apart, dataset.unlabelled)):
-        _forget_all_but(kept, set(wanted))
-    tasks = {case: task for case, task in tasks.items() if not _is_done(*task)}
-    before, after = _voxels(target / "dataset_fingerprint.json", configuration["spacing"])
-    workers = affordable(workers, bytes_in_memory(before.max(), after.max(), len(dataset.ids)), "preprocessing")
-    check_disk(target, STORED_BYTES * float(np.median(after)) * len(tasks), "the preprocessed cases")
-    run_all(preprocess_case, tasks, workers, "preprocessing")
-    for half in (folder, apart):
-        shutil.rmtree(_partial(half), ignore_errors=True)
+    plans, fingerprint = target / f"{PLANS}.json", target / "dataset_fingerprint.json"
+    read_configuration(plans)
+    if not _is_current(fingerprint, dataset):
+        raise InputError(f"{dataset.folder}: found it changed since it was planned, expected `umamba2 plan` again")
+    content = json.loads(fingerprint.read_text())
+    grids = list(zip(content["shapes_after_crop"], content["spacings"]))
+    folder = preprocess_cases(plans, dataset.cases, dataset.unlabelled, grids, workers)
     truth = target / "gt_segmentations"
     truth.mkdir(exist_ok=True)
     for _, labels in dataset.cases.values():
         copy = truth / labels.name
         if not copy.is_file() or copy.stat().st_mtime < labels.stat().st_mtime:
-            shutil.copyfile(labels, copy)
+            write_file(copy, labels.read_bytes())
     return folder
+
+
+def preprocess_cases(
+    plans: Path,
+    cases: Mapping[str, tuple[Path, Path | None]],
+    unlabelled: Mapping[str, Path],
+    grids: Sequence[tuple[Sequence[int], Sequence[float]]],
+    workers: int,
+) -> Path:
+    """Preprocess (image, labels) and images without labels, by name, and return the folder of the former.
+
+    Cases that are there, by the same recipe and newer than their files, are left as they are; those of other names are
+    removed. ``grids`` of some typical cases, (shape, spacing), tell what it will take.
+    Raises InputError for too little memory or disk space, and for cases that fail.
+    """
+    with _nnunet():
+        import umamba2.training.preprocessor  # noqa: F401
+    configuration, recipe = read_configuration(plans), _recipe(plans)
+    folder = plans.parent / configuration["data_identifier"]
+    apart = folder.with_name(folder.name + UNLABELLED_SUFFIX)
+    with alone_in(plans.parent):
+        same = _recorded(folder) == recipe
+        for kept, wanted in ((folder, cases), (apart, unlabelled)):
+            _forget_all_but(kept, wanted if same else ())
+        write_file(_record(folder), json.dumps(recipe, indent=1) + "\n")
+        tasks: dict[str, tuple] = {case: (plans, case, *pair, folder) for case, pair in cases.items()}
+        tasks |= {case: (plans, case, image, None, apart) for case, image in unlabelled.items()}
+        tasks = {case: task for case, task in tasks.items() if not _is_done(*task[1:])}
+        before, after = _voxels(grids, configuration["spacing"])
+        each = bytes_in_memory(before.max(), after.max(), len(recipe["labels"]))
+        workers = affordable(workers, each, "preprocessing")
+        check_disk(plans.parent, STORED_BYTES * float(np.median(after)) * len(tasks), "the preprocessed cases")
+        run_all(preprocess_case, tasks, workers, "preprocessing")
+        for half in (folder, apart):
+            shutil.rmtree(_partial(half), ignore_errors=True)
+    return folder
+
+
+def check_preprocessed(plans: Path) -> None:
+    """Raise InputError if the cases were preprocessed by other plans than these, as far as that was recorded."""
+    folder = plans.parent / read_configuration(plans)["data_identifier"]
+    if _recorded(folder) not in (None, _recipe(plans)):
+        raise InputError(f"{folder}: found cases preprocessed by other plans, expected `umamba2 preprocess` again")
+
+
+def _recipe(plans: Path) -> dict[str, Any]:
+    """What decides about preprocessed cases, beside their files."""
+    content, configuration = json.loads(plans.read_text()), read_configuration(plans)
+    names = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
+    own = ("preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm")
+    return {
+        "labels": json.loads((plans.parent / "dataset.json").read_text())["labels"],
+        **{name: content[name] for name in names},
+        **{name: value for name, value in configuration.items() if name in own or name.startswith("resampling_fn")},
+    }
+
+
+def _record(folder: Path) -> Path:
+    """Where the recipe of preprocessed cases is kept: nnU-Net takes what lies in their own folder for cases."""
+    return folder.with_name(f"recipe_{folder.name}.json")
+
+
+def _recorded(folder: Path) -> Any:
+    try:
+        return json.loads(_record(folder).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
@@ -279,26 +357,28 @@ def _partial(folder: Path) -> Path:
     return folder.with_name(folder.name + ".partial")
 
 
-def _forget_all_but(folder: Path, cases: set[str]) -> None:
-    """Remove preprocessed cases that the dataset no longer has."""
-    for path in folder.glob("*.pkl"):
-        if path.stem not in cases:
-            for ending in _ENDINGS:
-                (folder / f"{path.stem}{ending}").unlink(missing_ok=True)
+def _forget_all_but(folder: Path, cases: Container[str]) -> None:
+    """Remove preprocessed cases that are no longer wanted."""
+    for path in folder.glob("*"):
+        case = re.sub(r"(_seg)?\.b2nd$|\.pkl$", "", path.name)
+        if case != path.name and case not in cases:
+            path.unlink()
 
 
-def _is_done(plans: Path, case: str, image: Path, labels: Path | None, folder: Path) -> bool:
-    result = folder / f"{case}.pkl"
-    sources = [plans, image] if labels is None else [plans, image, labels]
-    return result.is_file() and all(result.stat().st_mtime >= source.stat().st_mtime for source in sources)
+def _is_done(case: str, image: Path, labels: Path | None, folder: Path) -> bool:
+    results = [folder / f"{case}{ending}" for ending in _ENDINGS]
+    sources = [image] if labels is None else [image, labels]
+    return all(result.is_file() for result in results) and all(
+        results[-1].stat().st_mtime >= source.stat().st_mtime for source in sources
+    )
 
 
-def _voxels(fingerprint: Path, spacing: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels of each case before and after resampling."""
-    content = json.loads(fingerprint.read_text())
-    shapes = np.array(content["shapes_after_crop"], dtype=float)
-    after = np.rint(shapes * np.array(content["spacings"]) / np.array(spacing))
-    return shapes.prod(axis=1), after.prod(axis=1)
+def _voxels(
+    grids: Sequence[tuple[Sequence[int], Sequence[float]]], spacing: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels of each grid before and after resampling."""
+    shapes, spacings = (np.array(part, dtype=float) for part in zip(*grids))
+    return shapes.prod(axis=1), np.rint(shapes * spacings / np.array(spacing)).prod(axis=1)
 
 
 def bytes_in_memory(before: float, after: float, classes: int) -> float:

@@ -15,6 +15,7 @@ from umamba2.checkpoints import CHECKPOINT_NAMES
 from umamba2.engine.network import resolve_device
 from umamba2.errors import InputError
 from umamba2.training import PLUGIN
+from umamba2.training.lock import alone_in
 from umamba2.training.options import Options
 from umamba2.training.presets import CONFIGURATION, FULL, PLANS, Architecture, Preset
 from umamba2.training.torchvision_quirk import make_importable
@@ -44,9 +45,6 @@ def train(
     if gpus > 1 and (chosen.type != "cuda" or torch.cuda.device_count() < gpus):
         raise InputError(f"--gpus: found {torch.cuda.device_count()} GPUs, expected {gpus}")
     folder = Path(os.environ["nnUNet_results"], dataset, f"{trainer}__{PLANS}__{CONFIGURATION}", f"fold_{fold}")  # noqa: SIM112
-    saved = [name for name in _SAVED if (folder / name).is_file()]
-    if saved and not go_on:
-        raise InputError(f"{folder}: found {saved[0]}, expected --continue, or another or no folder of that name")
     others = os.environ.get("nnUNet_extTrainer", "")  # noqa: SIM112 (nnU-Net's spelling)
     os.environ["nnUNet_extTrainer"] = os.pathsep.join(filter(None, [str(PLUGIN), others]))  # noqa: SIM112
     options.to_environment()
@@ -56,7 +54,13 @@ def train(
     except ImportError as error:
         raise InputError(f"training: found no {error.name}, expected pip install 'umamba2[train]'") from None
     torch.set_num_threads(1 if chosen.type == "cuda" else os.cpu_count() or 1)  # as nnUNetv2_train does
-    run_training(dataset, CONFIGURATION, fold, trainer, PLANS, num_gpus=gpus, continue_training=go_on, device=chosen)
+    with alone_in(folder):
+        saved = [name for name in _SAVED if (folder / name).is_file()]
+        if saved and not go_on:
+            raise InputError(f"{folder}: found {saved[0]}, expected --continue, or another or no folder of that name")
+        run_training(
+            dataset, CONFIGURATION, fold, trainer, PLANS, num_gpus=gpus, continue_training=go_on, device=chosen
+        )
     return folder
 
 
@@ -84,18 +88,18 @@ def pretrain(
     from safetensors.torch import save_file
 
     from umamba2.training.dataset import check_case
-    from umamba2.training.planning import check_patch, preprocess_case, read_configuration
+    from umamba2.training.planning import check_patch, preprocess_cases, read_configuration
     from umamba2.training.pretrained import read_weights
     from umamba2.training.workers import run_all
-    from umamba2.writing import write_file
+    from umamba2.writing import replacing, write_file
 
+    facts = run_all(check_case, {name: (path, None, (0,)) for name, path in scans.items()}, workers, "verifying")
     if plans is not None:
         read_configuration(plans)
         content = json.loads(plans.read_text())
     else:
         patch = patch or preset.patch
         check_patch(patch, architecture)
-        facts = run_all(check_case, {name: (path, None, (0,)) for name, path in scans.items()}, workers, "verifying")
         median = tuple(float(mm) for mm in np.median([fact.spacing for fact in facts.values()], axis=0))
         content = _plans(preset, patch, spacing or median, architecture)
     target = out / "preprocessed" / PRETRAINING
@@ -113,19 +117,15 @@ def pretrain(
         (target / "dataset_fingerprint.json", {}),
     ):
         write_file(path, json.dumps(entries, indent=4) + "\n")
-    folder = target / read_configuration(plans_file)["data_identifier"]
-    tasks = {
-        name: (plans_file, name, path, None, folder)
-        for name, path in scans.items()
-        if not (folder / f"{name}.pkl").is_file()
-    }
-    run_all(preprocess_case, tasks, workers, "preprocessing")
+    grids = [(fact.shape, fact.spacing) for fact in facts.values()]
+    preprocess_cases(plans_file, {name: (path, None) for name, path in scans.items()}, {}, grids, workers)
     os.environ["nnUNet_preprocessed"] = str(out / "preprocessed")  # noqa: SIM112 (nnU-Net's spelling)
     os.environ["nnUNet_results"] = str(out / "results")  # noqa: SIM112
     trained = train(PRETRAINING, "all", preset.pretrain.trainer, options, device, gpus, go_on)
     weights = read_weights(trained / "checkpoint_final.pth")
     file = out / PRETRAINED_FILE
-    save_file({key: value.contiguous().clone() for key, value in weights.items()}, file)
+    with replacing(file) as partial:
+        save_file({key: value.contiguous().clone() for key, value in weights.items()}, partial)
     return file
 
 
