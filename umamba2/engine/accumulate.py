@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,23 +66,23 @@ class Accumulator:
             held = self._waiting.get(key)
             if logits is not None:
                 if not cell.last and held is None:
-                    self._waiting[key] = self._room(cell)
+                    self._waiting[key] = self._patiently(self._room, cell)
                 for rows, box in _chunks(cell.box, self.classes):
-                    scores, weight = self._weighted(box, tile, logits, scale)
+                    scores, weight = self._patiently(self._weighted, box, tile, logits, scale)
                     if held is not None:
                         scores += held.scores[:, rows]
                         weight = weight if held.weight is None else weight + held.weight[rows]
                     if cell.last:
-                        self.finish(box, scores / weight if self._needs_mean else scores)
+                        self._patiently(self.finish, box, scores.div_(weight) if self._needs_mean else scores)
                     else:
-                        self._keep(self._waiting[key], rows, scores, weight)
+                        self._patiently(self._keep, self._waiting[key], rows, scores, weight)
             elif cell.last:
                 for rows, box in _chunks(cell.box, self.classes):
                     if held is None:
-                        self.finish(box, None)
+                        self._patiently(self.finish, box, None)
                     else:
                         scores = held.scores[:, rows].float()
-                        self.finish(box, scores if held.weight is None else scores / held.weight[rows])
+                        self._patiently(self.finish, box, scores if held.weight is None else scores / held.weight[rows])
             if cell.last:
                 self._waiting.pop(key, None)
 
@@ -106,14 +107,17 @@ class Accumulator:
     def _room(self, cell: Cell) -> _Waiting:
         """Memory for a cell."""
         size = [side.stop - side.start for side in cell.box]
-        while True:
-            try:
-                scores = heap.apart([self.classes, *size], self.dtype, self.device)
-                weight = heap.apart(size, torch.float32, self.device) if self._needs_mean else None
-                return _Waiting(scores, weight)
-            except Exception as error:
-                if not is_out_of_memory(error) or self.to_host() is None:
-                    raise
+        scores = heap.apart([self.classes, *size], self.dtype, self.device)
+        return _Waiting(scores, heap.apart(size, torch.float32, self.device) if self._needs_mean else None)
+
+    def _patiently(self, step: Callable, *what: Any) -> Any:
+        """Take a step, a second time from the host's memory if the device's runs out."""
+        try:
+            return step(*what)
+        except Exception as error:
+            if not is_out_of_memory(error) or self.to_host() is None:
+                raise
+        return step(*what)
 
     def _keep(self, held: _Waiting, rows: slice, scores: Tensor, weight: Tensor) -> None:
         held.scores[:, rows] = for_keeping(scores, self.dtype)

@@ -18,7 +18,12 @@ class Budget:
     """
 
     def __init__(self, deadline: float | None, asked: int):
-        self.deadline, self.asked = deadline, asked
+        self.deadline = None if deadline == math.inf else deadline
+        self.asked = asked
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew, on another device."""
         self._paces: list[float] = []  # seconds per pass
         self._extras: list[float] = []  # seconds per tile, however many passes it had
 

@@ -6,15 +6,29 @@ import errno
 
 import torch
 
+# torch has no type of its own for a host or a library that refuses.
+REFUSALS = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",  # Windows
+    "std::bad_alloc",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+)
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the device or the host; any other failure is not to be taken for it."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
-    if isinstance(error, OSError):  # of a mapping
+    if isinstance(error, OSError):  # the system's own word for it
         return error.errno == errno.ENOMEM
-    # torch has no type of its own for a host that refuses.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(refusal in str(error) for refusal in REFUSALS)
+
+
+class Moved(Exception):
+    """The networks had to move to another device: the tile has no answer yet, and every time measured is outdated."""
 
 
 class NotFinite(Exception):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from umamba2.engine import heap
 from umamba2.engine.accumulate import dtype_for_keeping, for_keeping
+from umamba2.engine.faults import is_out_of_memory
 from umamba2.engine.resample import RowResampler, leading
 from umamba2.engine.tiles import Box, all_classes
 
@@ -96,7 +97,7 @@ class OtherGrid:
         slab = next(s for s in self._slabs if s.start <= row < s.stop)
         if slab.scores is None:
             size = (self.classes, slab.stop - slab.start, *leading(self.shape, self.lead)[1:])
-            slab.scores = heap.apart(size, self.dtype, self.labels.device)
+            slab.scores = self._room(size)
         place = slab.scores.movedim(1, 1 + self.lead)  # (classes, z, y, x) again
         rows = slice(row - slab.start, where[self.lead].stop - slab.start)
         where = tuple(rows if axis == self.lead else side for axis, side in enumerate(where))
@@ -109,8 +110,26 @@ class OtherGrid:
         while self._slabs and self._slabs[0].missing == 0:
             self._label(self._slabs.pop(0))
 
+    def _room(self, size: Sequence[int]) -> Tensor:
+        """Memory for a slab, on the host if there is too little on the labels' device."""
+        try:
+            return heap.apart(size, self.dtype, self.labels.device)
+        except Exception as error:
+            if self.labels.device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        return heap.apart(size, self.dtype, torch.device("cpu"))
+
     def _label(self, slab: _Slab) -> None:
-        for scores in self._rows.push(slab.scores):  # type: ignore[arg-type]
+        assert slab.scores is not None
+        try:
+            return self._resample(slab.scores)
+        except Exception as error:
+            if slab.scores.device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        return self._resample(slab.scores.cpu())  # goes on where it stopped
+
+    def _resample(self, rows: Tensor) -> None:
+        for scores in self._rows.push(rows):
             labels = best(scores)
             self._by_row[self._done : self._done + len(labels)] = labels
             self._done += len(labels)

@@ -129,6 +129,8 @@ class Predictor:
         """
         told = Record() if record is None else record
         told.passes_asked, told.tile_step = len(self.runner.passes), self.tile_step
+        for problem in self.runner.warnings:
+            told.warn(problem)
         forget_peak_memory()
         given = None if clicks is None else self._checked(clicks)
         with told.timed("prepare"):

@@ -19,7 +19,7 @@ class Record:
     grid: tuple[int, ...] = ()  # of the network, (z, y, x)
     tiles: int = 0
     tiles_of_air: int = 0  # left out
-    tiles_coarse: int = 0  # without a pass of their own: answered from one coarse pass over everything
+    tiles_coarse: int = 0  # without a pass of their own (no time, a failure): answered from one over everything
     tiles_lost: int = 0  # without any answer
     tile_step: float = 0.0
     passes_asked: int = 0
@@ -40,9 +40,9 @@ class Record:
         if done < asked:
             self.warn(f"time: found enough for {done} of {asked} passes over tiles (mirror images, folds)")
         if self.tiles_coarse:
-            self.warn(f"time: found too little, {self.tiles_coarse} of {own} tiles are labelled at a coarser spacing")
+            self.warn(f"{self.tiles_coarse} of {own} tiles have no answer of their own, labelled at a coarser spacing")
         if self.tiles_lost:
-            self.warn(f"{self.tiles_lost} of {own} tiles have no answer of their own")
+            self.warn(f"{self.tiles_lost} of {own} tiles have no answer at all")
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -56,12 +56,15 @@ class RowResampler:
         self._held: Tensor | None = None  # the last row taken
 
     def push(self, rows: Tensor) -> Iterator[Tensor]:
-        """Take the next rows; yields every slab (C, n, ., .) in fp32 that they complete."""
-        first, self._taken = self._taken, self._taken + rows.shape[1]
+        """Take the next rows; yields every slab (C, n, ., .) in fp32 that they complete.
+
+        If it stops halfway, the same rows can be pushed again, and it goes on with the slab that it stopped at.
+        """
+        first, taken = self._taken, self._taken + rows.shape[1]
         largest_plane = max(math.prod(self.shape[1:]), math.prod(rows.shape[2:]))
         step = max(1, SLAB_ELEMENTS // (rows.shape[0] * largest_plane))
         low, high, fraction = self._sources(rows.device)
-        ready = int((high < self._taken).sum())  # they ascend
+        ready = int((high < taken).sum())  # they ascend
         for start in range(self._given, ready, step):
             now = slice(start, min(start + step, ready))
             slab = self._pick(rows, low[now] - first)
@@ -70,8 +73,8 @@ class RowResampler:
             if slab.shape[2:] != self.shape[1:]:
                 slab = F.interpolate(slab, self.shape[1:], mode="bilinear")
             yield slab
-        self._given = ready
-        self._held = rows[:, -1].clone()
+            self._given = now.stop
+        self._held, self._taken = rows[:, -1].clone(), taken
 
     def _sources(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """For every row of the output the two rows of the input it lies between, and how far towards the second."""
@@ -89,5 +92,5 @@ class RowResampler:
         picked = rows[:, index.clamp(min=0)].float()
         before = index < 0
         if bool(before.any()):
-            picked[:, before] = self._held[:, None].float()  # type: ignore[index]
+            picked[:, before] = self._held[:, None].to(rows.device, torch.float32)  # type: ignore[index]
         return picked

@@ -14,10 +14,11 @@ from torch import Tensor
 from umamba2.checkpoints import Model, load_model
 from umamba2.clicks import Clicks, mirrored
 from umamba2.engine.accumulate import CHUNK_ELEMENTS
-from umamba2.engine.faults import NotFinite, is_out_of_memory
+from umamba2.engine.faults import Moved, NotFinite, is_out_of_memory
 from umamba2.engine.network import PRECISIONS, ready_network, resolve_precision
 from umamba2.engine.pieces import cut, in_pieces
 from umamba2.engine.tiles import mirrors
+from umamba2.nets.umamba2 import UMamba2
 
 MOST_HALVINGS = 6  # of a tile's axes, when memory is short
 BYTES_PER_VOXEL = 16  # that one feature map of the finest level takes at the network's widest, in copies of 2 bytes
@@ -43,7 +44,8 @@ class Runner:
     ):  # fmt: skip
         self.plan, self.folder, self.num_classes = model.plan, model.folder, model.num_classes
         self.device, self.dtype, self.left_right_axis = device, dtype, left_right_axis
-        self.nets = {fold: ready_network(model, fold, device, dtype) for fold in model.folds}
+        self.warnings: list[str] = []  # for every case
+        self.nets = self._ready(model)
         net = next(iter(self.nets.values()))
         self.takes_clicks, self.multiple = net.variant.takes_clicks, net.total_stride
         # All folds come before the first mirror image: mirror images are the first to be given up.
@@ -64,8 +66,9 @@ class Runner:
         """Mean logits over some passes: (z, y, x) -> (classes, z, y, x), in fp32 or the network's own type.
 
         Where memory runs out, steps down for good and tries this tile again: fewer mirror images at once, then what
-        ``spare`` can free (it says what it did, None if nothing is left), smaller pieces, the CPU. Where numbers run
-        out, tries again in fp32. ``warn`` is told of either. Raises NotFinite, and whatever cannot be helped.
+        ``spare`` can free (it says what it did, None if nothing is left), smaller pieces, the CPU (raises Moved: it is
+        for the caller to try again). Where numbers run out, tries again in fp32. ``warn`` is told of either. Raises
+        NotFinite, and whatever cannot be helped.
         """
         logits = self._patiently(tile, clicks, passes, warn, spare)
         if self.dtype != torch.float32 and not _finite(logits):
@@ -77,6 +80,7 @@ class Runner:
         return logits
 
     def _patiently(self, tile, clicks, passes, warn, spare) -> Tensor:
+        device = self.device
         while True:
             try:
                 return self._mean(tile, clicks, passes)
@@ -89,6 +93,8 @@ class Runner:
             if step is None:
                 raise MemoryError(f"found too little memory for one tile ({problem})")
             warn(f"memory: found too little ({problem}), going on with {step}")
+            if self.device != device:
+                raise Moved
 
     def _step_down(self, spare: Callable[[], str | None]) -> str | None:
         """Make do with less memory from now on; what was given up, None if nothing is left."""
@@ -105,24 +111,35 @@ class Runner:
             self.halvings = more
             return f"tiles in {2**self.halvings} pieces"
         if self.device.type != "cpu":
-            cpu = torch.device("cpu")
-            self.dtype = resolve_precision("auto", cpu)
-            folds, self.nets = set(self.nets), {}
-            self.nets = self._loaded(folds, cpu, self.dtype)
-            self.device, self.halvings = cpu, 0
+            folds, self.nets, self._exact, self.halvings = set(self.nets), {}, None, 0
+            self._to_cpu()
+            self.nets = self._ready(load_model(self.folder, folds))
             return "the CPU"
         return None
 
     def _in_fp32(self) -> Runner:
         if self._exact is None:
-            self._exact = copy(self)
-            self._exact.dtype = torch.float32
-            self._exact.nets = self._loaded(set(self.nets), self.device, torch.float32)
+            exact = copy(self)
+            exact.dtype = torch.float32
+            exact.nets = exact._ready(load_model(self.folder, set(self.nets)))
+            self._exact = exact
         return self._exact
 
-    def _loaded(self, folds: set[str], device: torch.device, dtype: torch.dtype) -> dict:
-        model = load_model(self.folder, folds)
-        return {fold: ready_network(model, fold, device, dtype) for fold in model.folds}
+    def _ready(self, model: Model) -> dict[str, UMamba2]:
+        """The networks of a model on the device, or on the CPU if there is no room for them."""
+        try:
+            return {fold: ready_network(model, fold, self.device, self.dtype) for fold in model.folds}
+        except Exception as error:
+            if self.device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        self.warnings.append(f"memory: found too little for the network on {self.device}, going on with the CPU")
+        self._to_cpu()
+        return self._ready(model)
+
+    def _to_cpu(self) -> None:
+        self.device = torch.device("cpu")
+        if self.dtype != torch.float32:  # as exact as it was
+            self.dtype = resolve_precision("auto", self.device)
 
     def _smallest_piece(self, halvings: int) -> tuple[int, ...]:
         shape = list(self.plan.patch_size)

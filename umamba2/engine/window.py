@@ -16,7 +16,7 @@ from umamba2.clicks import Clicks
 from umamba2.engine import coarse
 from umamba2.engine.accumulate import Accumulator, waiting_bytes
 from umamba2.engine.budget import Budget
-from umamba2.engine.faults import NotFinite
+from umamba2.engine.faults import Moved, NotFinite, is_out_of_memory
 from umamba2.engine.labelmap import OtherGrid, SameGrid
 from umamba2.engine.preprocess import Prepared
 from umamba2.engine.record import Record
@@ -39,8 +39,8 @@ class SlidingWindow:
         self.runner, self.blend, self.budget, self.record, self.progress = runner, blend, budget, record, progress
         self.patch = tuple(runner.plan.patch_size)
         self._failure: Exception | None = None  # after it the network is left alone
-        self._overview: Tensor | None = None
-        self._asked_for_overview = False
+        self._overview: Tensor | None = None  # coarse logits of the whole volume
+        self._refined = False
 
     def labels(self, prepared: Prepared, clicks: Clicks | None, step: float) -> np.ndarray:
         """Label a prepared scan: uint8, of the shape of its box. ``clicks`` are on the prepared grid.
@@ -54,10 +54,10 @@ class SlidingWindow:
             volume = F.pad(volume, [n for pad in reversed(pads) for n in pad])
         if clicks is not None:
             clicks = Clicks(clicks.coordinates + np.array([before for before, _ in pads]), clicks.labels)
-        volume = volume.to(self.runner.device)
+        volume = self._at_hand(volume)
         same_grid, lead = shape == prepared.box_shape, prepared.separate_axis or 0
         if self.budget.deadline is not None:
-            self._measure(volume)
+            self._survey(volume, clicks)
         sweep = self._sweep(tuple(volume.shape), step, None if same_grid else lead)
         classes = self.runner.num_classes
         device = self._score_device(waiting_bytes(sweep, classes))
@@ -84,9 +84,16 @@ class SlidingWindow:
                 scores.add(tile, None)
                 continue
             began, passes = time.monotonic(), self.budget.passes(left)
-            logits = self._answer(tile, volume, clicks, passes, scores)
+            logits, passes = self._answer(tile, volume, clicks, passes, left, scores)
             answered = time.monotonic()
-            scores.add(tile, logits)
+            try:
+                scores.add(tile, logits)
+            except Exception as error:
+                # What waits for later tiles is in disorder now, but what is finished stands.
+                record.warn(f"blending: found {unexpected(error)}, expected scores; no tile is run after that")
+                self._failure = error
+                record.tiles_lost += left
+                break
             left -= 1
             if logits is None:
                 record.tiles_lost += 1
@@ -101,51 +108,59 @@ class SlidingWindow:
             raise self._failure or InputError("; ".join(record.warnings))
 
     def _answer(
-        self, tile: Tile, volume: Tensor, clicks: Clicks | None, passes: int, scores: Accumulator
-    ) -> Tensor | None:
-        """The logits of a tile, from so many passes or else from the overview; None if it gets none."""
-        if self._failure is not None:
-            return None
-        try:
-            if passes:
+        self, tile: Tile, volume: Tensor, clicks: Clicks | None, passes: int, left: int, scores: Accumulator
+    ) -> tuple[Tensor | None, int]:
+        """The logits of a tile, from so many passes or else from the overview, and from how many passes they are;
+        None if it gets none. ``left`` is how many tiles have no answer yet."""
+        while passes and self._failure is None:
+            try:
                 seen = volume[tile.box], _inside(clicks, tile.box), self.runner.passes[:passes]
-                return self.runner.logits(*seen, self.record.warn, scores.to_host)
-            return self._from_overview(tile.box, volume, clicks)
-        except NotFinite as error:
-            self.record.warn(str(error))
-        except Exception as error:
-            self._failure = error
-            self.record.warn(f"network: found {unexpected(error)}, expected an answer; no tile is run after that")
-        return None
+                return self.runner.logits(*seen, self.record.warn, scores.to_host), passes
+            except Moved:
+                self.budget.forget()
+                if self.budget.deadline is not None:
+                    self._survey(volume, clicks)
+                    passes = min(passes, self.budget.passes(left))
+            except NotFinite as error:
+                self.record.warn(str(error))
+                break
+            except Exception as error:
+                self._failure = error
+                self.record.warn(f"network: found {unexpected(error)}, expected an answer; no tile is run after that")
+        if not (passes or self._refined or self._failure) and self.budget.left >= self.budget.pace:
+            self._refined = True
+            with suppress(Exception):  # the one that there is will do
+                self._overview = self._look(volume, clicks, self.patch)
+        return None if self._overview is None else coarse.part(self._overview, volume.shape, tile.box), 0
 
-    def _from_overview(self, box: Box, volume: Tensor, clicks: Clicks | None) -> Tensor | None:
-        """The logits of a part of the volume from one pass over all of it, coarse; None without time."""
-        if not self._asked_for_overview:
-            self._asked_for_overview = True
-            pace, small = self.budget.pace, self._small_patch()
-            if self.budget.left >= pace:
-                size = self.patch
-            elif self.budget.left >= pace * _ratio(small, self.patch):
-                size = small
-            else:
-                return None
-            seen = coarse.squeezed(volume, size), coarse.squeezed_clicks(clicks, volume.shape, self.patch)
-            self._overview = self.runner.logits(*seen, self.runner.passes[:1], self.record.warn)
-        return None if self._overview is None else coarse.part(self._overview, volume.shape, box)
+    def _survey(self, volume: Tensor, clicks: Clicks | None) -> None:
+        """Before there is a plan, have an answer for everything at once, and see how fast the network is.
 
-    def _measure(self, volume: Tensor) -> None:
-        """See how fast the network is before deciding what there is time for, on a part of a tile."""
-        size = self._small_patch()
-        ratio = _ratio(size, self.patch)
-        if ratio > 0.5:
-            return  # as slow as a tile
-        # A failure will be met again by the first tile, where it is taken care of.
-        with suppress(Exception):
-            for _ in range(2):  # the first time also wakes the device up
-                began = time.monotonic()
-                part = volume[tuple(slice(n) for n in size)]
-                self.runner.logits(part, None, self.runner.passes[:1], lambda problem: None)
-            self.budget.spent(ratio, time.monotonic() - began)
+        The first and coarsest look is taken even if no time is left: without it there would be no answer at all.
+        """
+        pace = 0.0
+        for size in dict.fromkeys(self._part_of_patch(parts) for parts in (4, 2)):
+            ratio = math.prod(size) / math.prod(self.patch)
+            if self._overview is not None and self.budget.left < 2 * pace * ratio:
+                break
+            # A failure will be met again by the first tile, where it is taken care of.
+            with suppress(Exception):
+                for _ in range(2):  # the first time also wakes the device up
+                    began = time.monotonic()
+                    self._overview = self._look(volume, clicks, size)
+                    seconds = time.monotonic() - began
+                    pace = seconds / ratio
+                    if self.budget.left < seconds:
+                        break
+        if pace:
+            self.budget.spent(1, pace)
+
+    def _look(self, volume: Tensor, clicks: Clicks | None, size: tuple[int, ...]) -> Tensor:
+        """The logits of the whole volume from one pass over it, squeezed to a size."""
+        seen = coarse.squeezed(volume, size), coarse.squeezed_clicks(clicks, volume.shape, self.patch)
+        with suppress(Moved):
+            return self.runner.logits(*seen, self.runner.passes[:1], self.record.warn)
+        return self.runner.logits(*seen, self.runner.passes[:1], self.record.warn)
 
     def _sweep(self, shape: tuple[int, ...], step: float, outer: int | None) -> Sweep:
         """The tiles as asked for, or with less overlap where there is no time for that many."""
@@ -163,9 +178,19 @@ class SlidingWindow:
         )
         return chosen
 
-    def _small_patch(self) -> tuple[int, ...]:
-        """About half of the patch along every axis."""
-        return tuple(math.ceil(n / 2 / m) * m for n, m in zip(self.patch, self.runner.multiple))
+    def _part_of_patch(self, parts: int) -> tuple[int, ...]:
+        """About so small a part of the patch along every axis."""
+        return tuple(math.ceil(n / parts / m) * m for n, m in zip(self.patch, self.runner.multiple))
+
+    def _at_hand(self, volume: Tensor) -> Tensor:
+        """The volume on the network's device, or where it is if there is no room."""
+        try:
+            return volume.to(self.runner.device)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self.record.warn("memory: found too little for the scan on the device, going on with it in the host's")
+            return volume
 
     def _score_device(self, size: int) -> torch.device:
         """Where scores wait: on the GPU if they take less than half of what is free there."""
@@ -173,10 +198,6 @@ class SlidingWindow:
         if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] / 2:
             return torch.device("cpu")
         return device
-
-
-def _ratio(part: tuple[int, ...], whole: tuple[int, ...]) -> float:
-    return math.prod(part) / math.prod(whole)
 
 
 def _inside(clicks: Clicks | None, box: Box) -> Clicks | None:
