@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 
 import numpy as np
 import pytest
@@ -13,14 +14,20 @@ from hypothesis import strategies as st
 from small_models import PATCH, make_model
 from windows import CPU, hold_everything
 
-from umamba2 import InputError, Predictor
+from umamba2 import Predictor
+from umamba2.checkpoints import load_model
 from umamba2.engine import accumulate
+from umamba2.engine import runner as runner_module
 from umamba2.engine.accumulate import Accumulator
 from umamba2.engine.budget import Budget
+from umamba2.engine.faults import Moved
 from umamba2.engine.labelmap import OtherGrid, SameGrid
+from umamba2.engine.network import PRECISIONS
 from umamba2.engine.pieces import in_pieces
 from umamba2.engine.record import Record
+from umamba2.engine.runner import Runner
 from umamba2.engine.tiles import Sweep, all_classes, padding
+from umamba2.engine.window import SlidingWindow
 
 SPACING = (0.3, 0.3, 0.3)
 CLASSES = 3
@@ -290,15 +297,22 @@ def test_a_machine_that_slows_down_is_noticed(folder, clock, monkeypatch):
     assert record.tiles_lost == 0
 
 
-def test_no_time_at_all_is_an_error_for_the_caller_to_answer(folder, clock, monkeypatch):
+@pytest.mark.parametrize("limit", [-1e9, 0.0, 0.01])
+def test_without_any_time_there_is_a_coarse_answer(folder, clock, monkeypatch, limit):
+    """For the price of a small part of one pass."""
     predictor = load(folder)
     timed(predictor, clock, monkeypatch)
-    with pytest.raises(InputError, match="no answer"):
-        run_in(predictor, clock, -1.0)
+    began = clock.now
+    labels, record = run_in(predictor, clock, limit)
+    assert clock.now - began < 0.2
+    assert (record.tiles_coarse, record.tiles_lost, record.passes_done) == (record.tiles, 0, [])
+    assert len(np.unique(labels)) > 1
+    assert any("coarser spacing" in w for w in record.warnings)
 
 
-def test_a_budget_without_a_deadline_gives_what_is_asked():
-    budget = Budget(None, 4)
+@pytest.mark.parametrize("deadline", [None, np.inf])
+def test_a_budget_without_a_deadline_gives_what_is_asked(deadline):
+    budget = Budget(deadline, 4)
     budget.spent(1, 1e9)
     assert budget.passes(10**6) == 4
     assert budget.affords(10**6)
@@ -327,6 +341,7 @@ OUT_OF_MEMORY = [
     MemoryError(),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("std::bad_alloc"),
 ]
 
 
@@ -388,6 +403,181 @@ def test_an_unforeseen_error_keeps_what_is_done_so_far(folder, monkeypatch):
     inner = tuple(slice(s.start, s.start + 4) for s in tiles[0].box)
     np.testing.assert_array_equal(labels[inner], expected[inner])
     assert (labels[tuple(slice(s.stop - 4, s.stop) for s in tiles[-1].box)] == 0).all()
+
+
+def test_with_a_time_limit_what_a_failure_leaves_open_has_a_coarse_answer(folder, monkeypatch):
+    """The first look at everything is there already."""
+    predictor, calls = load(folder, folds=0, mirror_axes=(), tile_step=1.0), []
+    whole = lambda x: x[0, 0].numel() == np.prod(PATCH)  # noqa: E731
+    lost = lambda x: whole(x) and (calls.append(1) or len(calls) > 3)  # noqa: E731
+    failing(predictor, monkeypatch, RuntimeError("lost the device"), lost)
+    record = Record()
+    labels = predictor.predict(scan(), SPACING, deadline=time.monotonic() + 1000, record=record)
+    assert (record.tiles_lost, record.tiles_coarse) == (0, record.tiles - 3)
+    assert any("lost the device" in w for w in record.warnings)
+    assert labels[-4:].any()
+
+
+@pytest.mark.parametrize("spacing", [SPACING, (0.25, 0.3, 0.2)])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("lost the device")])
+def test_a_failure_of_the_blending_keeps_what_is_finished(folder, monkeypatch, spacing, error):
+    predictor = load(folder, folds=0, mirror_axes=(), tile_step=1.0)
+    expected, add, calls = predictor.predict(scan(), spacing), Accumulator.add, []
+
+    def sick(self, *arguments):
+        calls.append(1)
+        if len(calls) > tiles - 2:
+            raise error
+        return add(self, *arguments)
+
+    record = Record()
+    predictor.predict(scan(), spacing, record=record)
+    tiles = record.tiles
+    monkeypatch.setattr(Accumulator, "add", sick)
+    record = Record()
+    labels = predictor.predict(scan(), spacing, record=record)
+    assert len(calls) == tiles - 1
+    assert record.tiles_lost == 2
+    assert any(w.startswith("blending: found") for w in record.warnings)
+    np.testing.assert_array_equal(labels[:6], expected[:6])
+    assert labels[:6].any()
+
+
+@pytest.mark.parametrize("step", ["_room", "_weighted", "_keep", "finish"])
+@pytest.mark.parametrize("how", Accumulator.METHODS)
+def test_blending_goes_on_in_the_hosts_memory(monkeypatch, how, step):
+    """Wherever a device's memory runs out, nothing is added twice and nothing is lost."""
+    shape, patch = (12, 16, 16), (8, 8, 8)
+    sweep, logits, out, moves, calls = Sweep(shape, patch, 0.5), random_logits(patch), {}, [], []
+    accumulator = Accumulator(sweep, patch, CLASSES, how, False, CPU, lambda box, part: out.update({str(box): part}))
+    monkeypatch.setattr(accumulator, "to_host", lambda: moves.append(1) or "scores in the host's memory")
+    original = getattr(accumulator, step)
+
+    def sick(*arguments):
+        calls.append(1)
+        if len(calls) % 5 == 0:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return original(*arguments)
+
+    monkeypatch.setattr(accumulator, step, sick)
+    for tile in sweep.tiles:
+        accumulator.add(tile, logits(tile).clone())
+    expected = streamed(sweep, patch, how, logits)
+    assert moves
+    for tile in sweep.tiles:
+        for cell in sweep.cells(tile):
+            if cell.last:
+                torch.testing.assert_close(out[str(cell.box)], expected[all_classes(cell.box)])
+
+
+class OnDevice:
+    """A runner whose device is said to be a GPU: it computes on the CPU as long as its memory lasts."""
+
+    def __init__(self, predictor, monkeypatch, lasts=lambda runner: False):
+        runner = self.runner = predictor.runner
+        self.tried, gpu, mean = [], torch.device("cuda"), Runner._mean
+        monkeypatch.setattr("umamba2.engine.window.SlidingWindow._at_hand", lambda self, volume: volume)
+        monkeypatch.setattr("umamba2.engine.window.SlidingWindow._score_device", lambda self, size: CPU)
+        runner.device = gpu
+
+        def run(runner, *arguments):
+            self.tried.append((runner.device.type, runner.dtype))
+            if runner.device.type == "cpu":
+                return mean(runner, *arguments)
+            if not lasts(runner):
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            runner.device = CPU
+            try:
+                return mean(runner, *arguments)
+            finally:
+                runner.device = gpu
+
+        monkeypatch.setattr(Runner, "_mean", run)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_cpu_takes_over_and_keeps_fp32(folder, monkeypatch, precision):
+    predictor = load(folder, folds=0, mirror_axes=(), precision=precision)
+    monkeypatch.setattr("umamba2.engine.network._cpu_has_bf16", lambda: True)
+    expected = predictor.predict(scan(), SPACING)
+    OnDevice(predictor, monkeypatch)
+    record = Record()
+    labels = predictor.predict(scan(), SPACING, record=record)
+    assert predictor.settings["device"] == "cpu"
+    assert predictor.settings["precision"] == str(PRECISIONS[precision])[6:]
+    assert [w for w in record.warnings if w.endswith("going on with the CPU")]
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_the_cpu_that_takes_over_gets_a_plan_of_its_own(folder, clock, monkeypatch):
+    """It is a hundred times slower: what was planned for the GPU is forgotten before the tile is tried again."""
+    predictor = load(folder)
+    calls = timed(predictor, clock, monkeypatch, 0.01)
+    fast = predictor.runner.logits
+
+    def logits(tile, *rest):
+        if moved:
+            clock.now += np.prod(tile.shape) / np.prod(PATCH) * len(rest[1])
+        elif len(calls) == 20:
+            moved.append(1)
+            raise Moved
+        return fast(tile, *rest)
+
+    moved: list[int] = []
+    monkeypatch.setattr(predictor.runner, "logits", logits)
+    began, limit = clock.now, 16.0
+    labels, record = run_in(predictor, clock, limit)
+    assert moved
+    assert clock.now - began <= limit
+    assert record.tiles_lost == 0
+    assert record.passes_done[0] == 8
+    assert record.passes_done[-1] < 8
+    assert labels[-4:].any()
+
+
+def test_networks_that_do_not_fit_run_on_the_cpu(folder, monkeypatch):
+    """When a model is loaded, and when one tile needs it in fp32: there in fp32 indeed."""
+    ready = runner_module.ready_network
+
+    def refusing(model, fold, device, dtype):
+        if device.type != "cpu" and (dtype == torch.float32 or not loaded):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return ready(model, fold, CPU, dtype)
+
+    loaded: list[int] = []
+    monkeypatch.setattr(runner_module, "ready_network", refusing)
+    monkeypatch.setattr("umamba2.engine.predict.resolve_device", lambda name: torch.device("cuda", 0))
+    record, predictor = Record(), load(folder, folds=0, mirror_axes=())
+    predictor.predict(scan(), SPACING, record=record)
+    assert predictor.settings["device"] == "cpu"
+    (warning,) = record.warnings
+    assert warning == "memory: found too little for the network on cuda:0, going on with the CPU"
+
+    predictor = load(folder, folds=0, mirror_axes=())
+    loaded.append(1)
+    predictor.runner.dtype = torch.bfloat16
+    predictor.runner.nets = predictor.runner._ready(load_model(folder, ["0"]))
+    device = OnDevice(predictor, monkeypatch, lasts=lambda runner: True)
+    net, calls = predictor.runner.nets["0"], []
+    sick = lambda x: net(x) * (torch.nan if calls.append(1) or len(calls) == 1 else 1)  # noqa: E731
+    monkeypatch.setitem(predictor.runner.nets, "0", sick)
+    record = Record()
+    predictor.predict(scan(), SPACING, record=record)
+    assert device.tried[:2] == [("cuda", torch.bfloat16), ("cpu", torch.float32)]
+    assert {where for where, _ in device.tried[2:]} == {"cuda"}
+    assert record.tiles_lost == 0
+
+
+def test_a_scan_that_does_not_fit_on_the_device_stays_on_the_host(folder, monkeypatch):
+    class Refusing(torch.Tensor):
+        def to(self, *_):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    record, predictor = Record(), load(folder)
+    window = SlidingWindow(predictor.runner, "nnunet", Budget(None, 8), record)
+    volume = torch.zeros(2, 2, 2).as_subclass(Refusing)
+    assert window._at_hand(volume) is volume
+    assert "in the host's" in record.warnings[0]
 
 
 def test_nan_in_a_tile_is_run_again_in_fp32(folder, monkeypatch):

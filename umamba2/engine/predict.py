@@ -120,9 +120,9 @@ class Predictor:
         ``clicks``: (N, 3) voxel indices (z, y, x) in the scan and (N,) labels, 0 left and 1 right; N may be 0.
 
         ``deadline``, on `time.monotonic`'s clock: gives up mirror images first, then folds, then overlap, then detail,
-        to be done by then. Once a tile has its answer, whatever happens later costs the other tiles theirs at most:
-        labels of the whole scan come out. What they lack is told by ``record``, if there is one, else as Python
-        warnings.
+        to be done by then; what is left is labelled from a coarse look, taken first and even without any time. Once a
+        tile has its answer, whatever happens later costs the other tiles theirs at most: labels of the whole scan come
+        out. What they lack is told by ``record``, if there is one, else as Python warnings.
 
         Raises InputError for a volume that is not 3-D and finite, for clicks that are not of these shapes and ids or
         given to a model that takes none, and for a network that gives NaN or infinity everywhere.
