@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import types
@@ -61,7 +62,22 @@ def test_a_folder_of_images(predict, tmp_path):
         write_image(tmp_path / "in" / name, scan((1, 2)), None)
     (tmp_path / "in/notes.txt").touch()
     assert predict(STSR, tmp_path / "in", tmp_path / "out") == (0, [])
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mha", "b.nrrd", "c.tif"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mha", "b.nrrd", "c.tif", "run.json"]
+
+
+def test_the_run_leaves_a_record_in_a_folder(predict, tmp_path):
+    """One that cannot be written costs a line and no more."""
+    image = write_image(tmp_path / "a.mha", scan((1, 2)))
+    assert predict(STSR, image, tmp_path / "out", "--tile-step", "0.5", "--time-limit", "1000") == (0, [])
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record["settings"]["tile_step"] == 0.5
+    assert 0 < record["seconds_left"] < 1000
+    assert [case["output"] for case in record["cases"]] == ["a.mha"]
+    (tmp_path / "out/run.json").unlink()
+    (tmp_path / "out/run.json/in the way").mkdir(parents=True)
+    code, (warning,) = predict(STSR, image, tmp_path / "out", "--strict")
+    assert code == 0
+    assert warning.startswith(f"warning: {tmp_path / 'out/run.json'}: could not be written")
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -146,7 +162,7 @@ def test_bad_images_cost_one_line_each_and_leave_no_output(predict, tmp_path):
         str(tmp_path / "in" / n) for n in ("b.mha", "c.nii.gz", "d.mha")
     ]
     assert all(line.startswith("error: ") and "expected" in line for line in errors)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.mha"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mha", "run.json"]
 
 
 @pytest.mark.parametrize(

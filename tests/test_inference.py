@@ -442,6 +442,16 @@ def test_the_run_leaves_a_record(job, tmp_path):
     assert (second["output"], second["warnings"]) == (None, [error.removeprefix("error: ")])
 
 
+def test_a_record_that_cannot_be_written_is_no_failure(job, tmp_path):
+    write_image(tmp_path / "in/images/cbct/a.mha", scan((1, 2)))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/metadata").write_text("a file where the folder should be")
+    code, (warning,), out = job(MULTICLASS)
+    assert code == 0
+    assert warning.startswith(f"warning: {out / 'metadata/run.json'}: could not be written")
+    assert (out / "results.json").is_file()
+
+
 def test_cases_share_the_time(job, tmp_path):
     for name in "abc":
         write_image(tmp_path / f"in/{name}.nii.gz", scan((1, 2)))

@@ -22,7 +22,7 @@ def fill(folder, *names):
 
 
 def test_the_zip_is_flat_and_whole(tmp_path, capsys):
-    folder = fill(tmp_path / "out", *GOOD, ".hidden")
+    folder = fill(tmp_path / "out", *GOOD, ".hidden", "run.json")
     assert main(["package-predictions", str(folder)]) == 0
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         assert tuple(archive.namelist()) == GOOD

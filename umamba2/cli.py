@@ -135,7 +135,7 @@ def _positive(kind: Callable) -> Callable:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from umamba2 import container
-    from umamba2.challenges import CHALLENGES, Job, check_model, find_model, run_cases, succeeded
+    from umamba2.challenges import CHALLENGES, Job, check_model, find_model, leave_record, run_cases, succeeded
     from umamba2.checkpoints import load_model
     from umamba2.engine.budget import process_start
 
@@ -161,7 +161,10 @@ def _predict(arguments: argparse.Namespace) -> int:
         from umamba2.reports.command import beside
 
         finished = beside(arguments, challenge)
-    outcomes = run_cases(cases, job, finished, container.deadline(arguments, process_start()))
+    deadline = container.deadline(arguments, process_start())
+    outcomes = run_cases(cases, job, finished, deadline)
+    if not _is_file(arguments):
+        leave_record(arguments.output, outcomes, job, deadline)
     return 0 if succeeded(outcomes, arguments.strict) else 1
 
 
@@ -194,13 +197,19 @@ def _predictor(model: Model, arguments: argparse.Namespace, challenge: Challenge
     )
 
 
+def _is_file(arguments: argparse.Namespace) -> bool:
+    """Whether --output names a file; otherwise a folder."""
+    out = arguments.output
+    return not arguments.input.is_dir() and out.suffix != "" and not out.is_dir()
+
+
 def _cases(images: list[Path], arguments: argparse.Namespace) -> list[Case]:
     from umamba2.challenges import Case
     from umamba2.clicks import click_file
     from umamba2.volumes import SUFFIXES, stem, suffix
 
     out, clicks = arguments.output, arguments.clicks
-    out_is_file = not arguments.input.is_dir() and out.suffix != "" and not out.is_dir()
+    out_is_file = _is_file(arguments)
     if out_is_file and suffix(out) is None:
         raise InputError(f"{out}: found an unknown file name ending, expected {', '.join(SUFFIXES)} or a folder")
     if clicks is not None and not clicks.is_dir() and len(images) > 1:

@@ -2,7 +2,7 @@
 
 from umamba2.challenges.cases import Case, Job, Outcome, check_model, run_cases, succeeded
 from umamba2.challenges.challenge import Challenge
-from umamba2.challenges.contract import list_cases, run
+from umamba2.challenges.contract import leave_record, list_cases, run
 from umamba2.challenges.locate import CHALLENGES, find_challenge, find_images, find_model, is_model, recognise
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "find_images",
     "find_model",
     "is_model",
+    "leave_record",
     "list_cases",
     "recognise",
     "run",

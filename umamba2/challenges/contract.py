@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict
@@ -16,8 +17,11 @@ from umamba2.challenges.challenge import Challenge
 from umamba2.challenges.locate import find_images
 from umamba2.clicks import click_file
 from umamba2.errors import InputError
+from umamba2.messages import say, unexpected
 from umamba2.volumes import stem
 from umamba2.writing import write_file
+
+RUN_RECORD = "run.json"
 
 
 def list_cases(challenge: Challenge, source: str | Path, output: str | Path, suffix: str | None = None) -> list[Case]:
@@ -51,14 +55,24 @@ def run(cases: list[Case], job: Job, output: str | Path, deadline: float | None 
     if job.challenge is not None and job.challenge.has_results:
         output = Path(output)
         write_file(output / "results.json", json.dumps([_entry(outcome) for outcome in outcomes if outcome.written]))
-        write_file(
-            output / "metadata" / "run.json", json.dumps(_run_record(outcomes, job, deadline), indent=1, default=str)
-        )
+        leave_record(output / "metadata", outcomes, job, deadline)
     return outcomes
 
 
+def leave_record(folder: Path, outcomes: list[Outcome], job: Job, deadline: float | None) -> None:
+    """Write what was done, and with what, to ``run.json`` in a folder.
+
+    No segmentation is the worse for it if that fails: it costs a warning.
+    """
+    try:
+        record = json.dumps(_run_record(outcomes, job, deadline), indent=1, default=str)
+        write_file(folder / RUN_RECORD, record)
+    except Exception as error:
+        problem = str(error) if isinstance(error, InputError) else f"{folder / RUN_RECORD}: found {unexpected(error)}"
+        say(f"warning: {problem}", sys.stderr)
+
+
 def _run_record(outcomes: list[Outcome], job: Job, deadline: float | None) -> dict:
-    """What was done, and with what."""
     packages = ("torch", "numpy", "SimpleITK", "connected-components-3d", "safetensors", "mamba-ssm")
     versions = {"python": platform.python_version(), "umamba2": umamba2.__version__}
     for package in packages:

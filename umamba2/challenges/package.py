@@ -7,6 +7,7 @@ import re
 import zipfile
 from pathlib import Path
 
+from umamba2.challenges.contract import RUN_RECORD
 from umamba2.errors import InputError
 from umamba2.writing import Places, replacing
 
@@ -17,13 +18,13 @@ EXPECTED = "STS25_Validation_<four digits>_Mask.nii.gz"
 def package_predictions(folder: str | Path, out: str | Path | None = None) -> Path:
     """Zip the label maps of a folder, flat, for Codabench; returns the zip (default: ``<folder>.zip``).
 
-    The zip appears under its name only when it is whole. Raises InputError for a folder without files, a file whose
-    name Codabench does not expect, and one that is empty.
+    The record of the run that made them stays outside. The zip appears under its name only when it is whole. Raises
+    InputError for a folder without files, a file whose name Codabench does not expect, and one that is empty.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: found no such folder, expected one with {EXPECTED}")
-    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != RUN_RECORD)
     if not files:
         raise InputError(f"{folder}: found no files, expected at least one {EXPECTED}")
     for path in files:
