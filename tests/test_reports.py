@@ -481,7 +481,7 @@ def test_predict_leaves_its_results_beside_the_segmentation(predict, tmp_path): 
     assert code == 0  # nothing was found in b, which is no failure
     b = tmp_path / "out/b.mha"
     assert errors == [f"warning: {b}: found no structure (every voxel is 0), expected at least one"]
-    names = ["a.mha", "a.preview.png", "a.report.html", "a.statistics.json", "b.mha"]
+    names = ["a.mha", "a.preview.png", "a.report.html", "a.statistics.json", "b.mha", "run.json"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     statistics = json.loads((tmp_path / "out/a.statistics.json").read_text())
     voxel = np.prod(OBLIQUE.spacing)
