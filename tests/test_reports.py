@@ -503,7 +503,8 @@ def test_what_lies_beside_is_of_one_scan_and_of_now(predict, tmp_path):  # noqa:
     assert code == 0  # the segmentations are there
     assert warning == f"warning: {other}: found {statistics} taken by {image}, expected an output of its own"
     assert json.loads(statistics.read_text())["case"] == "a.mha"
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.mha", "a.nii.gz", "a.statistics.json"}
+    names = {"a.mha", "a.nii.gz", "a.statistics.json", "run.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
     other.unlink()
     assert predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options) == (0, [])
     write_image(image, scan())
