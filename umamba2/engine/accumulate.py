@@ -17,7 +17,8 @@ from umamba2.engine import heap
 from umamba2.engine.faults import is_out_of_memory
 from umamba2.engine.tiles import Box, Cell, Sweep, Tile, all_classes, gaussian
 
-CHUNK_ELEMENTS = 2**24  # scores worked on at once: 64 MiB in fp32
+CHUNK_ELEMENTS = 2**20  # scores worked on at once on a CPU: 4 MiB in fp32, which stay in its caches
+CHUNK_ELEMENTS_GPU = 2**24  # fewer calls
 FULL_PRECISION_BYTES = 2**30  # scores are kept in fp32 up to this size, in fp16 above
 LOWEST_HALF = -60000.0  # a class this far behind the best one has lost
 
@@ -67,7 +68,7 @@ class Accumulator:
             if logits is not None:
                 if not cell.last and held is None:
                     self._waiting[key] = self._patiently(self._room, cell)
-                for rows, box in _chunks(cell.box, self.classes):
+                for rows, box in self._chunks(cell.box):
                     scores, weight = self._patiently(self._weighted, box, tile, logits, scale)
                     if held is not None:
                         scores += held.scores[:, rows]
@@ -77,7 +78,7 @@ class Accumulator:
                     else:
                         self._patiently(self._keep, self._waiting[key], rows, scores, weight)
             elif cell.last:
-                for rows, box in _chunks(cell.box, self.classes):
+                for rows, box in self._chunks(cell.box):
                     if held is None:
                         self._patiently(self.finish, box, None)
                     else:
@@ -96,6 +97,15 @@ class Accumulator:
             held.scores = held.scores.cpu()
             held.weight = None if held.weight is None else held.weight.cpu()
         return "scores in the host's memory"
+
+    def _chunks(self, box: Box) -> Iterator[tuple[slice, Box]]:
+        """A box in pieces of a few rows: the rows counted from its start, and the piece."""
+        start, stop = box[0].start, box[0].stop
+        plane = math.prod(side.stop - side.start for side in box[1:])
+        step = max(1, chunk_elements(self.device) // (self.classes * plane))
+        for row in range(start, stop, step):
+            end = min(row + step, stop)
+            yield slice(row - start, end - start), (slice(row, end), *box[1:])
 
     def _weighted(self, box: Box, tile: Tile, logits: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
         """What a tile says about a part of it, times its weight, and the weight."""
@@ -125,6 +135,11 @@ class Accumulator:
             held.weight[rows] = weight
 
 
+def chunk_elements(device: torch.device) -> int:
+    """How many scores are worked on at once."""
+    return CHUNK_ELEMENTS if device.type == "cpu" else CHUNK_ELEMENTS_GPU
+
+
 def for_keeping(scores: Tensor, dtype: torch.dtype) -> Tensor:
     """Scores (classes, ...) as they are kept: in half precision relative to the best class.
 
@@ -143,13 +158,3 @@ def waiting_bytes(sweep: Sweep, classes: int) -> int:
     """What the scores that wait take at most."""
     elements = classes * sweep.waiting
     return elements * dtype_for_keeping(elements).itemsize
-
-
-def _chunks(box: Box, classes: int) -> Iterator[tuple[slice, Box]]:
-    """A box in pieces of a few rows: the rows counted from its start, and the piece."""
-    start, stop = box[0].start, box[0].stop
-    plane = math.prod(side.stop - side.start for side in box[1:])
-    step = max(1, CHUNK_ELEMENTS // (classes * plane))
-    for row in range(start, stop, step):
-        end = min(row + step, stop)
-        yield slice(row - start, end - start), (slice(row, end), *box[1:])

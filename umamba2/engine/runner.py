@@ -13,7 +13,7 @@ from torch import Tensor
 
 from umamba2.checkpoints import Model, load_model
 from umamba2.clicks import Clicks, mirrored
-from umamba2.engine.accumulate import CHUNK_ELEMENTS
+from umamba2.engine.accumulate import chunk_elements
 from umamba2.engine.faults import Moved, NotFinite, is_out_of_memory
 from umamba2.engine.network import PRECISIONS, ready_network, resolve_precision
 from umamba2.engine.pieces import cut, in_pieces
@@ -216,7 +216,7 @@ def _laid_out(x: Tensor) -> Tensor:
 
 
 def _row_slices(logits: Tensor) -> Iterator[slice]:
-    step = max(1, CHUNK_ELEMENTS // logits[:, :1].numel())
+    step = max(1, chunk_elements(logits.device) // logits[:, :1].numel())
     for row in range(0, logits.shape[1], step):
         yield slice(row, min(row + step, logits.shape[1]))
 
