@@ -11,6 +11,7 @@ import sys
 from umamba2 import container
 from umamba2.engine.budget import process_start
 from umamba2.messages import exit_code
+from umamba2.termination import listening
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,7 +31,9 @@ def _run(options: argparse.Namespace) -> int:
     source, output = container.mounts(challenge, options)
     cases = challenges.list_cases(challenge, source, output, options.suffix)
     deadline = container.deadline(options, process_start())
-    outcomes = challenges.run(cases, container.load_job(challenge, options), output, deadline)
+    job = container.load_job(challenge, options)
+    with listening():
+        outcomes = challenges.run(cases, job, output, deadline)
     return 0 if challenges.succeeded(outcomes, options.strict) else 1
 
 

@@ -564,6 +564,50 @@ def test_the_whole_way_with_a_network(task, tmp_path, monkeypatch, capfd, one_th
     np.testing.assert_array_equal(labels, output_table(task)[challenge.clean(raw, volume.spacing, clicks)])
 
 
+@pytest.mark.parametrize("when", ["first tile", "later", "second time"])
+def test_sigterm_leaves_an_output_for_every_scan(tmp_path, when):
+    """In a process of its own, which ends by itself; what was segmented before the signal stays."""
+    from small_models import make_model
+
+    make_model(tmp_path / "models/stsr", classes=13)
+    array = np.random.default_rng(0).integers(-1000, 3000, (60, 40, 24)).astype(np.int16)
+    for name in "ab":
+        write_image(
+            tmp_path / f"in/{name}.nii.gz", array, Geometry((24, 40, 60), (0.3,) * 3, (0,) * 3, OBLIQUE.direction)
+        )
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+import inference
+from umamba2.engine.runner import Runner
+mean, calls = Runner._mean, []
+def slow(*arguments):
+    calls.append(1)
+    if len(calls) == {1 if when == "first tile" else 5}:
+        os.kill(os.getpid(), signal.SIGTERM)
+        {"os.kill(os.getpid(), signal.SIGTERM)" if when == "second time" else ""}
+    return mean(*arguments)
+Runner._mean = slow
+if {when == "second time"}:
+    from umamba2 import termination
+    termination._Listener.endable = property(lambda self: False, lambda self, value: None)
+sys.exit(inference.main(sys.argv[1:]))
+"""
+    arguments = ["--challenge", STSR, "--input", "in", "--output", "out", "--model", "models", "--device", "cpu"]
+    command = [sys.executable, "-c", program, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    if when == "second time":
+        assert done.returncode == -15
+        return
+    assert done.returncode == 0, done.stderr
+    assert "Terminated (SIGTERM)" in done.stderr
+    first, second = (read_labels(tmp_path / f"out/{name}_Mask.nii.gz")[0] for name in "ab")
+    assert first.shape == second.shape == array.shape
+    assert first.any() == (when == "later")
+    assert not second.any()
+
+
 def test_what_nobody_foresaw_is_one_line(inference, monkeypatch, capsys):
     monkeypatch.setattr(container, "mounts", lambda *_: {}["no such key"])
     assert inference.main(["--challenge", STSR]) == 1

@@ -32,7 +32,7 @@ def say(line: str, stream: TextIO | None = None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def unexpected(error: Exception) -> str:
+def unexpected(error: BaseException) -> str:
     """An exception that nobody foresaw, as part of a line; its traceback goes to stderr if UMAMBA2_DEBUG is set."""
     if os.environ.get("UMAMBA2_DEBUG"):
         traceback.print_exception(error)

@@ -17,6 +17,7 @@ from umamba2.engine.record import Record, peak_memory
 from umamba2.errors import InputError
 from umamba2.labels import output_table
 from umamba2.messages import say, unexpected
+from umamba2.termination import Terminated, endable
 from umamba2.volumes import Volume, read_volume, write_labels
 from umamba2.writing import Places
 
@@ -100,7 +101,7 @@ class Job:
             with record.timed("postprocess"):
                 try:
                     labels = self.challenge.clean(labels, volume.spacing, clicks)
-                except Exception as error:  # the network's answer as it is beats none
+                except (Exception, Terminated) as error:  # the network's answer as it is beats none
                     record.warn(f"post-processing: found {unexpected(error)}, going on without it")
         return output_table(self.challenge.name, self.label_map or self.challenge.label_map)[labels]
 
@@ -163,10 +164,11 @@ def _run_case(
         outcome.report("warning", warning)
     clicks = outcome.read_clicks(volume.array.shape) if job.predictor.takes_clicks else None
     try:
-        labels = job.segment(volume, clicks, deadline, record)
+        with endable():
+            labels = job.segment(volume, clicks, deadline, record)
         for warning in record.warnings:
             outcome.report("warning", f"{case.image}: {warning}")
-    except Exception as error:
+    except (Exception, Terminated) as error:
         # What the predictor raises does not know the file.
         problem = f"{case.image}: {error}" if isinstance(error, InputError) else _in_one_line(error, case.image)
         if not job.background_on_failure:
@@ -188,7 +190,7 @@ def _gigabytes(memory: dict[str, int]) -> str:
     return "".join(f"{where} {size / 1e9:.2f} GB  " for where, size in memory.items())
 
 
-def _in_one_line(error: Exception, image: Path) -> str:
+def _in_one_line(error: BaseException, image: Path) -> str:
     if isinstance(error, InputError):
         return str(error)
     return f"{image}: found {unexpected(error)}, expected a label map"

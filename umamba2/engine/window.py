@@ -24,6 +24,7 @@ from umamba2.engine.runner import Runner
 from umamba2.engine.tiles import Box, Sweep, Tile, padding
 from umamba2.errors import InputError
 from umamba2.messages import unexpected
+from umamba2.termination import Terminated
 
 STEPS = tuple(n / 20 for n in range(1, 21))  # of a patch: the wider ones are what time pressure may choose
 AIR_TOLERANCE = 1e-3  # of the training data's deviation, about one HU: resampling leaves that much
@@ -38,7 +39,7 @@ class SlidingWindow:
     def __init__(self, runner: Runner, blend: str, budget: Budget, record: Record, progress: bool = False):
         self.runner, self.blend, self.budget, self.record, self.progress = runner, blend, budget, record, progress
         self.patch = tuple(runner.plan.patch_size)
-        self._failure: Exception | None = None  # after it the network is left alone
+        self._failure: BaseException | None = None  # after it the network is left alone
         self._overview: Tensor | None = None  # coarse logits of the whole volume
         self._refined = False
 
@@ -88,7 +89,7 @@ class SlidingWindow:
             answered = time.monotonic()
             try:
                 scores.add(tile, logits)
-            except Exception as error:
+            except (Exception, Terminated) as error:
                 # What waits for later tiles is in disorder now, but what is finished stands.
                 record.warn(f"blending: found {unexpected(error)}, expected scores; no tile is run after that")
                 self._failure = error
@@ -124,7 +125,7 @@ class SlidingWindow:
             except NotFinite as error:
                 self.record.warn(str(error))
                 break
-            except Exception as error:
+            except (Exception, Terminated) as error:
                 self._failure = error
                 self.record.warn(f"network: found {unexpected(error)}, expected an answer; no tile is run after that")
         if not (passes or self._refined or self._failure) and self.budget.left >= self.budget.pace:
