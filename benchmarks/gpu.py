@@ -7,6 +7,22 @@ Self-contained: random weights in the published architecture, a synthetic case, 
 same weights and settings: tiles 0.95 of a patch apart, averaged over mirror images along y and x. Measured are a whole
 case, one forward pass against the device's rate of fp16 matrix products, device memory, and how far precisions and
 backends agree. Prints the rows of a table; on a GPU they are also appended to RESULTS.md, with date and machine.
+
+The rows "forward pass, ..." are for choices that only a GPU can make. What PyTorch's source says without one:
+
+- Group norm with one channel per group gives every channel one block of threads: 32 blocks at the finest level, fewer
+  than a T4 has multiprocessors (40). Sums are fp32, but mean and deviation are rounded to the input's fp16.
+- Batch norm of one sample is the same arithmetic. With fp32 parameters fp16 goes to cuDNN, and statistics stay fp32.
+- Group norm on CUDA makes channels-last tensors contiguous; where it has kernels for that layout, they are slow with
+  one channel per group (pytorch/pytorch#194616). nnU-Net's network became 48 % slower by the layout (#59168).
+- `cudnn.benchmark` tries all algorithms once per shape: it must win back the row "first pass" within a case.
+- A CUDA graph saves launches, some 5 us each for a few hundred kernels, so milliseconds of a pass.
+
+If a variant wins, `engine.network.ready_network` is the place for it (as `fast.quicken` is for CPUs), and
+`runner._laid_out` for the layout. Also to look at, with a profiler: whether anything but convolutions and norms counts;
+the copy of the scan to the device (from pageable memory, once per case); how much of a case is not the network
+(``run.json`` has the seconds per stage); batches of mirror images against one after the other (`Runner.batch`); and
+whether a pass takes the memory that `Runner._mirror_images_at_once` thinks.
 """
 
 from __future__ import annotations
@@ -25,11 +41,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from cpu import FEATURES, SPACING, nnunet, normalise, volume, write_model
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from umamba2 import Predictor
 from umamba2.checkpoints import load_model
 from umamba2.nets.mamba2 import Mamba2, fused_kernel
+from umamba2.nets.unet import InstanceNorm
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 STEP, MIRROR_AXES = 0.95, (1, 2)
@@ -87,6 +105,7 @@ def measure(folder: Path, device: torch.device, scan: np.ndarray, repeats: int) 
         )
         rows.append((who, text + (f", {memory[who]:.1f} GB of device memory at most" if memory else "")))
     rows += forward_rows(folder, device, dtype, repeats)
+    rows += variant_rows(folder, device, dtype, repeats)
     exact = our_predictor(folder, device, "fp32").predict(scan, SPACING)
     rows.append((f"same labels, {half} and fp32", f"{100 * (labels['umamba2'] == exact).mean():.3f} %"))
     return [*rows, fused_row(device)]
@@ -163,6 +182,59 @@ def forward_rows(folder: Path, device: torch.device, dtype: torch.dtype, repeats
         (f"its rate, {name}", f"{rate / 1e12:.2f} TFLOP/s, {100 * rate / fastest:.0f} % of the matrix rate"),
         (f"matrix rate, {name}, {n}x{n}", f"{fastest / 1e12:.2f} TFLOP/s"),
     ]
+
+
+class BatchNorm(nn.Module):
+    """`InstanceNorm` as the batch norm of one sample, with parameters in fp32."""
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight.float(), norm.bias.float(), norm.eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.batch_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps, True)
+
+
+def variant_rows(folder: Path, device: torch.device, dtype: torch.dtype, repeats: int) -> list[tuple[str, str]]:
+    """One forward pass with other norms, in the other layout, with cuDNN's trials, as a CUDA graph."""
+    model, rows = load_model(folder), []
+    layouts = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last_3d}
+    for norm, layout, trials in product(("group norm", "batch norm"), layouts, (False, True)):
+        net = model.network().eval().requires_grad_(False)
+        model.load_weights(net, next(iter(model.folds)), dtype)
+        net = net.to(device, memory_format=layouts[layout])
+        if norm == "batch norm":
+            for block in [
+                module for module in net.modules() if isinstance(getattr(module, "norm", None), InstanceNorm)
+            ]:
+                block.norm = BatchNorm(block.norm)
+        tile = torch.randn(1, 1, *model.plan.patch_size, device=device).to(dtype, memory_format=layouts[layout])
+        before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, trials
+        name = f"forward pass, {norm}, {layout}" + (", cudnn.benchmark" if trials else "")
+        try:
+            rows.append((name, _forward_seconds(net, tile, device, repeats)))
+            if device.type == "cuda":
+                rows.append((f"{name}, CUDA graph", _graph_seconds(net, tile, device, repeats)))
+        except RuntimeError as error:  # of memory, or what a graph cannot hold
+            rows.append((name, f"found {' '.join(str(error).split())[:100]}"))
+        finally:
+            torch.backends.cudnn.benchmark = before
+    return rows
+
+
+@torch.inference_mode()
+def _forward_seconds(net: nn.Module, tile: torch.Tensor, device: torch.device, repeats: int) -> str:
+    first, *_, last = (timed(lambda: net(tile), device)[1] for _ in range(3))
+    median = statistics.median([last, *(timed(lambda: net(tile), device)[1] for _ in range(repeats))])
+    return f"{median:.3f} s, first pass {first:.3f} s"
+
+
+@torch.inference_mode()
+def _graph_seconds(net: nn.Module, tile: torch.Tensor, device: torch.device, repeats: int) -> str:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        net(tile)
+    return f"{statistics.median(timed(graph.replay, device)[1] for _ in range(repeats)):.3f} s"
 
 
 def fused_row(device: torch.device) -> tuple[str, str]:

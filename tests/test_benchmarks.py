@@ -28,6 +28,9 @@ def test_gpu_benchmark_runs_on_a_cpu_and_claims_nothing():
     assert "| umamba2 |" in table
     assert "| the published loop |" in table
     assert "of the matrix rate" in table
+    variants = [line for line in table.splitlines() if line.startswith("| forward pass, ")]
+    assert len(variants) == 8
+    assert all(line.count(" s") == 2 for line in variants)  # the median and the first pass
     assert results.read_bytes() == before
 
 
