@@ -44,8 +44,8 @@ def keeping():
 def test_blocks_of_several_gigabytes_are_kept(keeping):
     size = 5 * 2**29
     before = heap_size()
-    torch.empty(size, dtype=torch.uint8)  # never touched, so that it takes no memory
-    assert heap_size() >= before + size - 2**20
+    torch.empty(size, dtype=torch.uint8)  # freed at once, and never touched, so that it takes no memory
+    assert heap_size() > before + size * 0.9
 
 
 def test_what_lies_apart_is_given_back_at_once(keeping):
