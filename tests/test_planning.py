@@ -217,6 +217,7 @@ def test_only_what_changed_is_done_again(planned, tmp_path, monkeypatch):
     folder = planning.preprocess(dataset, preprocessed)
     assert done == []
     case = sorted(dataset.cases)[1]
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")  # as for a training; nnU-Net's planner stops for it
     (folder / f"{case}.pkl").unlink()  # as if the process had been killed before the last file was in place
     (folder / "gone.pkl").touch()
     planning.preprocess(dataset, preprocessed)
@@ -224,6 +225,7 @@ def test_only_what_changed_is_done_again(planned, tmp_path, monkeypatch):
     assert not (folder / "gone.pkl").exists()
     planning.plan(dataset, preprocessed, PRESETS[STSR], patch=(32, 64, 64))
     planning.preprocess(dataset, preprocessed)
+    assert os.environ["nnUNet_n_proc_DA"] == "0"  # noqa: SIM112
     assert done == [case, case]  # which the replacement has not made; patches are cut later
     planning.plan(dataset, preprocessed, PRESETS[STSR], spacing=(3, 3, 3))
     with pytest.raises(InputError, match="found cases preprocessed by other plans, expected `umamba2 preprocess`"):
@@ -331,6 +333,14 @@ def test_faults_come_before_planning(tmp_path, capsys):
         "plan", "301"
     )
     assert not list((tmp_path / "pre").glob("*/*"))
+
+
+def test_a_semi_supervised_challenge_without_unlabelled_cases_costs_a_warning(tmp_path, monkeypatch, capsys):
+    folder = convert(STSR, stsr(tmp_path / "download", unlabelled=0), tmp_path / "raw")
+    monkeypatch.setattr(planning, "plan", lambda *_, **__: folder / "x.json")
+    where = ("--raw", tmp_path / "raw", "--preprocessed", tmp_path / "pre")
+    assert command("plan", "303", *where) == 1  # there are no plans
+    assert f"warning: {folder}: found no unlabelled cases, expected some for `umamba2 train`" in capsys.readouterr().err
 
 
 def test_other_folds_than_the_datasets_are_not_mixed(tmp_path):

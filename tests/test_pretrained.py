@@ -132,3 +132,9 @@ def test_bad_files_are_refused_without_running_them(tmp_path, capsys):
             read_weights(path)
         assert str(path) in str(caught.value)
     assert "executed" not in capsys.readouterr().out
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    torch.save({"network_weights": {"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")])}}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"x.pth: found NaN or infinite weights \(b\), expected finite ones"):
+        read_weights(tmp_path / "x.pth")

@@ -235,6 +235,38 @@ def test_a_killed_save_leaves_the_checkpoint_before(multiclass, tmp_path):
     assert file.read_bytes() == before
 
 
+def test_a_full_disk_is_named_before_and_while_training(multiclass, tmp_path, monkeypatch):
+    with environment(multiclass, tmp_path):
+        trainer = started(make_trainer(TRAINER))
+        file = Path(trainer.output_folder, "checkpoint_best.pth")
+
+        def full(checkpoint, path):
+            Path(path).write_bytes(b"half")
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598\nmore")
+
+        with (
+            mock.patch("torch.save", full),
+            pytest.raises(InputError, match=r"checkpoint_best.pth: could not be written \(.* 598\), expected room"),
+        ):
+            trainer.save_checkpoint(str(file))
+        assert not list(file.parent.glob("checkpoint*"))
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        with pytest.raises(InputError, match=r"fold_0: found 0.0 GB free, expected at least .* for the checkpoints"):
+            make_trainer(TRAINER).initialize()
+
+
+@pytest.mark.parametrize("change", [{"optimizer_state": None}, {"network_weights": {}}])
+def test_checkpoints_of_something_else_are_refused(multiclass, tmp_path, change):
+    with environment(multiclass, tmp_path):
+        trainer = started(make_trainer(TRAINER))
+        file = Path(trainer.output_folder, "checkpoint_latest.pth")
+        trainer.save_checkpoint(str(file))
+        torch.save({**torch.load(file, weights_only=False), **change}, file)
+        with pytest.raises(InputError, match=r"fold_0: found a checkpoint that does not fit \(.*\), expected one of"):
+            make_trainer(TRAINER, resume=True).load_checkpoint(str(file))
+
+
 # --- NaN --------------------------------------------------------------------------------------------------------------
 
 

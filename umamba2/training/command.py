@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from umamba2.errors import InputError
@@ -161,10 +162,14 @@ def _plan(options: argparse.Namespace) -> int:
 
     raw, preprocessed = use_folders(options, "raw", "preprocessed")
     dataset = read_dataset(find_dataset(raw, options.dataset))
+    preset = preset_of(dataset.folder, options.preset, dataset.challenge)
+    if preset.unlabelled and not dataset.unlabelled:
+        expected = "some for `umamba2 train` (nnUNetv2_train -tr UMamba2Trainer does without)"
+        say(f"warning: {dataset.folder}: found no unlabelled cases, expected {expected}", sys.stderr)
     plans = plan(
         dataset,
         preprocessed,
-        preset_of(dataset.folder, options.preset, dataset.challenge),
+        preset,
         patch=options.patch and tuple(options.patch),
         spacing=options.spacing and tuple(options.spacing),
         architecture=ARCHITECTURES[options.network],

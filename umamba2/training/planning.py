@@ -74,7 +74,8 @@ def plan(
     if not _is_current(target / "dataset_fingerprint.json", dataset):
         _extract_fingerprint(dataset, workers)
     intensities = _harmonised_intensities(dataset, workers) if harmonised else None
-    with _nnunet():  # from here on no work that may be interrupted: nnU-Net's plans are not ours yet
+    # From here on no work that may be interrupted: nnU-Net's plans are not ours yet.
+    with _nnunet(), _without("nnUNet_n_proc_DA"):  # 0 is of use to a training; the planner takes it for threads
         planner = getattr(planners, PLANNER)(
             dataset.folder.name,
             overwrite_target_spacing=None if spacing is None else [float(mm) for mm in spacing],
@@ -179,6 +180,17 @@ def _extract_fingerprint(dataset: Dataset, workers: int) -> None:
         extractor = DatasetFingerprintExtractor(dataset.folder.name, workers)
         extractor.show_progress_bar = os.isatty(2)
         extractor.run(overwrite_existing=True)
+
+
+@contextmanager
+def _without(variable: str) -> Iterator[None]:
+    """Hide an environment variable."""
+    value = os.environ.pop(variable, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[variable] = value
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The weights of a model: a folder (slim or nnU-Net's; its first fold), a fold's folder or a checkpoint file.
 
     Names come as a bare network has them. Nothing in a file is executed. Raises InputError for a file that is
-    missing, damaged or holds no weights.
+    missing, damaged, or holds none or others than finite weights.
     """
     path = Path(path)
     if path.is_dir():
@@ -71,6 +71,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     drop_aliases(weights)
     if not weights:
         raise InputError(f"{path}: found no weights, expected a checkpoint with network_weights")
+    broken = next((key for key, value in weights.items() if not value.isfinite().all()), None)
+    if broken:
+        raise InputError(f"{path}: found NaN or infinite weights ({broken}), expected finite ones")
     return weights
 
 

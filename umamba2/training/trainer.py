@@ -41,6 +41,7 @@ from umamba2.training.options import Options, preset_for
 from umamba2.training.presets import UNLABELLED_SUFFIX, Preset, SemiSupervision, Stage
 from umamba2.training.pretrained import challenge_of, read_weights, transfer
 from umamba2.training.schedules import Rates, stage_at, stage_rate
+from umamba2.training.workers import check_disk
 
 # For datasets that state no challenge: nnU-Net's own settings.
 PLAIN = Preset(challenge="none", network="", patch=(0, 0, 0), train=Stage(1000, 0.01), accumulate=1)
@@ -126,6 +127,10 @@ class UMamba2Trainer(nnUNetTrainer):
             gpu = [self.local_rank] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.network, device_ids=gpu)
             self.loss = self._build_loss()
+        if self.local_rank == 0:  # the best, the last, and the one that replaces either; each with a momentum
+            there = len(list(Path(self.output_folder).glob("checkpoint_*.pth")))
+            each = 2 * sum(weight.nbytes for weight in self.bare_network.parameters())
+            check_disk(Path(self.output_folder), each * max(1, 3 - there), "the checkpoints")
 
     @staticmethod
     def build_network_architecture(
@@ -398,7 +403,12 @@ class UMamba2Trainer(nnUNetTrainer):
 
     def save_checkpoint(self, filename: str) -> None:
         partial_file = f"{filename}.partial"
-        super().save_checkpoint(partial_file)
+        try:
+            super().save_checkpoint(partial_file)
+        except (OSError, RuntimeError) as error:  # torch's word for a full disk
+            Path(partial_file).unlink(missing_ok=True)
+            reason = str(error).splitlines()[0][:200]
+            raise InputError(f"{filename}: could not be written ({reason}), expected room for it") from None
         if isfile(partial_file):  # not in other processes, and not if checkpoints are off
             os.replace(partial_file, filename)  # so that a run that is killed leaves the one before
 
@@ -422,10 +432,10 @@ class UMamba2Trainer(nnUNetTrainer):
             self.logger.load_checkpoint(checkpoint["logging"])
             self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
             scaling = checkpoint["grad_scaler_state"]
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             problem = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{self.output_folder}: found a checkpoint without {problem}, expected one of this training"
+                f"{self.output_folder}: found a checkpoint that does not fit ({problem}), expected one of this training"
             ) from None
         if self.grad_scaler and scaling:
             self.grad_scaler.load_state_dict(scaling)
