@@ -343,6 +343,14 @@ def test_a_semi_supervised_challenge_without_unlabelled_cases_costs_a_warning(tm
     assert f"warning: {folder}: found no unlabelled cases, expected some for `umamba2 train`" in capsys.readouterr().err
 
 
+def test_scans_of_one_name_are_not_taken_for_one(tmp_path, capsys):
+    for ending in (".mha", ".nii.gz"):
+        write(tmp_path / "scans" / f"a{ending}", phantom(0).image)
+    assert command("pretrain", tmp_path / "scans", "-o", tmp_path / "out", "--preset", STSR) == 1
+    assert "a.nii.gz: found " in (said := capsys.readouterr().err)
+    assert "a.mha of the same name, expected one of them" in said
+
+
 def test_other_folds_than_the_datasets_are_not_mixed(tmp_path):
     source, target = tmp_path / "a.json", tmp_path / "b.json"
     folds = [{"train": ["a"], "val": ["b"], "unlabeled": ["c"]}]
