@@ -297,7 +297,7 @@ def test_a_machine_that_slows_down_is_noticed(folder, clock, monkeypatch):
     assert record.tiles_lost == 0
 
 
-@pytest.mark.parametrize("limit", [-1e9, 0.0, 0.01])
+@pytest.mark.parametrize("limit", [-np.inf, -1e9, 0.0, 0.01])
 def test_without_any_time_there_is_a_coarse_answer(folder, clock, monkeypatch, limit):
     """For the price of a small part of one pass."""
     predictor = load(folder)

@@ -50,9 +50,11 @@ class Budget:
         """
         if self.deadline is None:
             return self.asked
+        if self.left <= 0:
+            return 0
         extra = _expected(self._extras)
         if self.pace == 0:
-            return self.asked if self.left > 0 else 0
+            return self.asked
         affordable = int((self.left - extra * tiles) / (self.pace * tiles))
         if affordable >= 1:
             return min(affordable, self.asked)

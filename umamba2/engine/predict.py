@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -124,9 +125,12 @@ class Predictor:
         tile has its answer, whatever happens later costs the other tiles theirs at most: labels of the whole scan come
         out. What they lack is told by ``record``, if there is one, else as Python warnings.
 
-        Raises InputError for a volume that is not 3-D and finite, for clicks that are not of these shapes and ids or
-        given to a model that takes none, and for a network that gives NaN or infinity everywhere.
+        Raises InputError for a volume that is not 3-D and finite, for a deadline that is NaN, for clicks that are not
+        of these shapes and ids or given to a model that takes none, and for a network that gives NaN or infinity
+        everywhere.
         """
+        if deadline is not None and math.isnan(deadline):
+            raise InputError("deadline: found nan, expected seconds on time.monotonic's clock, or None")
         told = Record() if record is None else record
         told.passes_asked, told.tile_step = len(self.runner.passes), self.tile_step
         for problem in self.runner.warnings:
