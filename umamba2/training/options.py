@@ -28,6 +28,7 @@ class Options:
     validation_iterations: int = 50
     save_every: int = 10
     accumulate: int | None = None
+    mirror_axes: tuple[int, ...] | None = None
     seed: int = 0
     fp32: bool = False
     pretrained: str | None = None
@@ -61,6 +62,7 @@ class Options:
             finetune=finetune,
             iterations=self.iterations or preset.iterations,
             accumulate=self.accumulate or preset.accumulate,
+            mirror_axes=preset.mirror_axes if self.mirror_axes is None else tuple(self.mirror_axes),
             pretrain=replace(preset.pretrain, epochs=self.epochs or preset.pretrain.epochs),
         )
 
