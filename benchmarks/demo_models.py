@@ -1,6 +1,7 @@
 """How good the demo models are on phantoms they have never seen, through the whole pipeline.
 
     python benchmarks/demo_models.py --count 8
+    python benchmarks/demo_models.py --count 8 --randomised --teeth labels_with_fdi_numbers.nii.gz
 
 Prints a table: Dice per group of structures for each challenge, and for the interactive one by number of clicks.
 Phantoms have the usual size of a ToothFairy3 scan; seeds start far above those of the training.
@@ -20,6 +21,7 @@ from umamba2.challenges import CHALLENGES, Challenge
 from umamba2.clicks import NAMES, Clicks
 from umamba2.labels import FDI_TEETH, INTERACTIVE, MULTICLASS, STSR, training_table
 from umamba2.phantoms import Phantom, make_phantom
+from umamba2.tooth_shapes import read_tooth_shapes
 
 ROOT = Path(__file__).resolve().parents[1]
 TEETH = tuple(range(11, 11 + len(FDI_TEETH)))
@@ -58,16 +60,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=10_000, help="first seed")
     parser.add_argument("--models", type=Path, default=ROOT / "resources")
     parser.add_argument("--canal-contrast", type=float, default=1.0, help="0: alveolar canals invisible, clicks tell")
+    parser.add_argument("--randomised", action="store_true", help="anatomy and grey values beyond those of patients")
+    parser.add_argument("--teeth", type=Path, nargs="*", default=(), help="label maps of real teeth by FDI number")
     parser.add_argument("--challenges", nargs="+", default=list(CHALLENGES), choices=list(CHALLENGES))
     options = parser.parse_args()
     predictors = {
         name: Predictor.from_folder(options.models / name, **CHALLENGES[name].predictor_settings())
         for name in options.challenges
     }
+    shapes = read_tooth_shapes(options.teeth) if options.teeth else None
     scores: dict[tuple[str, str], list[float]] = defaultdict(list)
     seconds: dict[str, list[float]] = defaultdict(list)
     for seed in range(options.seed, options.seed + options.count):
-        phantom = make_phantom(seed, canal_contrast=options.canal_contrast)
+        phantom = make_phantom(
+            seed, canal_contrast=options.canal_contrast, randomised=options.randomised, tooth_shapes=shapes
+        )
         for name, predictor in predictors.items():
             truth = phantom.stsr_labels if name == STSR else training_table(name)[phantom.labels]
             for count in range(6) if name == INTERACTIVE else [None]:
