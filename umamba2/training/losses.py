@@ -11,8 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from nnunetv2.utilities.helpers import softmax_helper_dim1
+from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import Tensor, nn
 
 from umamba2.labels import FDI_TEETH, MULTICLASS, STRUCTURES
@@ -58,7 +57,11 @@ class SoftDiceCE(nn.Module):
     """Soft Dice without background and without smoothing plus weighted cross-entropy, both against soft targets.
 
     ``loss(logits, target)``: (B, C, z, y, x) and (B, 1, z, y, x) labels -> a number; the Dice part is -1 at best.
-    ``table`` (C, C) from `soft_targets`; ``weights`` (C,) of the cross-entropy, which is averaged over voxels.
+    ``table`` (C, C) from `soft_targets`; ``weights`` (C,) of the cross-entropy, which is averaged over voxels. With
+    ``batch_dice`` the Dice is that of all samples (with ``ddp``: of all processes) together, else their mean.
+
+    All that counts of the voxels of one label are sums over them, because they share a target. So soft targets are
+    never made: everything follows from one (C, C) matrix of sums, label by class.
     """
 
     table: Tensor
@@ -68,22 +71,50 @@ class SoftDiceCE(nn.Module):
         super().__init__()
         self.register_buffer("table", table)
         self.register_buffer("weights", weights)
-        self.soft_dice = MemoryEfficientSoftDiceLoss(softmax_helper_dim1, batch_dice, do_bg=False, smooth=0, ddp=ddp)
+        self.batch_dice, self.ddp = batch_dice, ddp
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return self.dc(logits, target) + self.ce(logits, target)
+        scores, labels = self._log_probabilities(logits), self._one_hot(target)
+        return self._dice(scores, labels) + self._cross_entropy(scores, labels)
 
     def dc(self, logits: Tensor, target: Tensor) -> Tensor:
         """Minus the mean soft Dice of the foreground classes."""
-        return self.soft_dice(logits, self._soft(target))
+        return self._dice(self._log_probabilities(logits), self._one_hot(target))
 
     def ce(self, logits: Tensor, target: Tensor) -> Tensor:
         """The cross-entropy, averaged over voxels."""
-        return nn.functional.cross_entropy(logits, self._soft(target), self.weights)
+        return self._cross_entropy(self._log_probabilities(logits), self._one_hot(target))
 
-    def _soft(self, target: Tensor) -> Tensor:
-        # (B, 1, z, y, x) -> (B, C, z, y, x), as a view: channels vary fastest in memory, which no reader minds.
-        return self.table[target[:, 0].long()].movedim(-1, 1)
+    def _dice(self, scores: Tensor, labels: Tensor) -> Tensor:
+        sums, counts = _sums(labels, scores.exp()), labels.sum(1)
+        overlap, predicted = (self.table * sums).sum(1), sums.sum(1)
+        wanted = (self.table * counts[..., None]).sum(1)
+        if self.batch_dice:
+            parts = (overlap, predicted, wanted)
+            if self.ddp:
+                parts = tuple(AllGatherGrad.apply(part).sum(0) for part in parts)
+            overlap, predicted, wanted = (part.sum(0) for part in parts)
+        dice = 2 * overlap / (predicted + wanted).clamp_min(1e-8)
+        return -dice[..., 1:].mean()
+
+    def _cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
+        voxels = labels.shape[0] * labels.shape[1]
+        return -(self.weights * self.table * _sums(labels, scores)).sum() / voxels
+
+    @staticmethod
+    def _log_probabilities(logits: Tensor) -> Tensor:
+        """(B, voxels, C), fp32; without a copy if the logits are channels-last."""
+        return logits.flatten(2).mT.float().log_softmax(-1)
+
+    def _one_hot(self, target: Tensor) -> Tensor:
+        """(B, voxels, C), fp32."""
+        return torch.eye(len(self.table), device=target.device)[target.flatten(1).long()]
+
+
+def _sums(labels: Tensor, values: Tensor) -> Tensor:
+    """The values of every label's voxels, added up: (B, voxels, C) twice -> (B, label, class)."""
+    with torch.autocast(values.device.type, enabled=False):  # which would add up in half precision
+        return labels.mT @ values
 
 
 def class_weights(classes: int, weights: Sequence[tuple[int, float]]) -> Tensor:

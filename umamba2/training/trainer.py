@@ -32,6 +32,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from umamba2.checkpoints import build_network, pairs_by_name, read_checkpoint
+from umamba2.engine.network import resolve_precision
 from umamba2.errors import InputError
 from umamba2.labels import STRUCTURES, left_right_pairs
 from umamba2.training import augment, losses, semi
@@ -117,6 +118,8 @@ class UMamba2Trainer(nnUNetTrainer):
         torch.manual_seed(self.options.seed)
         super().initialize()
         self.is_ddp = distributed
+        if self.device.type == "cpu":  # whose kernels are fastest in this layout; activations follow the weights
+            self.bare_network.to(memory_format=torch.channels_last_3d)
         if self.options.pretrained:
             source = self.options.pretrained
             same_task = challenge_of(source) == self.preset.challenge
@@ -359,7 +362,10 @@ class UMamba2Trainer(nnUNetTrainer):
         return self.full_precision and self.device.type == "cuda"
 
     def _autocast(self) -> AbstractContextManager:
-        return torch.autocast("cuda") if self.device.type == "cuda" and not self.full_precision else nullcontext()
+        """fp16 on GPUs, bf16 on CPUs that have it, unless full precision is asked for."""
+        if self.full_precision or resolve_precision("auto", self.device) == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type)
 
     def _to_device(self, tensors: Any) -> Any:
         if isinstance(tensors, list):
