@@ -16,6 +16,7 @@ from umamba2.nets.mamba2 import Mamba2
 from umamba2.nets.prompts import PointEncoder, RandomFourierEncoding
 from umamba2.nets.ssd import ssd
 from umamba2.nets.umamba2 import VARIANTS
+from umamba2.nets.unet import InstanceNorm
 
 from small_models import ARCHITECTURE, PATCH, randomise  # isort: skip
 
@@ -297,3 +298,23 @@ def test_architectures_outside_the_family_are_refused(change, message):
 def test_unknown_networks_are_refused(name, message):
     with pytest.raises(ValueError, match=message):
         build_network(name, ARCHITECTURE, 1, 3)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_training_on_a_cpu_normalises_like_any_instance_norm(batch):
+    torch.manual_seed(0)
+    norm = InstanceNorm(5, 1e-5).train()
+    torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    torch.nn.init.uniform_(norm.bias, -1, 1)
+    x = (3 * torch.randn(batch, 5, 4, 6, 8) + 2).to(memory_format=torch.channels_last_3d).requires_grad_()
+    upstream = torch.randn(batch, 5, 4, 6, 8)
+
+    def answers(found):
+        found.backward(upstream)
+        parts = [found.detach(), x.grad.clone(), norm.weight.grad.clone(), norm.bias.grad.clone()]
+        x.grad = norm.weight.grad = norm.bias.grad = None
+        return parts
+
+    expected = answers(F.instance_norm(x, weight=norm.weight, bias=norm.bias, eps=1e-5))
+    for found, wanted in zip(answers(norm(x)), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
