@@ -1,6 +1,6 @@
 """Train the three demo models through the toolkit's own chain, on a CPU, and write them to `resources/<challenge>/`.
 
-    python resources/train_demo_models.py --work /scratch --teeth labels_with_fdi_numbers.nii.gz
+    python resources/train_demo_models.py --work /scratch --teeth labels_with_fdi_numbers.nii.gz --jaws jaws.nii.gz
 
 Phantoms with randomised anatomy and grey values are written as a download of each challenge; from there on everything
 is what a participant does: convert, plan, preprocess, train, slim. Each step goes on where an earlier run has stopped.
@@ -15,12 +15,14 @@ import json
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from umamba2.appearance import image_of_labels
 from umamba2.checkpoints import CHECKPOINT_NAMES, slim
 from umamba2.labels import INTERACTIVE, MULTICLASS, STSR, TASKS
 from umamba2.phantoms import make_phantom
@@ -52,13 +54,14 @@ class Recipe:
     epochs: int
     patch: tuple[int, int, int]
     unlabelled: int = 0
+    jaws: int = 0  # images of each real label map of jaws
     hidden: float = 0.0
 
 
 RECIPES = {
-    MULTICLASS: Recipe(range(0, 240), 20, (48, 80, 112)),
+    MULTICLASS: Recipe(range(240), 32, (48, 80, 112), jaws=25),
     # Patches of an odd number of cells: the last stage does not halve them, and cells of 8 mm can tell clicks apart.
-    INTERACTIVE: Recipe(range(1000, 1160), 10, (56, 72, 104), hidden=0.5),
+    INTERACTIVE: Recipe(range(1000, 1160), 10, (56, 72, 104), hidden=0.5, jaws=10),
     STSR: Recipe(range(2000, 2160), 8, (48, 80, 112), unlabelled=30),
 }
 _SHAPES: dict = {}  # read once per process
@@ -78,14 +81,34 @@ def write_case(folder: Path, task: str, seed: int, labelled: bool, teeth: tuple[
     files = {} if not labelled else {f"labelled/{case}_Mask" if stsr else f"labelsTr/{case}": labels}
     image = f"{'' if labelled else 'un'}labelled/{case}" if stsr else f"imagesTr/{case}_0000"
     for name, array in {**files, image: phantom.image}.items():  # the image last: then all of the case is there
-        path = folder / f"{name}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        volume = sitk.GetImageFromArray(array)
-        volume.SetSpacing(phantom.spacing[::-1])
-        write_image(path, volume)
+        write(folder / f"{name}.nii.gz", array, phantom.spacing)
 
 
-def make_download(folder: Path, task: str, teeth: tuple[Path, ...], workers: int) -> None:
+def write_jaws(folder: Path, seed: int, path: Path) -> None:
+    """Write a random image of a part of a label map (ids of the ToothFairy3 release), up to 15 % larger or smaller."""
+    rng = np.random.default_rng([seed, 5])
+    volume = sitk.ReadImage(str(path))
+    labels, true = sitk.GetArrayFromImage(volume), np.array(volume.GetSpacing()[::-1])
+    spacing = true * rng.uniform(0.87, 1.15, 3)
+    field = [slice(None)] * 3
+    for axis, mm in enumerate(((45, 75), (70, 100), (90, 120))):
+        size = round(rng.uniform(*mm) / true[axis])
+        start = int(rng.integers(0, max(1, labels.shape[axis] - size + 1)))
+        field[axis] = slice(start, start + size)
+    image, labels = image_of_labels(labels[tuple(field)], spacing, seed)
+    case = f"jaws_{seed:05d}"
+    write(folder / f"labelsTr/{case}.nii.gz", labels, spacing)
+    write(folder / f"imagesTr/{case}_0000.nii.gz", image, spacing)
+
+
+def write(path: Path, array: np.ndarray, spacing: Iterable[float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    volume = sitk.GetImageFromArray(array)
+    volume.SetSpacing([float(mm) for mm in spacing][::-1])
+    write_image(path, volume)
+
+
+def make_download(folder: Path, task: str, teeth: tuple[Path, ...], jaws: tuple[Path, ...], workers: int) -> None:
     recipe = RECIPES[task]
     seeds = range(recipe.seeds.start, recipe.seeds.stop + VALIDATION + recipe.unlabelled)
     first_unlabelled = recipe.seeds.stop + VALIDATION
@@ -97,17 +120,29 @@ def make_download(folder: Path, task: str, teeth: tuple[Path, ...], workers: int
         if (name := f"phantom_{seed:05d}") not in there
     }
     run_all(write_case, tasks, workers, "phantoms")
+    seeds = range(recipe.seeds.start, recipe.seeds.start + recipe.jaws * len(jaws))
+    tasks = {
+        name: (folder, seed, jaws[seed % len(jaws)]) for seed in seeds if (name := f"jaws_{seed:05d}") not in there
+    }
+    run_all(write_jaws, tasks, workers, "jaws")
 
 
 def make_model(
-    task: str, work: Path, out: Path, teeth: tuple[Path, ...], start: Path | None, epochs: int, workers: int
+    task: str,
+    work: Path,
+    out: Path,
+    teeth: tuple[Path, ...],
+    jaws: tuple[Path, ...],
+    start: Path | None,
+    epochs: int,
+    workers: int,
 ) -> None:
     """The whole chain for one task."""
     recipe = RECIPES[task]
     folders = Namespace(**{name: work / name for name in ("raw", "preprocessed", "results")})
     folders.raw.mkdir(parents=True, exist_ok=True)
     raw, preprocessed, results = use_folders(folders, "raw", "preprocessed", "results")
-    make_download(work / "download" / task, task, teeth, workers)
+    make_download(work / "download" / task, task, teeth, jaws, workers)
     folder = convert(task, work / "download" / task, raw, workers)
     split_off(folder, recipe)
     dataset = read_dataset(folder)
@@ -133,7 +168,8 @@ def split_off(folder: Path, recipe: Recipe) -> None:
     file = folder / "splits_final.json"
     (first, *_) = json.loads(file.read_text())
     cases = sorted(first["train"] + first["val"])
-    split = {"train": cases[:-VALIDATION], "val": cases[-VALIDATION:]}
+    watched = [case for case in cases if not case.startswith("jaws")][-VALIDATION:]
+    split = {"train": [case for case in cases if case not in watched], "val": watched}
     if recipe.unlabelled:
         split["unlabeled"] = first["unlabeled"]
     file.write_text(json.dumps([split], indent=1) + "\n")
@@ -147,6 +183,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where the slim models go")
     parser.add_argument("--start", type=Path, help="folder of earlier demo models to go on from")
     parser.add_argument("--teeth", type=Path, nargs="*", default=(), help="label maps of real teeth by FDI number")
+    parser.add_argument("--jaws", type=Path, nargs="*", default=(), help="label maps of real jaws, ids of ToothFairy3")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
     work = options.work.absolute()
@@ -155,7 +192,7 @@ def main() -> int:
         start = options.start and options.start.absolute() / task
         if task == STSR and (options.out / MULTICLASS).is_dir():
             start = options.out.absolute() / MULTICLASS
-        make_model(task, work, options.out, tuple(options.teeth), start, epochs, options.workers)
+        make_model(task, work, options.out, tuple(options.teeth), tuple(options.jaws), start, epochs, options.workers)
     return 0
 
 

@@ -25,6 +25,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from umamba2.appearance import draw_greys, expose
 from umamba2.clicks import click_json, simulate_clicks
 
 if TYPE_CHECKING:
@@ -216,22 +217,9 @@ def _draw_mouth(seed: int, randomised: bool = False) -> _Mouth:
 
 
 def _randomise(rng, mouth: _Mouth) -> None:
-    """Give every structure a grey value of its own, in place, as SynthSeg does, and the mouth what phantoms lack.
-
-    The ranges are far wider than those of patients and overlap; only air, soft tissue and bone keep their order, by
-    which scans are harmonised. (SynthSeg: Billot et al., arXiv 2107.09559.)
-    """
+    """Give every structure a grey value of its own, in place, and the mouth what plain phantoms lack."""
     uniform = rng.uniform
-    soft = uniform(-60, 140)
-    dentine, cortical = uniform(900, 2500), uniform(600, 2200)
-    mouth.grey.update({
-        "soft": soft, "trabecular": uniform(150, 0.9 * cortical), "cortical": cortical, "dentine": dentine,
-        "enamel": dentine + uniform(0, 1800), "pulp": uniform(0, 0.7 * dentine), "canal": uniform(-100, 500),
-        "metal": uniform(2500, 11000), "air": uniform(-1000, -700), "fat": uniform(-250, 20),
-        "gain": uniform(0.8, 1.25), "offset": uniform(-80, 80), "noise": uniform(5, 200), "blur": uniform(0.1, 0.7),
-        "bias": rng.normal(0, 70, 4), "streak": uniform(50, 900), "texture": uniform(20, 300),
-        "mottle": uniform(0, 80), "ceiling": rng.choice([12000.0, uniform(2000, 6000)]), "block": uniform(-700, 400),
-    })  # fmt: skip
+    mouth.grey.update(draw_greys(rng))
     if rng.random() < 0.5:
         mouth.shape["mouth air"] = uniform(2, 16)
     if rng.random() < 0.4:
@@ -840,31 +828,6 @@ def _add_streaks(canvas: _Canvas, mouth: _Mouth, centre, number: int) -> None:
         canvas.image[k] += pattern * np.float32(np.exp(-((away / 2.5) ** 2)))
 
 
-def _expose(canvas: _Canvas, mouth: _Mouth, seed: int) -> np.ndarray:
-    """What the scanner makes of it: noise, blur, bias, gain, field of view; int16."""
-    grey, image = mouth.grey, canvas.image
-    rng = np.random.default_rng([seed, 1])
-    sigma = grey["blur"] / canvas.spacing
-    # blurring shrinks white noise by about this factor, so it is made that much stronger first
-    shrink = np.prod(np.minimum(1, 1 / np.sqrt(2 * np.sqrt(np.pi) * np.maximum(sigma, 1e-3))))
-    image += rng.standard_normal(image.shape, np.float32) * np.float32(grey["noise"] / shrink)
-    image = ndimage.gaussian_filter(image, sigma, output=image, truncate=3.0)
-    z, y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in image.shape)
-    plane = grey["bias"][0] * x + (grey["bias"][1] * y + grey["bias"][2] * y * y)[:, None]
-    image += plane.astype(np.float32) + (grey["bias"][3] * z).astype(np.float32)[:, None, None]
-    if grey["mottle"]:
-        coarse = rng.standard_normal([max(2, int(n * s / 4)) for n, s in zip(image.shape, canvas.spacing, strict=True)])
-        zoom = [n / m for n, m in zip(image.shape, coarse.shape, strict=True)]
-        image += ndimage.zoom(coarse.astype(np.float32) * np.float32(grey["mottle"]), zoom, order=1)
-    image += 1000
-    image *= np.float32(grey["gain"])
-    image += np.float32(grey["offset"] - 1000)
-    if grey["cylinder"]:
-        outside = np.hypot(*np.meshgrid(y, x, indexing="ij")) > grey["cylinder"] * 1.2
-        image[:, outside] = -1000
-    return np.clip(image, -1000, grey["ceiling"], out=image).astype(np.int16)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Public functions.
 
@@ -910,7 +873,7 @@ def make_phantom(
     for number, centre in enumerate(metal):
         if centre is not None:
             _add_streaks(canvas, mouth, centre, number)
-    image = _expose(canvas, mouth, seed)
+    image = expose(canvas.image, canvas.spacing, mouth.grey, np.random.default_rng([seed, 1]))
     rng = np.random.default_rng([seed, 2])
     clicks = tuple(
         (f"{side.title()}_IAC", click) for side in SIDES for click in simulate_clicks(canvas.labels == IAC[side], rng)
