@@ -82,7 +82,7 @@ def test_two_micro_batches_give_the_gradient_of_the_batch(multiclass, tmp_path):
     parts = [batch_of(47, seed) for seed in (1, 2)]
     whole = {key: torch.cat([part[key] for part in parts]) for key in ("data",)}
     whole["target"] = [torch.cat(levels) for levels in zip(*(part["target"] for part in parts))]
-    with environment(multiclass, tmp_path):
+    with environment(multiclass, tmp_path, fp32=True):
         trainer = started(make_trainer(TRAINER))
     trainer.network.zero_grad()
     loss = trainer.loss(trainer.network(whole["data"]), whole["target"])
