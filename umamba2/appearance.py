@@ -6,9 +6,8 @@ arXiv 2107.09559). Phantoms use the grey values and the scanner; label maps of r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import ndimage
 
 MANDIBLE, MAXILLA, PHARYNX = 1, 2, 7
@@ -36,10 +35,10 @@ def draw_greys(rng: np.random.Generator) -> dict:
     }  # fmt: skip
 
 
-def expose(image: np.ndarray, spacing: Sequence[float], grey: dict, rng: np.random.Generator) -> np.ndarray:
+def expose(image: np.ndarray, spacing: ArrayLike, grey: dict, rng: np.random.Generator) -> np.ndarray:
     """What the scanner makes of an image (z, y, x), float32, which is changed: noise, blur, bias, gain; int16."""
-    spacing = np.asarray(spacing, float)
-    sigma = grey["blur"] / spacing
+    edges = np.asarray(spacing, float)
+    sigma = grey["blur"] / edges
     # blurring shrinks white noise by about this factor, so it is made that much stronger first
     shrink = np.prod(np.minimum(1, 1 / np.sqrt(2 * np.sqrt(np.pi) * np.maximum(sigma, 1e-3))))
     image += rng.standard_normal(image.shape, np.float32) * np.float32(grey["noise"] / shrink)
@@ -48,7 +47,7 @@ def expose(image: np.ndarray, spacing: Sequence[float], grey: dict, rng: np.rand
     plane = grey["bias"][0] * x + (grey["bias"][1] * y + grey["bias"][2] * y * y)[:, None]
     image += plane.astype(np.float32) + (grey["bias"][3] * z).astype(np.float32)[:, None, None]
     if grey["mottle"]:
-        image += _cloud(image.shape, spacing, 4.0, rng) * np.float32(grey["mottle"])
+        image += _cloud(image.shape, edges, 4.0, rng) * np.float32(grey["mottle"])
     image += 1000
     image *= np.float32(grey["gain"])
     image += np.float32(grey["offset"] - 1000)
@@ -58,7 +57,7 @@ def expose(image: np.ndarray, spacing: Sequence[float], grey: dict, rng: np.rand
     return np.clip(image, -1000, grey["ceiling"], out=image).astype(np.int16)
 
 
-def image_of_labels(labels: np.ndarray, spacing: Sequence[float], seed: int) -> tuple[np.ndarray, np.ndarray]:
+def image_of_labels(labels: np.ndarray, spacing: ArrayLike, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A random image of a label map, int16, and the label map with the pulp of every tooth, uint8; both (z, y, x).
 
     ``labels`` in ToothFairy3's dataset ids; ``spacing`` mm (z, y, x). What label maps do not show is made up: soft
@@ -67,47 +66,47 @@ def image_of_labels(labels: np.ndarray, spacing: Sequence[float], seed: int) -> 
     """
     rng = np.random.default_rng([seed, 6])
     grey = draw_greys(rng)
-    spacing = np.asarray(spacing, float)
+    edges = np.asarray(spacing, float)
     labels = labels.astype(np.uint8)
     teeth = ((labels > 10) & (labels < 50)) | (labels > 110)
     hollow = np.isin(labels, (PHARYNX, *SINUSES))
     bone = np.isin(labels, (MANDIBLE, MAXILLA, *CANALS, *SMALL_CANALS))
     structures = (labels > 0) & ~hollow
 
-    away = ndimage.distance_transform_edt(~structures, spacing).astype(np.float32)
+    away = ndimage.distance_transform_edt(~structures, edges).astype(np.float32)
     flesh = rng.uniform(8, 20)
     image = np.full(labels.shape, grey["air"], np.float32)
     image[_between(away < flesh)] = grey["soft"] + grey["fat"]
     image[_between(away < rng.uniform(0.4, 0.9) * flesh)] = grey["soft"]
     if teeth.any() and rng.random() < ORAL_AIR:
-        image[_oral_air(teeth, spacing, rng) & ~structures] = grey["air"]
+        image[_oral_air(teeth, edges, rng) & ~structures] = grey["air"]
     image[hollow] = grey["air"]
 
-    depth = ndimage.distance_transform_edt(bone | teeth, spacing).astype(np.float32)
-    texture = _cloud(labels.shape, spacing, rng.uniform(0.7, 2.0), rng)
+    depth = ndimage.distance_transform_edt(bone | teeth, edges).astype(np.float32)
+    texture = _cloud(labels.shape, edges, rng.uniform(0.7, 2.0), rng)
     image[bone] = grey["trabecular"] + grey["texture"] * texture[bone]
     image[bone & (depth < rng.uniform(0.8, 2.5))] = grey["cortical"]
     for ids in (CANALS, SMALL_CANALS):
         canal = np.isin(labels, ids)
         image[canal] += rng.choice([0.2, 0.6, 1.0]) * (grey["canal"] - image[canal])
 
-    inside = ndimage.distance_transform_edt(teeth, spacing).astype(np.float32)
-    sticking_out = ndimage.distance_transform_edt(~bone, spacing) > rng.uniform(1.0, 2.0)
+    inside = ndimage.distance_transform_edt(teeth, edges).astype(np.float32)
+    sticking_out = ndimage.distance_transform_edt(~bone, edges) > rng.uniform(1.0, 2.0)
     for tooth in np.unique(labels[teeth] % PULP):
         own = teeth & (labels % PULP == tooth)
         image[own] = grey["dentine"] * rng.uniform(0.88, 1.12)
     image[teeth & sticking_out & (inside < rng.uniform(0.7, 1.6))] = grey["enamel"]
-    middle = ndimage.maximum_filter(inside, [max(1, round(7 / mm)) for mm in spacing])
+    middle = ndimage.maximum_filter(inside, [max(1, round(7 / mm)) for mm in edges])
     pulp = teeth & (labels < 50) & (inside > np.maximum(0.9, rng.uniform(0.55, 0.75) * middle))
     labels[pulp] += PULP
     image[labels > 110] = grey["pulp"]
     image[np.isin(labels, METAL)] = grey["metal"]
 
     image = ndimage.gaussian_filter(image, 0.5)  # edges of label maps are stairs
-    return expose(image, spacing, grey, rng), labels
+    return expose(image, edges, grey, rng), labels
 
 
-def _cloud(shape: Sequence[int], spacing: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
+def _cloud(shape: tuple[int, ...], spacing: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
     """Smooth noise of unit strength with lumps of about ``size`` mm, float32."""
     coarse = rng.standard_normal([max(2, int(n * mm / size)) for n, mm in zip(shape, spacing, strict=True)])
     zoom = [n / m for n, m in zip(shape, coarse.shape, strict=True)]

@@ -119,7 +119,7 @@ class UMamba2Trainer(nnUNetTrainer):
         super().initialize()
         self.is_ddp = distributed
         if self.device.type == "cpu":  # whose kernels are fastest in this layout; activations follow the weights
-            self.bare_network.to(memory_format=torch.channels_last_3d)
+            self.bare_network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if self.options.pretrained:
             source = self.options.pretrained
             same_task = challenge_of(source) == self.preset.challenge
