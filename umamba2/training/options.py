@@ -16,13 +16,15 @@ VARIABLE = "UMAMBA2_TRAINING"
 class Options:
     """One run's settings beside the preset; None keeps the preset's.
 
-    ``preset`` names it (None: the challenge that the dataset states). ``finetune_epochs`` follow the ``epochs`` of
-    the first stage (None: none). ``seed`` decides every random number of an epoch, together with the epoch's number
-    and the process. ``fp32`` trains without reduced precision. ``pretrained`` is a path.
+    ``preset`` names it (None: the challenge that the dataset states). ``learning_rate`` is where the first stage
+    starts; ``finetune_epochs`` follow its ``epochs`` (None: none). ``seed`` decides every random number of an epoch,
+    together with the epoch's number and the process. ``fp32`` trains without reduced precision. ``pretrained`` is a
+    path.
     """
 
     preset: str | None = None
     epochs: int | None = None
+    learning_rate: float | None = None
     finetune_epochs: int | None = None
     iterations: int | None = None
     validation_iterations: int = 50
@@ -58,7 +60,11 @@ class Options:
             finetune = replace(preset.finetune, epochs=self.finetune_epochs)
         return replace(
             preset,
-            train=replace(preset.train, epochs=self.epochs or preset.train.epochs),
+            train=replace(
+                preset.train,
+                epochs=self.epochs or preset.train.epochs,
+                learning_rate=self.learning_rate or preset.train.learning_rate,
+            ),
             finetune=finetune,
             iterations=self.iterations or preset.iterations,
             accumulate=self.accumulate or preset.accumulate,
