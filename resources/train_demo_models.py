@@ -4,7 +4,7 @@
 
 Phantoms with randomised anatomy and grey values are written as a download of each challenge; from there on everything
 is what a participant does: convert, plan, preprocess, train, slim. Each step goes on where an earlier run has stopped.
-The multi-class model comes first; STSR's starts from it, the two others from the models there are (`--start`).
+Every model goes on from the one before it (`--start`); without, a longer training is needed.
 See resources/README.md for what the models can and cannot do.
 """
 
@@ -63,8 +63,8 @@ RECIPES = {
     MULTICLASS: Recipe(range(240), 32, (48, 80, 112)),
     # Patches of an odd number of cells: the last stage does not halve them, and cells of 8 mm can tell clicks apart.
     # A fast training forgets the clicks, which the model that this one starts from was taught.
-    INTERACTIVE: Recipe(range(1000, 1160), 8, (56, 72, 104), jaws=10, hidden=0.5, learning_rate=0.002),
-    STSR: Recipe(range(2000, 2160), 8, (48, 80, 112), unlabelled=30),
+    INTERACTIVE: Recipe(range(1000, 1160), 6, (56, 72, 104), jaws=10, hidden=0.5, learning_rate=0.002),
+    STSR: Recipe(range(2000, 2160), 7, (48, 80, 112), unlabelled=30, learning_rate=0.005),
 }
 _SHAPES: dict = {}  # read once per process
 
@@ -195,8 +195,6 @@ def main() -> int:
     for task in options.tasks:
         epochs = options.epochs or RECIPES[task].epochs
         start = options.start and options.start.absolute() / task
-        if task == STSR and (options.out / MULTICLASS).is_dir():
-            start = options.out.absolute() / MULTICLASS
         make_model(task, work, options.out, tuple(options.teeth), tuple(options.jaws), start, epochs, options.workers)
     return 0
 
