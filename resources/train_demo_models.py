@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
@@ -21,6 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from umamba2.appearance import image_of_labels
 from umamba2.checkpoints import CHECKPOINT_NAMES, slim
@@ -33,6 +37,7 @@ from umamba2.training.options import Options
 from umamba2.training.paths import use_folders
 from umamba2.training.planning import plan, preprocess
 from umamba2.training.presets import PRESETS, SMALL
+from umamba2.training.pretrained import read_weights
 from umamba2.training.run import train
 from umamba2.training.workers import run_all
 from umamba2.volumes import write_image
@@ -47,7 +52,8 @@ class Recipe:
     """What is particular to one demo model.
 
     ``seeds`` of the training phantoms, and how many more without labels; ``jaws``: how many images of each real label
-    map; a ``hidden`` share of the phantoms has invisible alveolar canals, so that only clicks tell where they are.
+    map; a ``hidden`` share of the phantoms has invisible alveolar canals, so that only clicks tell where they are; ``blend``
+    is the share of the weights it started from in the final ones (Wortsman et al., arXiv 2109.01903).
     """
 
     seeds: range
@@ -57,13 +63,14 @@ class Recipe:
     jaws: int = 0
     hidden: float = 0.0
     learning_rate: float = 0.01
+    blend: float = 0.0
 
 
 RECIPES = {
     MULTICLASS: Recipe(range(240), 32, (48, 80, 112)),
     # Patches of an odd number of cells: the last stage does not halve them, and cells of 8 mm can tell clicks apart.
     # A fast training forgets the clicks, which the model that this one starts from was taught.
-    INTERACTIVE: Recipe(range(1000, 1160), 6, (56, 72, 104), jaws=10, hidden=0.5, learning_rate=0.002),
+    INTERACTIVE: Recipe(range(1000, 1160), 6, (56, 72, 104), jaws=10, hidden=0.5, learning_rate=0.002, blend=0.5),
     STSR: Recipe(range(2000, 2160), 7, (48, 80, 112), unlabelled=30, learning_rate=0.005),
 }
 _SHAPES: dict = {}  # read once per process
@@ -165,7 +172,20 @@ def make_model(
     model = results / DATASET_NAMES[task]
     begun = any(file.is_file() for name in (*CHECKPOINT_NAMES, "checkpoint_latest.pth") for file in model.rglob(name))
     fold = train(DATASET_NAMES[task], 0, PRESETS[task].trainer, options, "cpu", go_on=begun)
+    before = read_weights(start) if start and recipe.blend else {}  # it may lie where the new one goes
+    shutil.rmtree(out / task, ignore_errors=True)
     slim(fold.parent, out / task, half=True)
+    if before:
+        blend(out / task / "fold_0.safetensors", before, recipe.blend)
+
+
+def blend(file: Path, before: dict[str, Tensor], share: float) -> None:
+    """Mix the weights in a file with those that the training started from."""
+    weights = load_file(file)
+    for key, value in weights.items():
+        weights[key] = torch.lerp(value.float(), before[key].float(), share).to(value.dtype)
+    save_file(weights, file)
+    file.chmod(0o644)  # safetensors keeps it to its owner
 
 
 def split_off(folder: Path, recipe: Recipe) -> None:
