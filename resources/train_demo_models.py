@@ -52,8 +52,8 @@ class Recipe:
     """What is particular to one demo model.
 
     ``seeds`` of the training phantoms, and how many more without labels; ``jaws``: how many images of each real label
-    map; a ``hidden`` share of the phantoms has invisible alveolar canals, so that only clicks tell where they are; ``blend``
-    is the share of the weights it started from in the final ones (Wortsman et al., arXiv 2109.01903).
+    map; a ``hidden`` share of the phantoms has invisible alveolar canals, so that only clicks tell where they are;
+    ``blend`` is the share of the weights it started from in the final ones (Wortsman et al., arXiv 2109.01903).
     """
 
     seeds: range
