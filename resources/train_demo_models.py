@@ -71,7 +71,7 @@ RECIPES = {
     # Patches of an odd number of cells: the last stage does not halve them, and cells of 8 mm can tell clicks apart.
     # A fast training forgets the clicks, which the model that this one starts from was taught.
     INTERACTIVE: Recipe(range(1000, 1160), 6, (56, 72, 104), jaws=10, hidden=0.5, learning_rate=0.002, blend=0.5),
-    STSR: Recipe(range(2000, 2160), 7, (48, 80, 112), unlabelled=30, learning_rate=0.005),
+    STSR: Recipe(range(2000, 2160), 7, (48, 80, 112), unlabelled=30, learning_rate=0.005, blend=0.5),
 }
 _SHAPES: dict = {}  # read once per process
 
