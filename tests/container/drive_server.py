@@ -101,7 +101,9 @@ def main(image: str, folder: Path) -> None:
     expect("POST /invoke with a broken image", (status, list(answer)), (500, ["error"]))
     expect("GET /elsewhere", call("GET", "/elsewhere")[0], 404)
     lines = docker("logs", NAME).stderr.splitlines()
-    expect("lines on stderr", [line.partition(":")[0] for line in lines], ["error"] * 3)
+    kinds = [line.partition(":")[0] for line in lines]
+    # The small samples have too little air to be harmonised by, which costs a warning each.
+    expect("lines on stderr", [kind for kind in kinds if kind != "warning"], ["error"] * 3)
 
     docker("kill", "--signal", "TERM", NAME)
     expect("exit code after SIGTERM", docker("wait", NAME).stdout.strip(), "0")
