@@ -25,13 +25,13 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from umamba2.appearance import draw_greys, expose
+from umamba2.appearance import MANDIBLE, MAXILLA, PHARYNX, draw_greys, expose
 from umamba2.clicks import click_json, simulate_clicks
 
 if TYPE_CHECKING:
     from umamba2.tooth_shapes import ToothShape
 
-MANDIBLE, MAXILLA, BRIDGE, CROWN, IMPLANT, PHARYNX, LINGUAL_CANAL = 1, 2, 8, 9, 10, 7, 105
+BRIDGE, CROWN, IMPLANT, LINGUAL_CANAL = 8, 9, 10, 105
 IAC = {"left": 3, "right": 4}
 SINUS = {"left": 5, "right": 6}
 INCISIVE_CANAL = {"left": 103, "right": 104}
