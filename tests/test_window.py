@@ -21,7 +21,7 @@ from umamba2.engine import runner as runner_module
 from umamba2.engine.accumulate import Accumulator
 from umamba2.engine.budget import Budget
 from umamba2.engine.faults import Moved
-from umamba2.engine.labelmap import OtherGrid, SameGrid
+from umamba2.engine.labelmap import OtherGrid, SameGrid, best
 from umamba2.engine.network import PRECISIONS
 from umamba2.engine.pieces import in_pieces
 from umamba2.engine.record import Record
@@ -37,6 +37,14 @@ SHAPE = (22, 60, 30)
 @pytest.fixture
 def folder(tmp_path):
     return make_model(tmp_path / "model", folds=(0, 1), mirror_axes=(1, 2))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 47, 256])
+def test_best_is_the_first_of_the_highest(classes):
+    scores = torch.randn(classes, 3, 20, 30)
+    ties = torch.randint(-2, 3, scores.shape).float()
+    for some in (scores, ties, ties[:, :, ::2], -ties.abs()):
+        assert torch.equal(best(some), torch.from_numpy(some.numpy().argmax(0).astype(np.uint8)))
 
 
 def load(folder, **options):

@@ -38,8 +38,12 @@ def clipped(box: Box, pads: Sequence[tuple[int, int]], shape: Sequence[int]) -> 
 
 
 def best(scores: Tensor) -> Tensor:
-    """The class with the highest score, (classes, ...) -> (...) uint8."""
-    return scores.max(0).indices.to(torch.uint8)  # several times faster than argmax on a CPU
+    """The class with the highest score, the first if there are several; (classes, ...) -> (...) uint8."""
+    if scores.device.type != "cpu":
+        return scores.argmax(0).to(torch.uint8)
+    # Three passes that vectorise are three times faster than one of argmax, which does not.
+    countdown = 255 - torch.arange(len(scores), dtype=torch.uint8).view(-1, *[1] * (scores.ndim - 1))
+    return 255 - (scores == scores.amax(0)).view(torch.uint8).mul_(countdown).amax(0)
 
 
 class SameGrid:
