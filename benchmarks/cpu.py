@@ -1,16 +1,23 @@
-"""How fast is a tile on a CPU, compared with nnU-Net's predictor, and how much memory does a whole case take?
+"""How fast is a tile on a CPU, how much memory does a whole case take, and are the labels those of nnU-Net's predictor?
 
     python benchmarks/cpu.py speed [--patch 160 288 288] [--tiles 2] [--repeats 3]
     python benchmarks/cpu.py memory
+    python benchmarks/cpu.py agreement [--phantoms 4]
 
-Random weights in the published architecture, random volumes. nnU-Net's predictor gets the same weights in its own
-residual U-Net (with instance norm and average pooling, fp32) around our Mamba-2 layer. Every measurement is a process
-of its own and the contestants take turns, so that a busy machine slows all of them. The time is that of the prediction
-without loading, divided by the number of tiles; ours includes preprocessing. Times of a busy machine mean little by
-themselves: read the ratios. Prints Markdown tables.
+nnU-Net's predictor gets the same weights in its own residual U-Net (with instance norm and average pooling, fp32)
+around our Mamba-2 layer. Prints Markdown tables.
+
+Speed and memory: random weights in the published architecture, random volumes. Every measurement is a process of its
+own and the contestants take turns, so that a busy machine slows all of them. The time is that of the prediction with
+preprocessing and without loading, divided by the number of tiles. Times of a busy machine mean little by themselves:
+read the ratios.
 
 The memory part runs the whole case in a narrow network (an eighth of the channels) with the full patch and all classes,
 because there the scores and the volume decide; what a full-size tile takes is in the speed part.
+
+Agreement: the demo models that take no clicks, on phantoms that no training has seen, at step 0.5 and without mirrors;
+the lowest of all phantoms. nnU-Net's predictor gets the scan as we preprocess it, because stock nnU-Net cannot
+harmonise intensities, and its scores come back to the scan's grid by nnU-Net's resampling.
 """
 
 from __future__ import annotations
@@ -30,8 +37,12 @@ import torch
 from torch import nn
 
 from umamba2 import Predictor
-from umamba2.checkpoints import build_network
+from umamba2.checkpoints import build_network, load_model
+from umamba2.engine.preprocess import prepare
+from umamba2.labels import MULTICLASS, STSR
+from umamba2.phantoms import make_phantom
 
+RESOURCES = Path(__file__).resolve().parents[1] / "resources"
 FEATURES = (32, 64, 128, 256, 320, 320, 320)
 NARROW = (4, 8, 16, 32, 40, 40, 40)
 MEAN, STD, LOWEST, HIGHEST = 809.5, 1014.369, -997.0, 3558.0
@@ -45,14 +56,19 @@ CASES = (  # what, shape, spacing, classes, step
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("speed", "memory"))
+    parser.add_argument("part", choices=("speed", "memory", "agreement"))
     parser.add_argument("--patch", type=int, nargs=3, default=(160, 288, 288))
     parser.add_argument("--classes", type=int, default=47, help="of the speed part")
     parser.add_argument("--features", type=int, nargs=7, help="channels per stage, finest first")
     parser.add_argument("--tiles", type=int, default=2, help="per measurement of the speed part")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the volumes of the memory part, per axis")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the volumes but in the speed part, per axis")
+    parser.add_argument("--phantoms", type=int, default=4, help="of the agreement part")
+    parser.add_argument("--seed", type=int, default=10_000, help="of the first phantom")
+    parser.add_argument("--randomised", action="store_true", help="phantoms beyond the anatomy of patients")
     arguments = parser.parse_args()
+    if arguments.part == "agreement":
+        return agreement(arguments)
     with tempfile.TemporaryDirectory() as folder:
         (speed if arguments.part == "speed" else memory)(arguments, Path(folder))
 
@@ -108,6 +124,25 @@ def one_memory(folder: Path, settings: str) -> dict:
     return {"before_gb": before, "peak_gb": peak(), "seconds": time.perf_counter() - start}
 
 
+def agreement(arguments: argparse.Namespace) -> None:
+    shape = [max(1, round(n * arguments.scale)) for n in (170, 272, 345)]
+    spacing = tuple(s / arguments.scale for s in SPACING)
+    rows = ["| model | phantoms | same labels, fp32 | bf16 | of nnU-Net's structures, fp32 | bf16 |", "|---" * 6 + "|"]
+    for name in (MULTICLASS, STSR):
+        expected_of = nnunet(RESOURCES / name, step=0.5, spacing=spacing)
+        contestants = [ours(RESOURCES / name, precision, 0.5, spacing) for precision in ("fp32", "bf16")]
+        shares = []
+        for seed in range(arguments.seed, arguments.seed + arguments.phantoms):
+            scan = make_phantom(seed, shape, spacing, randomised=arguments.randomised).image.astype(np.float32)
+            expected = expected_of(scan)
+            same = [run(scan) == expected for run in contestants]
+            shares.append([100 * part.mean() for part in (*same, *(s[expected > 0] for s in same))])
+            print(name, seed, *(f"{share:.3f}" for share in shares[-1]), file=sys.stderr)
+        worst = " | ".join(f"{share:.3f} %" for share in np.min(shares, axis=0))
+        rows.append(f"| {name} | {len(shares)} | {worst} |")
+    print("\n".join(["", *rows]))  # apart from what nnU-Net says
+
+
 def apart(function: str, *arguments: object) -> dict:
     """Run a function of this file in a process of its own: its name, its arguments as text -> its result."""
     command = [sys.executable, __file__, "--call", function, *map(str, arguments)]
@@ -120,15 +155,13 @@ def ours(folder: Path, precision: str, step: float, spacing=SPACING):
     return lambda scan: predictor.predict(scan, spacing)
 
 
-def nnunet(folder: Path, device: str = "cpu", step: float = 1.0, mirror_axes: tuple[int, ...] = ()):
+def nnunet(folder: Path, device: str = "cpu", step: float = 1.0, mirror_axes: tuple[int, ...] = (), spacing=SPACING):
     from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    checkpoint = torch.load(folder / "fold_0/checkpoint_best.pth", weights_only=True)
-    plans, dataset = checkpoint["init_args"]["plans"], checkpoint["init_args"]["dataset_json"]
-    architecture = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
-    classes = len(dataset["labels"])
+    model = load_model(folder)
+    plan, architecture = model.plan, model.plan.arch_kwargs
 
     class Network(ResidualEncoderUNet):
         def forward(self, x):
@@ -137,9 +170,9 @@ def nnunet(folder: Path, device: str = "cpu", step: float = 1.0, mirror_axes: tu
             return self.decoder(skips)
 
     operators = {"conv_op": nn.Conv3d, "norm_op": nn.InstanceNorm3d, "nonlin": nn.LeakyReLU}
-    net = Network(input_channels=1, num_classes=classes, deep_supervision=False, **{**architecture, **operators})
-    net.mamba_layer = build_network("UMamba2", architecture, 1, classes).mamba_layer
-    found = net.load_state_dict(checkpoint["network_weights"], strict=False)
+    net = Network(input_channels=1, num_classes=model.num_classes, deep_supervision=False, **architecture | operators)
+    net.mamba_layer = model.network().mamba_layer
+    found = net.load_state_dict(next(iter(model.folds.values())), strict=False)
     assert not found.unexpected_keys, found.unexpected_keys
     predictor = nnUNetPredictor(
         tile_step_size=step,
@@ -149,15 +182,17 @@ def nnunet(folder: Path, device: str = "cpu", step: float = 1.0, mirror_axes: tu
         device=torch.device(device),
         allow_tqdm=False,
     )
-    manager = PlansManager(plans)
-    settings = manager.get_configuration("3d_fullres")
-    predictor.manual_initialization(net, manager, settings, None, dataset, "nnUNetTrainer", mirror_axes or None)
+    manager = PlansManager(model.source["plans"] | {"label_manager": "LabelManager"})
+    settings = manager.get_configuration(model.source["configuration"])
+    predictor.manual_initialization(net, manager, settings, None, model.dataset, "nnUNetTrainer", mirror_axes or None)
 
     @torch.inference_mode()
     def run(scan: np.ndarray) -> np.ndarray:
-        normalised = normalise(scan)
-        logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(normalised)[None])
-        return logits.argmax(0).to(torch.uint8).numpy()
+        prepared = prepare(scan, spacing, plan)
+        logits = predictor.predict_sliding_window_return_logits(prepared.tensor)
+        target = [spacing[axis] for axis in plan.transpose]
+        logits = settings.resampling_fn_probabilities(logits, prepared.box_shape, plan.spacing, target)
+        return prepared.on_scan(logits.argmax(0).to(torch.uint8).cpu().numpy())
 
     return run
 

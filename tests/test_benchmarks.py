@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from umamba2.labels import MULTICLASS, STSR
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,3 +44,14 @@ def test_cpu_benchmark_measures_speed_and_memory():
     assert table.count("umamba2, ") == 2
     table = run("benchmarks/cpu.py", "memory", *small, "--scale", "0.1")
     assert table.count(" GB |") == 6  # two numbers for each of three cases
+
+
+@pytest.mark.slow
+def test_demo_models_give_the_labels_of_nnunets_predictor():
+    table = run("benchmarks/cpu.py", "agreement", "--phantoms", "1", "--scale", "0.3")
+    rows = re.findall(r"^\| (\S+) \| 1 \| (\S+) % \| (\S+) % \| (\S+) % \| (\S+) % \|$", table, re.MULTILINE)
+    assert [name for name, *_ in rows] == [MULTICLASS, STSR]
+    for _, *shares in rows:
+        single, half, single_structures, half_structures = map(float, shares)
+        assert min(single, single_structures) >= 99.9
+        assert min(half, half_structures) >= 99.5
