@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from small_models import ARCHITECTURE, randomise
 
 from umamba2.checkpoints import build_network
-from umamba2.engine.fast import moments, quicken
+from umamba2.engine import slabs, winograd
+from umamba2.engine.fast import quicken
+from umamba2.engine.slabs import Moments
 
 
 def network(**changes):
@@ -32,7 +35,7 @@ def fast(net, dtype=torch.float32):
 axes = st.lists(st.sampled_from([1, 2]), min_size=3, max_size=3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     strides=st.lists(axes, min_size=1, max_size=4),
     kernels=st.lists(st.lists(st.sampled_from([1, 3]), min_size=3, max_size=3), min_size=5, max_size=5),
@@ -40,9 +43,13 @@ axes = st.lists(st.sampled_from([1, 2]), min_size=3, max_size=3)
     batch=st.integers(1, 2),
     convs=st.integers(1, 2),
     cells=st.lists(st.integers(1, 3), min_size=3, max_size=3),
+    piece=st.sampled_from([1, 2**13, 2**22]),  # bytes
+    fewest=st.sampled_from([3, 64]),  # channels for fewer multiplications
     seed=st.integers(0, 99),
 )
-def test_equals_the_trained_network_whatever_its_shape(strides, kernels, widths, batch, convs, cells, seed):
+def test_equals_the_trained_network_whatever_its_shape(
+    strides, kernels, widths, batch, convs, cells, piece, fewest, seed
+):
     torch.manual_seed(seed)
     strides = [[1, 1, 1], *strides]
     stages = len(strides)
@@ -57,7 +64,8 @@ def test_equals_the_trained_network_whatever_its_shape(strides, kernels, widths,
     # At least two cells of the deepest grid: the norm of a single value is a matter of rounding.
     shape = [n * s for n, s in zip([cells[0] + 1, *cells[1:]], net.total_stride, strict=True)]
     x = torch.randn(batch, 1, *shape)
-    with torch.inference_mode():
+    some, few = patch.object(slabs, "PIECE_BYTES", piece), patch.object(winograd, "FEWEST_CHANNELS", fewest)
+    with torch.inference_mode(), some, few:
         expected = net(x)
         found = fast(net)(x)
     assert found.is_contiguous()
@@ -79,8 +87,11 @@ def test_reduced_precision_is_as_close_as_the_plain_networks():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_moments_are_exact_where_a_running_sum_is_not(dtype):
     torch.manual_seed(0)
-    x = (3 + torch.randn(1, 2, 160, 200, 220)).to(dtype).to(memory_format=torch.channels_last_3d)
-    mean, variance = moments(x)
-    exact_variance, exact_mean = torch.var_mean(x.double(), dim=(0, 2, 3, 4), correction=0)
+    slab = (3 + torch.randn(160, 2, 200, 220)).to(dtype, memory_format=torch.channels_last)
+    moments = Moments(2)
+    for piece in slab.split([1, 2, 7, 150]):
+        moments.add(piece)
+    mean, variance = moments.result()
+    exact_variance, exact_mean = torch.var_mean(slab.double(), dim=(0, 2, 3), correction=0)
     torch.testing.assert_close(mean.double(), exact_mean, atol=0, rtol=1e-5)
     torch.testing.assert_close(variance.double(), exact_variance, atol=0, rtol=1e-4)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from umamba2.engine import heap
 from umamba2.engine.faults import is_out_of_memory
 from umamba2.engine.tiles import Box, Cell, Sweep, Tile, all_classes, gaussian
 
@@ -117,8 +116,8 @@ class Accumulator:
     def _room(self, cell: Cell) -> _Waiting:
         """Memory for a cell."""
         size = [side.stop - side.start for side in cell.box]
-        scores = heap.apart([self.classes, *size], self.dtype, self.device)
-        return _Waiting(scores, heap.apart(size, torch.float32, self.device) if self._needs_mean else None)
+        scores = torch.empty(self.classes, *size, dtype=self.dtype, device=self.device)
+        return _Waiting(scores, torch.empty(*size, device=self.device) if self._needs_mean else None)
 
     def _patiently(self, step: Callable, *what: Any) -> Any:
         """Take a step, a second time from the host's memory if the device's runs out."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from umamba2.engine import heap
 from umamba2.engine.accumulate import dtype_for_keeping, for_keeping
 from umamba2.engine.faults import is_out_of_memory
 from umamba2.engine.resample import RowResampler, leading
@@ -117,11 +116,11 @@ class OtherGrid:
     def _room(self, size: Sequence[int]) -> Tensor:
         """Memory for a slab, on the host if there is too little on the labels' device."""
         try:
-            return heap.apart(size, self.dtype, self.labels.device)
+            return torch.empty(*size, dtype=self.dtype, device=self.labels.device)
         except Exception as error:
             if self.labels.device.type == "cpu" or not is_out_of_memory(error):
                 raise
-        return heap.apart(size, self.dtype, torch.device("cpu"))
+        return torch.empty(*size, dtype=self.dtype)
 
     def _label(self, slab: _Slab) -> None:
         assert slab.scores is not None

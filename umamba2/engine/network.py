@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from umamba2.checkpoints import Model
-from umamba2.engine import heap
 from umamba2.engine.fast import quicken
 from umamba2.errors import InputError
 from umamba2.nets.umamba2 import UMamba2
@@ -50,12 +49,10 @@ def _cpu_has_bf16() -> bool:
 def ready_network(model: Model, fold: str, device: torch.device, dtype: torch.dtype) -> UMamba2:
     """The network of one fold, with its weights, on the device and ready for tiles (B, 1, z, y, x) of ``dtype``.
 
-    On CPUs its logits are contiguous, and the memory of its activations is kept for the next tile until `heap.release`.
+    On CPUs its logits are contiguous, and its activations' memory is kept for the next tile until `arena.release`.
     """
     net = model.network().eval().requires_grad_(False)
     model.load_weights(net, fold, dtype)  # the Mamba and click layer stays in fp32
     if device.type == "cpu":
         net = quicken(net.to(memory_format=torch.channels_last_3d))  # type: ignore[call-overload]
-        net.register_forward_pre_hook(lambda *_: heap.keep())
-        net.register_forward_hook(lambda *_: heap.stop_keeping(), always_call=True)
     return net.to(device)

@@ -13,7 +13,7 @@ import torch
 
 from umamba2.checkpoints import Model, load_model
 from umamba2.clicks import Clicks
-from umamba2.engine import heap
+from umamba2.engine import arena
 from umamba2.engine.accumulate import Accumulator
 from umamba2.engine.budget import Budget
 from umamba2.engine.network import resolve_device, resolve_precision
@@ -144,7 +144,7 @@ class Predictor:
             budget = Budget(deadline, len(self.runner.passes))
             window = SlidingWindow(self.runner, self.blend, budget, told, self.progress)
             labels = prepared.on_scan(window.labels(prepared, on_grid, self.tile_step))
-        heap.release()
+        arena.release()
         told.peak_memory = peak_memory()
         if record is None:
             for problem in told.warnings:

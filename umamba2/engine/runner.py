@@ -13,6 +13,7 @@ from torch import Tensor
 
 from umamba2.checkpoints import Model, load_model
 from umamba2.clicks import Clicks, mirrored
+from umamba2.engine import arena
 from umamba2.engine.accumulate import chunk_elements
 from umamba2.engine.faults import Moved, NotFinite, is_out_of_memory
 from umamba2.engine.network import PRECISIONS, ready_network, resolve_precision
@@ -170,7 +171,7 @@ class Runner:
         """Add the logits of a mirror image, mirrored back, to those of the others."""
         first = total is None
         if total is None:
-            total = torch.empty_like(logits, dtype=torch.float32)
+            total = arena.empty(logits.shape, torch.float32, logits.device)
         # In portions, because a mirrored copy of everything would be as large as all else together.
         for rows in _row_slices(logits):
             size = logits.shape[1]

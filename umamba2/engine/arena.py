@@ -1,0 +1,98 @@
+"""Memory for activations, kept from tile to tile.
+
+Large blocks usually go back to the system when they are freed, and it clears every page before it gives one out again:
+for activations of hundreds of MB that takes longer than the arithmetic on them. Kept in the heap instead, they lose
+their places to small things that live on, and the heap grows with every tile. Here they have a range of addresses to
+themselves, so that every tile finds the places of the one before.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import weakref
+from bisect import insort
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+ALIGNMENT = 2**12  # a page
+SMALLEST = 2**20  # bytes: smaller tensors are left to the usual allocator
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An empty tensor for large and short-lived values; its memory is kept when it is freed, until `release`."""
+    size = math.prod(shape) * dtype.itemsize
+    owner = _arena().take(size) if device.type == "cpu" and size >= SMALLEST else None
+    if owner is None:
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+    return torch.frombuffer(owner, dtype=dtype).view(*shape)
+
+
+def release() -> None:
+    """Hand what is kept back to the system."""
+    _arena().release()
+
+
+class Arena:
+    """A range of addresses, given out piece by piece at the lowest place that is wide enough.
+
+    ``size`` in bytes; without memory until it is written to. Takes nothing if the system refuses that many addresses.
+    """
+
+    def __init__(self, size: int):
+        self._free: list[tuple[int, int]] = []  # from, to; sorted, no two adjoin
+        self._returned: deque[tuple[int, int]] = deque()  # whatever thread a tensor dies in
+        self._lock = Lock()
+        with suppress(OSError, ValueError, OverflowError):
+            self._memory = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+            self._view = memoryview(self._memory)
+            self._free = [(0, size)]
+            self._advise("MADV_HUGEPAGE", 0, size)  # fewer, larger pages are cleared faster
+
+    def take(self, size: int) -> memoryview | None:
+        """So many bytes, which come back when the view dies; None if there is no place for them."""
+        room = size + -size % ALIGNMENT
+        with self._lock:
+            self._collect()
+            for i, (start, stop) in enumerate(self._free):
+                if stop - start >= room:
+                    self._free[i : i + 1] = [(start + room, stop)] if stop - start > room else []
+                    owner = self._view[start : start + size]
+                    weakref.finalize(owner, self._returned.append, (start, start + room)).atexit = False
+                    return owner
+        return None
+
+    def release(self) -> None:
+        """Hand all memory that nobody uses back to the system."""
+        with self._lock:
+            self._collect()
+            for start, stop in self._free:
+                self._advise("MADV_DONTNEED", start, stop - start)
+
+    def _collect(self) -> None:
+        while self._returned:
+            insort(self._free, self._returned.popleft())
+        joined: list[tuple[int, int]] = []
+        for start, stop in self._free:
+            if joined and joined[-1][1] == start:
+                start = joined.pop()[0]
+            joined.append((start, stop))
+        self._free = joined
+
+    def _advise(self, what: str, start: int, size: int) -> None:
+        with suppress(OSError, ValueError):
+            if hasattr(mmap, what):
+                self._memory.madvise(getattr(mmap, what), start, size)
+
+
+@cache
+def _arena() -> Arena:
+    # As many addresses as there is memory; how much of it we may have will show.
+    return Arena(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0)
