@@ -43,7 +43,7 @@ def test_cpu_benchmark_measures_speed_and_memory():
     table = run("benchmarks/cpu.py", "speed", *small, "--classes", "3", "--tiles", "1", "--repeats", "1")
     assert table.count("umamba2, ") == 2
     table = run("benchmarks/cpu.py", "memory", *small, "--scale", "0.1")
-    assert table.count(" GB |") == 6  # two numbers for each of three cases
+    assert table.count(" GB |") == 12  # four numbers for each of three cases
 
 
 @pytest.mark.slow
