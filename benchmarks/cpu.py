@@ -104,9 +104,7 @@ def one_speed(folder: Path, who: str) -> dict:
 
 
 def memory(arguments: argparse.Namespace, folder: Path) -> None:
-    print(
-        "| case | whole process | before the prediction | with one tile | beyond that | seconds |\n|---|---|---|---|---|---|"
-    )
+    print("| case | process | before the prediction | with one tile | beyond that | seconds |\n" + "|---" * 6 + "|")
     for what, shape, spacing, classes, step in CASES:
         write_model(folder, arguments.features or FEATURES, arguments.patch, classes)
         scaled = [max(1, round(n * arguments.scale)) for n in shape]

@@ -54,7 +54,6 @@ class Arena:
             self._memory = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
             self._view = memoryview(self._memory)
             self._free = [(0, size)]
-            self._advise("MADV_HUGEPAGE", 0, size)  # fewer, larger pages are cleared faster
 
     def take(self, size: int) -> memoryview | None:
         """So many bytes, which come back when the view dies; None if there is no place for them."""
@@ -73,8 +72,9 @@ class Arena:
         """Hand all memory that nobody uses back to the system."""
         with self._lock:
             self._collect()
-            for start, stop in self._free:
-                self._advise("MADV_DONTNEED", start, stop - start)
+            with suppress(AttributeError, OSError):  # elsewhere than on Linux it stays
+                for start, stop in self._free:
+                    self._memory.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
     def _collect(self) -> None:
         while self._returned:
@@ -85,11 +85,6 @@ class Arena:
                 start = joined.pop()[0]
             joined.append((start, stop))
         self._free = joined
-
-    def _advise(self, what: str, start: int, size: int) -> None:
-        with suppress(OSError, ValueError):
-            if hasattr(mmap, what):
-                self._memory.madvise(getattr(mmap, what), start, size)
 
 
 @cache
