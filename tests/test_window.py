@@ -16,7 +16,7 @@ from windows import CPU, hold_everything
 
 from umamba2 import Predictor
 from umamba2.checkpoints import load_model
-from umamba2.engine import accumulate
+from umamba2.engine import accumulate, memory, window
 from umamba2.engine import runner as runner_module
 from umamba2.engine.accumulate import Accumulator
 from umamba2.engine.budget import Budget
@@ -380,6 +380,50 @@ def test_memory_that_runs_out_in_the_middle_leaves_finished_tiles_alone(folder, 
     inner = tuple(slice(s.start, s.start + 4) for s in first)
     np.testing.assert_array_equal(labels[inner], expected[inner])
     assert record.tiles_lost == 0
+
+
+def test_too_little_for_all_scores_costs_overlap(folder, monkeypatch):
+    predictor = load(folder, tile_step=0.3)
+    waiting = {step: 4 * CLASSES * Sweep(SHAPE, PATCH, step).waiting for step in (0.3, 0.5)}
+    assert waiting[0.5] < waiting[0.3]
+    room = window.SPARE_BYTES + predictor.runner.tile_bytes(8) + waiting[0.5]
+    monkeypatch.setattr(memory, "available", lambda: room)
+    record = Record()
+    labels = predictor.predict(scan(), SPACING, record=record)
+    assert 0.3 < record.tile_step <= 0.5
+    assert (record.tiles_lost, predictor.runner.halvings) == (0, 0)
+    assert [w for w in record.warnings if w.startswith("memory: found ") and "tile step 0.3), going on" in w]
+    expected = load(folder, tile_step=record.tile_step).predict(scan(), SPACING)
+    np.testing.assert_array_equal(labels, expected)
+
+
+@pytest.mark.parametrize("spacing", [SPACING, (0.3, 0.2, 0.25)])
+def test_too_little_for_a_tile_makes_tiles_smaller(folder, monkeypatch, spacing):
+    predictor = load(folder)
+    monkeypatch.setattr(memory, "available", lambda: 0)
+    record = Record()
+    labels = predictor.predict(scan(), spacing, record=record)
+    assert predictor.runner.halvings > 0
+    assert predictor.runner.halve() is None
+    assert (record.tiles_lost, len(record.passes_done)) == (0, record.tiles)
+    assert len(np.unique(labels)) > 1
+    pieces = 2**predictor.runner.halvings
+    assert [w for w in record.warnings if w.startswith("memory: found 0.0 GB") and w.endswith(f"in {pieces} pieces")]
+    again = Record()
+    predictor.predict(scan(), spacing, record=again)  # smaller for good: nothing new to tell
+    assert not [w for w in again.warnings if "pieces" in w]
+
+
+def test_scores_that_wait_for_resampling_count(folder, monkeypatch):
+    predictor, shape = load(folder), (40, 60, 60)
+    same, other = [
+        window.SlidingWindow(predictor.runner, "nnunet", Budget(None, 8), Record())._bytes(
+            Sweep(shape, PATCH, 0.5, 0), shape, outer
+        )
+        for outer in (None, 0)
+    ]
+    rows = max(b - a for a, b in Sweep(shape, PATCH, 0.5, 0).rows())
+    assert other - same == 4 * CLASSES * rows * 60 * 60
 
 
 def test_memory_that_never_suffices_is_an_error(folder, monkeypatch):

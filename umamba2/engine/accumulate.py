@@ -153,7 +153,7 @@ def dtype_for_keeping(elements: int) -> torch.dtype:
     return torch.float32 if 4 * elements <= FULL_PRECISION_BYTES else torch.float16
 
 
-def waiting_bytes(sweep: Sweep, classes: int) -> int:
-    """What the scores that wait take at most."""
-    elements = classes * sweep.waiting
+def kept_bytes(voxels: int, classes: int) -> int:
+    """What scores of so many voxels take while they are kept."""
+    elements = classes * voxels
     return elements * dtype_for_keeping(elements).itemsize

@@ -86,8 +86,7 @@ class OtherGrid:
         before, plane = pads[lead][0], math.prod(leading(shape, lead)[1:])
         inside = [(max(a - before, 0), min(b - before, shape[lead])) for a, b in rows]
         self._slabs = [_Slab(a, b, (b - a) * plane) for a, b in inside if a < b]
-        largest = classes * plane * max(slab.stop - slab.start for slab in self._slabs)
-        self.dtype = dtype_for_keeping(largest)
+        self.dtype = dtype_for_keeping(classes * plane * max(slab.stop - slab.start for slab in self._slabs))
         self._done = 0  # rows of the labels
 
     def finish(self, box: Box, scores: Tensor | None) -> None:

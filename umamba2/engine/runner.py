@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from umamba2.nets.umamba2 import UMamba2
 
 MOST_HALVINGS = 6  # of a tile's axes, when memory is short
 BYTES_PER_VOXEL = 16  # that one feature map of the finest level takes at the network's widest, in copies of 2 bytes
+FINEST_MAPS = 3.3  # so many features of the finest level there are at once on a CPU, coarser ones included
 
 
 @dataclass(frozen=True)
@@ -107,16 +109,29 @@ class Runner:
         freed = spare()
         if freed:
             return freed
-        more = self.halvings + 1
-        if more <= MOST_HALVINGS and self._smallest_piece(more) != self._smallest_piece(self.halvings):
-            self.halvings = more
-            return f"tiles in {2**self.halvings} pieces"
+        if smaller := self.halve():
+            return smaller
         if self.device.type != "cpu":
             folds, self.nets, self._exact, self.halvings = set(self.nets), {}, None, 0
             self._to_cpu()
             self.nets = self._ready(load_model(self.folder, folds))
             return "the CPU"
         return None
+
+    def tile_bytes(self, passes: int) -> int:
+        """What a tile takes on a CPU, about: activations, logits, and the sum of several passes."""
+        tile, piece = (math.prod(self._smallest_piece(h)) for h in (0, self.halvings))
+        width = next(next(iter(self.nets.values())).parameters()).shape[0]
+        at_work = piece * max(FINEST_MAPS * width, width + self.num_classes) + 2 * (tile - piece) * self.num_classes
+        return int(at_work * self.dtype.itemsize + 4 * tile * self.num_classes * (passes > 1))
+
+    def halve(self) -> str | None:
+        """Run tiles in smaller pieces from now on; how many, None if they cannot be smaller."""
+        more = self.halvings + 1
+        if more > MOST_HALVINGS or self._smallest_piece(more) == self._smallest_piece(self.halvings):
+            return None
+        self.halvings = more
+        return f"tiles in {2**self.halvings} pieces"
 
     def _in_fp32(self) -> Runner:
         if self._exact is None:

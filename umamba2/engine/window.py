@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from umamba2.clicks import Clicks
-from umamba2.engine import coarse
-from umamba2.engine.accumulate import Accumulator, waiting_bytes
+from umamba2.engine import arena, coarse, memory
+from umamba2.engine.accumulate import Accumulator, kept_bytes
 from umamba2.engine.budget import Budget
 from umamba2.engine.faults import Moved, NotFinite, is_out_of_memory
 from umamba2.engine.labelmap import OtherGrid, SameGrid
@@ -27,6 +27,7 @@ from umamba2.messages import unexpected
 from umamba2.termination import Terminated
 
 STEPS = tuple(n / 20 for n in range(1, 21))  # of a patch: the wider ones are what time pressure may choose
+SPARE_BYTES = 2**28  # of the host's memory: for the labels, and what is worked on at once
 AIR_TOLERANCE = 1e-3  # of the training data's deviation, about one HU: resampling leaves that much
 
 
@@ -61,7 +62,7 @@ class SlidingWindow:
             self._survey(volume, clicks)
         sweep = self._sweep(tuple(volume.shape), step, None if same_grid else lead)
         classes = self.runner.num_classes
-        device = self._score_device(waiting_bytes(sweep, classes))
+        device = self._score_device(kept_bytes(sweep.waiting, classes))
         target: SameGrid | OtherGrid
         if same_grid:
             target = SameGrid(shape, pads, device)
@@ -164,20 +165,38 @@ class SlidingWindow:
         return self.runner.logits(*seen, self.runner.passes[:1], self.record.warn)
 
     def _sweep(self, shape: tuple[int, ...], step: float, outer: int | None) -> Sweep:
-        """The tiles as asked for, or with less overlap where there is no time for that many."""
-        sweep = Sweep(shape, self.patch, step, outer)
-        if self.budget.affords(len(sweep.tiles)):
-            return sweep
-        wider = [Sweep(shape, self.patch, s, outer) for s in STEPS if s > step]
-        fewer = [s for s in wider if len(s.tiles) < len(sweep.tiles)]
-        if not fewer:
-            return sweep
-        chosen = next((s for s in fewer if self.budget.affords(len(s.tiles))), fewer[-1])
-        self.record.warn(
-            f"time: found too little for {len(sweep.tiles)} tiles, going on with {len(chosen.tiles)} "
-            f"(tile step {chosen.step} instead of {step})"
-        )
-        return chosen
+        """The tiles as asked for, or with less overlap where there is no time or no memory for that."""
+        sweeps = [Sweep(shape, self.patch, s, outer) for s in (step, *(s for s in STEPS if s > step))]
+        # Of those with the same tiles the one with the smallest step.
+        sweeps = list({len(s.tiles): s for s in reversed(sweeps)}.values())[::-1]
+        quick = [s for s in sweeps if self.budget.affords(len(s.tiles))] or sweeps[-1:]
+        if quick[0] is not sweeps[0]:
+            self.record.warn(f"time: found too little for {_named(sweeps[0])}, going on with {_named(quick[0])}")
+        return self._in_memory(quick, shape, outer) if self.runner.device.type == "cpu" else quick[0]
+
+    def _in_memory(self, sweeps: list[Sweep], shape: tuple[int, ...], outer: int | None) -> Sweep:
+        """The first for which the host has the memory, or the last, with tiles in pieces if need be.
+
+        Where memory runs out there is no error to wait for: the process is killed.
+        """
+        arena.release()
+        room, halvings = memory.available() - SPARE_BYTES, self.runner.halvings
+        needed = self._bytes(sweeps[0], shape, outer)
+        while not (fitting := [s for s in sweeps if self._bytes(s, shape, outer) <= room]) and self.runner.halve():
+            pass
+        sweep = (fitting or sweeps[-1:])[0]
+        if sweep is not sweeps[0] or self.runner.halvings > halvings:
+            found = f"found {max(room, 0) / 1e9:.1f} GB, expected {needed / 1e9:.1f} GB for {_named(sweeps[0])}"
+            pieces = f", each in {2**self.runner.halvings} pieces" if self.runner.halvings > halvings else ""
+            self.record.warn(f"memory: {found}, going on with {_named(sweep)}{pieces}")
+        return sweep
+
+    def _bytes(self, sweep: Sweep, shape: tuple[int, ...], outer: int | None) -> int:
+        """What a tile and all scores that are kept take at most on a CPU, about."""
+        rows = 0 if outer is None else max(b - a for a, b in sweep.rows())  # of a slab that waits for resampling
+        slab = rows * math.prod(shape) // shape[outer or 0]
+        kept = sum(kept_bytes(voxels, self.runner.num_classes) for voxels in (sweep.waiting, slab))
+        return kept + self.runner.tile_bytes(len(self.runner.passes))
 
     def _part_of_patch(self, parts: int) -> tuple[int, ...]:
         """About so small a part of the patch along every axis."""
@@ -209,3 +228,7 @@ def _inside(clicks: Clicks | None, box: Box) -> Clicks | None:
     size = np.array([side.stop - side.start for side in box])
     keep = ((local >= -0.5) & (local < size - 0.5)).all(axis=1)
     return Clicks(local[keep], clicks.labels[keep])
+
+
+def _named(sweep: Sweep) -> str:
+    return f"{len(sweep.tiles)} tiles (tile step {sweep.step})"
