@@ -384,7 +384,7 @@ def test_memory_that_runs_out_in_the_middle_leaves_finished_tiles_alone(folder, 
 
 def test_too_little_for_all_scores_costs_overlap(folder, monkeypatch):
     predictor = load(folder, tile_step=0.3)
-    waiting = {step: 4 * CLASSES * Sweep(SHAPE, PATCH, step).waiting for step in (0.3, 0.5)}
+    waiting = {step: 4 * predictor.num_classes * Sweep(SHAPE, PATCH, step).waiting for step in (0.3, 0.5)}
     assert waiting[0.5] < waiting[0.3]
     room = window.SPARE_BYTES + predictor.runner.tile_bytes(8) + waiting[0.5]
     monkeypatch.setattr(memory, "available", lambda: room)
@@ -423,7 +423,7 @@ def test_scores_that_wait_for_resampling_count(folder, monkeypatch):
         for outer in (None, 0)
     ]
     rows = max(b - a for a, b in Sweep(shape, PATCH, 0.5, 0).rows())
-    assert other - same == 4 * CLASSES * rows * 60 * 60
+    assert other - same == 4 * predictor.num_classes * rows * 60 * 60
 
 
 def test_memory_that_never_suffices_is_an_error(folder, monkeypatch):

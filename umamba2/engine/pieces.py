@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+from umamba2.engine import arena
+from umamba2.engine.tiles import Box, all_classes
 
 OVERLAP = 1 / 8  # of the halved axis, to either side of the middle
 
@@ -20,15 +23,25 @@ def in_pieces(
     Sizes of pieces are multiples of ``multiple`` (z, y, x). Clicks beyond a piece count as none in it. The logits are
     close to those of the whole tile, not equal: norms and the Mamba layer see less.
     """
-    part = cut(x.shape[2:], multiple) if halvings else None
-    if part is None:
+    if not halvings:
         return net(x) if prompt is None else net(x, prompt)
-    axis, size = part
-    whole, dim = x.shape[2 + axis], 2 + axis
-    middle, start = whole // 2, whole - size
-    low = in_pieces(net, x.narrow(dim, 0, size), _within(prompt, axis, whole, 0, size), halvings - 1, multiple)
-    high = in_pieces(net, x.narrow(dim, start, size), _within(prompt, axis, whole, start, size), halvings - 1, multiple)
-    return torch.cat([low.narrow(dim, 0, middle), high.narrow(dim, middle - start, whole - middle)], dim)
+    shape = x.shape[2:]
+    everything = tuple(slice(0, n) for n in shape)
+    joined = None
+    for read, kept in _halved(everything, everything, halvings, multiple):
+        seen = x[_batch(read)]
+        logits = net(seen) if prompt is None else net(seen, _within(prompt, read, shape))
+        if joined is None:
+            joined = arena.empty((*logits.shape[:2], *shape), logits.dtype, logits.device)
+        own = tuple(slice(k.start - r.start, k.stop - r.start) for k, r in zip(kept, read))
+        joined[_batch(kept)] = logits[_batch(own)]
+        del logits  # or they would still be there beside those of the next piece
+    assert joined is not None
+    return joined
+
+
+def _batch(box: Box) -> Box:
+    return (slice(None), *all_classes(box))
 
 
 def cut(shape: Sequence[int], multiple: Sequence[int]) -> tuple[int, int] | None:
@@ -41,11 +54,29 @@ def cut(shape: Sequence[int], multiple: Sequence[int]) -> tuple[int, int] | None
     return None
 
 
-def _within(prompt: Prompt | None, axis: int, whole: int, start: int, size: int) -> Prompt | None:
+def _halved(read: Box, kept: Box, halvings: int, multiple: Sequence[int]) -> Iterator[tuple[Box, Box]]:
+    """A part of a tile in pieces: what each of them reads, and what of that is kept."""
+    part = cut([side.stop - side.start for side in read], multiple) if halvings else None
+    if part is None:
+        yield read, kept
+        return
+    axis, size = part
+    start, stop = read[axis].start, read[axis].stop
+    middle = start + (stop - start) // 2
+    for side, own in ((slice(start, start + size), (0, middle)), (slice(stop - size, stop), (middle, stop))):
+        keep = slice(max(own[0], kept[axis].start), min(own[1], kept[axis].stop))
+        if keep.start < keep.stop:
+            yield from _halved(_with(read, axis, side), _with(kept, axis, keep), halvings - 1, multiple)
+
+
+def _with(box: Box, axis: int, side: slice) -> Box:
+    return (*box[:axis], side, *box[axis + 1 :])
+
+
+def _within(prompt: Prompt, read: Box, shape: Sequence[int]) -> Prompt:
     """Clicks of a tile for one of its pieces, scaled as the point encoder expects: to a patch of the usual size."""
-    if prompt is None:
-        return None
-    coordinates, labels = prompt[0].clone(), prompt[1]
-    at = coordinates[..., axis] - start
-    coordinates[..., axis] = (at + 0.5) * (whole / size) - 0.5
-    return coordinates, torch.where((at >= -0.5) & (at < size - 0.5), labels, -1)
+    sides = [side.start for side in read], [side.stop - side.start for side in read], list(shape)
+    start, size, whole = torch.tensor(sides, device=prompt[0].device)
+    at = prompt[0] - start
+    inside = ((at >= -0.5) & (at < size - 0.5)).all(-1)
+    return (at + 0.5) * (whole / size) - 0.5, torch.where(inside, prompt[1], -1)

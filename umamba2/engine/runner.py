@@ -51,6 +51,7 @@ class Runner:
         self.nets = self._ready(model)
         net = next(iter(self.nets.values()))
         self.takes_clicks, self.multiple = net.variant.takes_clicks, net.total_stride
+        self._width = next(net.parameters()).shape[0]  # channels of the finest level
         # All folds come before the first mirror image: mirror images are the first to be given up.
         self.passes = [Pass(fold, axes) for axes in mirrors(mirror_axes) for fold in self.nets]
         self.batch = self._mirror_images_at_once(model)
@@ -121,8 +122,8 @@ class Runner:
     def tile_bytes(self, passes: int) -> int:
         """What a tile takes on a CPU, about: activations, logits, and the sum of several passes."""
         tile, piece = (math.prod(self._smallest_piece(h)) for h in (0, self.halvings))
-        width = next(next(iter(self.nets.values())).parameters()).shape[0]
-        at_work = piece * max(FINEST_MAPS * width, width + self.num_classes) + 2 * (tile - piece) * self.num_classes
+        at_work = piece * max(FINEST_MAPS * self._width, self._width + self.num_classes)
+        at_work += tile * self.num_classes * (self.halvings > 0)
         return int(at_work * self.dtype.itemsize + 4 * tile * self.num_classes * (passes > 1))
 
     def halve(self) -> str | None:
@@ -217,8 +218,7 @@ class Runner:
         if self.device.type != "cuda":
             return 1
         free, _ = torch.cuda.mem_get_info(self.device)
-        features = next(next(iter(self.nets.values())).parameters()).shape[0]
-        one = int(np.prod(self.plan.patch_size)) * (BYTES_PER_VOXEL * features + 8 * model.num_classes)
+        one = int(np.prod(self.plan.patch_size)) * (BYTES_PER_VOXEL * self._width + 8 * model.num_classes)
         return int(np.clip(free // 2 // one, 1, max(1, len(self.passes) // len(self.nets))))
 
 

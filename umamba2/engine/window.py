@@ -27,7 +27,7 @@ from umamba2.messages import unexpected
 from umamba2.termination import Terminated
 
 STEPS = tuple(n / 20 for n in range(1, 21))  # of a patch: the wider ones are what time pressure may choose
-SPARE_BYTES = 2**28  # of the host's memory: for the labels, and what is worked on at once
+SPARE_BYTES = 2**29  # of the host's memory: for the labels, and what is worked on at once
 AIR_TOLERANCE = 1e-3  # of the training data's deviation, about one HU: resampling leaves that much
 
 
