@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import subprocess
 import sys
 
 import pytest
@@ -89,6 +90,30 @@ def test_release_gives_unused_memory_back_and_keeps_the_rest():
     arena.release()
     assert resident() < before + size * 0.1
     assert (kept == 7).all()
+
+
+def test_release_spares_the_neighbours(memory):
+    low, high = memory.take(3), memory.take(ALIGNMENT + 1)
+    torch.frombuffer(high, dtype=torch.uint8).fill_(7)
+    del low
+    memory.release()
+    assert set(high) == {7}
+
+
+@pytest.mark.parametrize("limit", [2**34, 2**36])
+def test_addresses_are_left_for_others_where_they_are_limited(limit):
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_AS, ({limit}, resource.RLIM_INFINITY))
+import torch
+from umamba2.engine import arena
+tensor = arena.empty((2**24,), torch.uint8, torch.device("cpu")).fill_(1)
+print(arena._arena()._free[0][1] <= {limit} // 2, bool(tensor.all()))
+"""
+    if sys.platform != "linux":
+        pytest.skip("needs a limit that holds")
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True"]
 
 
 def resident():

@@ -22,7 +22,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-ALIGNMENT = 2**12  # a page
+ALIGNMENT = mmap.PAGESIZE  # or `release` would take from the neighbours
 SMALLEST = 2**20  # bytes: smaller tensors are left to the usual allocator
 
 
@@ -37,7 +37,8 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
 
 def release() -> None:
     """Hand what is kept back to the system."""
-    _arena().release()
+    if _arena.cache_info().currsize:
+        _arena().release()
 
 
 class Arena:
@@ -72,7 +73,7 @@ class Arena:
         """Hand all memory that nobody uses back to the system."""
         with self._lock:
             self._collect()
-            with suppress(AttributeError, OSError):  # elsewhere than on Linux it stays
+            with suppress(AttributeError, OSError, ValueError):  # elsewhere than on Linux it stays
                 for start, stop in self._free:
                     self._memory.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
@@ -89,5 +90,12 @@ class Arena:
 
 @cache
 def _arena() -> Arena:
-    # As many addresses as there is memory; how much of it we may have will show.
-    return Arena(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0)
+    # As many addresses as there is memory, but never most of those that the process may have.
+    size = 0
+    with suppress(ImportError, AttributeError, OSError, ValueError):  # on Windows, for one
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        size = size if limit == resource.RLIM_INFINITY else min(size, limit // 2)
+    return Arena(size)

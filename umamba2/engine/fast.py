@@ -1,6 +1,6 @@
 """The network rebuilt for inference on CPUs: the same arithmetic with less of it, and fewer passes over memory.
 
-- Everything works on a few planes at a time, while they are in the caches, and norms and activations work in place.
+- Convolutions, norms and activations work on a few planes at a time, while these are in the caches.
 - Wide convolutions do with a third fewer multiplications, see `engine.winograd`.
 - Where a skip pools and projects, one strided convolution does both.
 - A decoder level convolves ``cat(up(x), skip)``. That is the sum of two convolutions, and the first of them together
@@ -65,9 +65,7 @@ class FastConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out, norms = self.convolution(x)
         for slab, normalise in zip(slabs(out), norms, strict=True):
-            for _, piece in pieces(slab):
-                normalise(piece)
-                F.leaky_relu_(piece, 0.01)
+            _activate(slab, normalise)
         return out
 
 
@@ -162,10 +160,7 @@ class FastLevel(nn.Module):
         out = empty(skip, self.skip.channels, self.skip.size(skip))
         multiple = math.lcm(self.skip.multiple, self.up.stride[0])
         for slab, below, result in zip(slabs(skip), slabs(x), slabs(out), strict=True):
-            normalise = self.norm.of(fill(result, partial(self._write, slab, below), multiple))
-            for _, piece in pieces(result):
-                normalise(piece)
-                F.leaky_relu_(piece, 0.01)
+            _activate(result, self.norm.of(fill(result, partial(self._write, slab, below), multiple)))
         return self.rest(out)
 
     def _write(self, skip: Tensor, below: Tensor, start: int, out: Tensor) -> None:
@@ -198,6 +193,12 @@ def _projection(skip: Any) -> nn.Module:
 def _composable(up: Any, stage: Any) -> bool:
     # Else an axis could be so short that one kernel reaches over both borders.
     return all(s >= k - 1 for s, k in zip(up.stride, stage.convs[0].conv.kernel_size, strict=True))
+
+
+def _activate(slab: Tensor, normalise: Callable[[Tensor], None]) -> None:
+    for _, piece in pieces(slab):
+        normalise(piece)
+        F.leaky_relu_(piece, 0.01)
 
 
 def _as_is(piece: Tensor) -> None:

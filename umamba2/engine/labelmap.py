@@ -37,7 +37,7 @@ def clipped(box: Box, pads: Sequence[tuple[int, int]], shape: Sequence[int]) -> 
 
 
 def best(scores: Tensor) -> Tensor:
-    """The class with the highest score, the first if there are several; (classes, ...) -> (...) uint8."""
+    """The class with the highest (finite) score, the first of several; (classes, ...) -> (...) uint8."""
     if scores.device.type != "cpu":
         return scores.argmax(0).to(torch.uint8)
     # Three passes that vectorise are three times faster than one of argmax, which does not.

@@ -142,9 +142,13 @@ class Predictor:
             on_grid = given and Clicks(prepared.to_grid(given.coordinates), given.labels)
         with told.timed("network"):
             budget = Budget(deadline, len(self.runner.passes))
-            window = SlidingWindow(self.runner, self.blend, budget, told, self.progress)
-            labels = prepared.on_scan(window.labels(prepared, on_grid, self.tile_step))
-        arena.release()
+            try:  # without a name for the window, which may hold a failed tile
+                made = SlidingWindow(self.runner, self.blend, budget, told, self.progress).labels(
+                    prepared, on_grid, self.tile_step
+                )
+            finally:
+                arena.release()
+            labels = prepared.on_scan(made)
         told.peak_memory = peak_memory()
         if record is None:
             for problem in told.warnings:

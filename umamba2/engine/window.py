@@ -160,9 +160,13 @@ class SlidingWindow:
     def _look(self, volume: Tensor, clicks: Clicks | None, size: tuple[int, ...]) -> Tensor:
         """The logits of the whole volume from one pass over it, squeezed to a size."""
         seen = coarse.squeezed(volume, size), coarse.squeezed_clicks(clicks, volume.shape, self.patch)
+
+        def look() -> Tensor:  # a copy, because the memory of tiles is for what dies with its tile
+            return self.runner.logits(*seen, self.runner.passes[:1], self.record.warn).clone()
+
         with suppress(Moved):
-            return self.runner.logits(*seen, self.runner.passes[:1], self.record.warn)
-        return self.runner.logits(*seen, self.runner.passes[:1], self.record.warn)
+            return look()
+        return look()
 
     def _sweep(self, shape: tuple[int, ...], step: float, outer: int | None) -> Sweep:
         """The tiles as asked for, or with less overlap where there is no time or no memory for that."""

@@ -1,8 +1,8 @@
 """3x3x3 convolutions with a third fewer multiplications: Winograd's F(2, 3) along z.
 
-Two neighbouring rows of a kernel of three need four products of sums instead of six products (S. Winograd, Arithmetic
-Complexity of Computations, 1980; for networks arXiv 1509.09308). Every product here is a whole 2-D convolution, so what
-is added are planes, and adding costs little where there are many channels to multiply.
+Two neighbouring results of a kernel of three need four products of sums instead of six products (S. Winograd,
+Arithmetic Complexity of Computations, 1980; for networks arXiv 1509.09308). Every product here is a whole 2-D
+convolution, so what is added are planes, and adding costs little where there are many channels to multiply.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from umamba2.engine.slabs import Conv, planes
 
-FEWEST_CHANNELS = 64  # with fewer, half precision loses more labels than the time is worth
+FEWEST_CHANNELS = 64  # with fewer there is little to gain, and in half precision more labels to lose
 
 
 def quick(conv: Any) -> Conv:
-    """A `Conv3d` without bias as `Winograd` where that is faster, else as `Conv`."""
+    """A `Conv3d`, without its bias, as `Winograd` where that is faster, else as `Conv`."""
     weight = conv.weight
     fits = (conv.kernel_size[0], conv.stride, conv.padding[0]) == (3, (1, 1, 1), 1)
     # Matrix units multiply so fast that the additions would take longer.
@@ -57,5 +57,5 @@ class Winograd(Conv):
         m3 = self._product(3, (second - fourth)[:odds])
         torch.sub(m1.sub_(m2)[:odds], m3, out=out[1::2])
 
-    def _product(self, index: int, planes: Tensor) -> Tensor:
-        return F.conv2d(planes, self.products[index], None, 1, self.padding[1:])
+    def _product(self, index: int, sums: Tensor) -> Tensor:
+        return F.conv2d(sums, self.products[index], None, 1, self.padding[1:])
