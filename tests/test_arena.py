@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import subprocess
 import sys
@@ -114,6 +115,23 @@ print(arena._arena()._free[0][1] <= {limit} // 2, bool(tensor.all()))
         pytest.skip("needs a limit that holds")
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["True", "True"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_with_an_arena_can_fork():
+    """Linux refuses where one mapping is larger than the memory, and makes one of mappings that adjoin."""
+    code = """
+import mmap, os, torch
+from umamba2.engine import arena
+tensor = arena.empty((2**24,), torch.uint8, torch.device("cpu")).fill_(1)
+more = [mmap.mmap(-1, 2**26, access=mmap.ACCESS_COPY) for _ in range(8)]
+child = os.fork()
+if not child:
+    os._exit(int(tensor.numpy()[-1] != 1))
+print(os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["0"]
 
 
 def resident():

@@ -90,12 +90,13 @@ class Arena:
 
 @cache
 def _arena() -> Arena:
-    # As many addresses as there is memory, but never most of those that the process may have.
+    # Half as many addresses as there is memory, because Linux lets no process fork that has a mapping larger than that,
+    # and mappings side by side become one; and never more than half of those that the process may have.
     size = 0
     with suppress(ImportError, AttributeError, OSError, ValueError):  # on Windows, for one
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
         size = size if limit == resource.RLIM_INFINITY else min(size, limit // 2)
     return Arena(size)
