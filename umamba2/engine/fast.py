@@ -169,6 +169,7 @@ class FastLevel(nn.Module):
         z = torch.arange(start, start + len(out))
         reach, last = self.padding[0], len(skip) - 1
         edges = self.edges[z.clamp(max=reach) + (z - last + reach).clamp(min=0)]
+        # Away from the borders in z the middle zone (number 4) has nothing to add.
         inside = start >= reach and start + len(out) <= len(skip) - reach
         zones = list(product(*map(_zones, out.shape[2:], self.padding[1:])))
         for (y, from_y), (x, from_x) in [zone for i, zone in enumerate(zones) if not (inside and i == 4)]:
