@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from umamba2 import container
 from umamba2.engine.budget import process_start
+from umamba2.jobs import container
+from umamba2.jobs.termination import handling_sigterm
 from umamba2.messages import exit_code
-from umamba2.termination import listening
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,19 +22,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from umamba2 import challenges
+    from umamba2 import challenges, jobs
 
     if options.challenge:
         challenge = challenges.find_challenge(options.challenge)
     else:
-        challenge = challenges.recognise(options.input)
+        challenge = jobs.recognise(options.input)
     source, output = container.mounts(challenge, options)
-    cases = challenges.list_cases(challenge, source, output, options.suffix)
+    cases = jobs.list_cases(challenge, source, output, options.suffix)
     deadline = container.deadline(options, process_start())
     job = container.load_job(challenge, options)
-    with listening():
-        outcomes = challenges.run(cases, job, output, deadline)
-    return 0 if challenges.succeeded(outcomes, options.strict) else 1
+    with handling_sigterm():
+        outcomes = jobs.run(cases, job, output, deadline)
+    return 0 if jobs.succeeded(outcomes, options.strict) else 1
 
 
 if __name__ == "__main__":

@@ -37,10 +37,10 @@ import torch
 from torch import nn
 
 from umamba2 import Predictor
-from umamba2.checkpoints import build_network, load_model
+from umamba2.anatomy.structures import MULTICLASS, STSR
 from umamba2.engine.preprocess import prepare
-from umamba2.labels import MULTICLASS, STSR
-from umamba2.phantoms import make_phantom
+from umamba2.models.folder import build_network, load_model
+from umamba2.synthetic.phantoms import make_phantom
 
 RESOURCES = Path(__file__).resolve().parents[1] / "resources"
 FEATURES = (32, 64, 128, 256, 320, 320, 320)

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from umamba2 import Predictor
+from umamba2.anatomy.structures import FDI_TEETH, INTERACTIVE, MULTICLASS, STSR, training_table
 from umamba2.challenges import CHALLENGES, Challenge
-from umamba2.clicks import NAMES, Clicks
-from umamba2.labels import FDI_TEETH, INTERACTIVE, MULTICLASS, STSR, training_table
-from umamba2.phantoms import Phantom, make_phantom
-from umamba2.tooth_shapes import read_tooth_shapes
+from umamba2.scans.clicks import NAMES, Clicks
+from umamba2.synthetic.phantoms import Phantom, make_phantom
+from umamba2.synthetic.tooth_shapes import read_tooth_shapes
 
 ROOT = Path(__file__).resolve().parents[1]
 TEETH = tuple(range(11, 11 + len(FDI_TEETH)))

@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from umamba2.anatomy.structures import MULTICLASS, STRUCTURES
 from umamba2.evaluation.stsr import CaseScores, score_case
 from umamba2.evaluation.toothfairy3 import class_table, dice_and_hd95
-from umamba2.labels import MULTICLASS, STRUCTURES
-from umamba2.phantoms import make_phantom
-from umamba2.volumes import read_labels
+from umamba2.scans.volumes import read_labels
+from umamba2.synthetic.phantoms import make_phantom
 
 CLASSES = len(STRUCTURES[MULTICLASS])
 MIB = 2**20

@@ -45,7 +45,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from umamba2 import Predictor
-from umamba2.checkpoints import load_model
+from umamba2.models.folder import load_model
 from umamba2.nets.mamba2 import Mamba2, fused_kernel
 from umamba2.nets.unet import InstanceNorm
 

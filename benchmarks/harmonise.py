@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from umamba2.engine.harmonise import anchors, harmonise
-from umamba2.volumes import read_volume
+from umamba2.scans.volumes import read_volume
 
 BONE = 560
 

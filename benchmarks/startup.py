@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Runs inference.py's main with a predictor that stops the process when the first tile is about to enter the network.
 TO_FIRST_TILE = """
 import os, sys, time
-from umamba2 import container
+from umamba2.jobs import container
 import inference
 load_job = container.load_job
 

@@ -14,9 +14,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from umamba2 import Predictor
+from umamba2.anatomy.structures import MULTICLASS, STRUCTURES, training_table
 from umamba2.challenges import CHALLENGES
-from umamba2.labels import MULTICLASS, STRUCTURES, training_table
-from umamba2.phantoms import make_phantom
+from umamba2.synthetic.phantoms import make_phantom
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 9001  # the sample case in test/

@@ -26,21 +26,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from umamba2.appearance import image_of_labels
-from umamba2.checkpoints import CHECKPOINT_NAMES, slim
-from umamba2.labels import INTERACTIVE, MULTICLASS, STSR, TASKS
-from umamba2.phantoms import make_phantom
-from umamba2.tooth_shapes import read_tooth_shapes
+from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR, TASKS
+from umamba2.models.folder import CHECKPOINT_NAMES, slim
+from umamba2.scans.volumes import write_image
+from umamba2.synthetic.appearance import image_of_labels
+from umamba2.synthetic.phantoms import make_phantom
+from umamba2.synthetic.tooth_shapes import read_tooth_shapes
 from umamba2.training.convert import DATASET_NAMES, convert
 from umamba2.training.dataset import read_dataset
+from umamba2.training.nnunet import use_folders
 from umamba2.training.options import Options
-from umamba2.training.paths import use_folders
-from umamba2.training.planning import plan, preprocess
+from umamba2.training.plan import plan, preprocess
 from umamba2.training.presets import PRESETS, SMALL
 from umamba2.training.pretrained import read_weights
 from umamba2.training.run import train
 from umamba2.training.workers import run_all
-from umamba2.volumes import write_image
 
 SPACING = (1.0, 1.0, 1.0)  # mm, of the models
 ITERATIONS = 50  # of one patch, per epoch

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from umamba2.anatomy.structures import FDI_TEETH, INTERACTIVE, MULTICLASS, STSR, TASKS, output_table
 from umamba2.errors import InputError
-from umamba2.labels import FDI_TEETH, INTERACTIVE, MULTICLASS, STSR, TASKS, output_table
-from umamba2.volumes import list_volumes, read_labels, stem
+from umamba2.scans.volumes import list_volumes, read_labels, stem
 
 SCORES = Path(__file__).parent / "expected_scores.json"
 MARGIN = 0.03  # between this machine's scores and the minimum on others: half precision differs a little

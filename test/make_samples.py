@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from umamba2.labels import INTERACTIVE, MULTICLASS, STSR, output_table, training_table
-from umamba2.phantoms import make_phantom
-from umamba2.volumes import Geometry, write_labels
+from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR, output_table, training_table
+from umamba2.scans.volumes import Geometry, write_labels
+from umamba2.synthetic.phantoms import make_phantom
 
 HERE = Path(__file__).parent
 STEP_HU = 16  # intensities are rounded to this: a tenth of the noise, and the files shrink by a third

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from umamba2.labels import INTERACTIVE, MULTICLASS, STSR
-from umamba2.volumes import stem
+from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
+from umamba2.scans.volumes import stem
 
 NO_CLICKS = {"version": {"major": 1, "minor": 0}, "type": "Multiple points", "points": []}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from umamba2.phantoms import Phantom, make_phantom
+from umamba2.synthetic.phantoms import Phantom, make_phantom
 
 SHAPE, SPACING = (28, 44, 52), (2.0, 2.0, 2.0)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from umamba2.labels import INTERACTIVE, STRUCTURES, STSR, TASKS
-from umamba2.volumes import Geometry
+from umamba2.anatomy.structures import INTERACTIVE, STRUCTURES, STSR, TASKS
+from umamba2.scans.volumes import Geometry
 
 # Nothing about it is round: spacing, origin, and axes that are rotated about all three.
 DIRECTION = (0.36, 0.48, -0.8, -0.8, 0.6, 0.0, 0.48, 0.64, 0.6)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from umamba2.labels import MULTICLASS, STSR
+from umamba2.anatomy.structures import MULTICLASS, STSR
 
 ROOT = Path(__file__).resolve().parents[1]
 

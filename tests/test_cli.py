@@ -10,9 +10,10 @@ import pytest
 from stand_in import OBLIQUE, StandInLoader, load_stand_in, scan, write_clicks, write_image, write_model
 
 import umamba2
-from umamba2 import checkpoints, cli
-from umamba2.labels import INTERACTIVE, MULTICLASS, STSR
-from umamba2.volumes import read_labels
+from umamba2 import cli
+from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
+from umamba2.models import folder as checkpoints
+from umamba2.scans.volumes import read_labels
 
 
 @pytest.fixture
@@ -252,9 +253,9 @@ def test_info_and_slim(tmp_path, monkeypatch, capsys):
         out.mkdir()
         (out / "model.json").write_bytes(b"x" * 1_500_000)
 
-    checkpoints = types.ModuleType("umamba2.checkpoints")
+    checkpoints = types.ModuleType("umamba2.models.folder")
     checkpoints.describe, checkpoints.slim = (lambda folder: f"describing {folder}"), slim
-    monkeypatch.setitem(sys.modules, "umamba2.checkpoints", checkpoints)
+    monkeypatch.setitem(sys.modules, "umamba2.models.folder", checkpoints)
     assert cli.main(["info", "some/model"]) == 0
     assert capsys.readouterr().out == "describing some/model\n"
     assert cli.main(["slim", "some/model", str(tmp_path / "out"), "--half"]) == 0
@@ -264,9 +265,9 @@ def test_info_and_slim(tmp_path, monkeypatch, capsys):
 
 def test_phantoms(tmp_path, monkeypatch, capsys):
     asked = []
-    phantoms = types.ModuleType("umamba2.phantoms")
+    phantoms = types.ModuleType("umamba2.synthetic.phantoms")
     phantoms.write_phantoms = lambda *arguments: asked.append(arguments) or ["phantom_0007", "phantom_0008"]
-    monkeypatch.setitem(sys.modules, "umamba2.phantoms", phantoms)
+    monkeypatch.setitem(sys.modules, "umamba2.synthetic.phantoms", phantoms)
     options = ["--count", "2", "--seed", "7", "--shape", "40", "50", "60"]
     assert cli.main(["phantom", str(tmp_path), *options, "--spacing", "0.6"]) == 0
     assert cli.main(["phantom", str(tmp_path), *options, "--spacing", "0.6", "0.5", "0.4"]) == 0
@@ -314,9 +315,9 @@ def test_a_fault_in_one_package_leaves_the_other_commands_alone(monkeypatch, cap
 
 
 def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
-    checkpoints = types.ModuleType("umamba2.checkpoints")
+    checkpoints = types.ModuleType("umamba2.models.folder")
     checkpoints.describe = lambda folder: {}["no\nsuch key"]
-    monkeypatch.setitem(sys.modules, "umamba2.checkpoints", checkpoints)
+    monkeypatch.setitem(sys.modules, "umamba2.models.folder", checkpoints)
     monkeypatch.delenv("UMAMBA2_DEBUG", raising=False)
     assert cli.main(["info", "model"]) == 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from umamba2 import Predictor
-from umamba2.challenges import CHALLENGES, check_model, find_model
-from umamba2.clicks import NAMES, Clicks, empty
+from umamba2.anatomy.structures import FDI_TEETH, INTERACTIVE, MULTICLASS, STSR, TASKS, training_table
+from umamba2.challenges import CHALLENGES
 from umamba2.engine import window
 from umamba2.engine.record import Record
 from umamba2.evaluation.metrics import dice
-from umamba2.labels import FDI_TEETH, INTERACTIVE, MULTICLASS, STSR, TASKS, training_table
-from umamba2.phantoms import make_phantom
+from umamba2.jobs import check_model, find_model
+from umamba2.scans.clicks import NAMES, Clicks, empty
+from umamba2.synthetic.phantoms import make_phantom
 
 RESOURCES = Path(__file__).parents[1] / "resources"
 SEED = 20_000

@@ -12,8 +12,8 @@ import numpy as np
 import SimpleITK as sitk
 from small_models import make_plans
 
-from umamba2.labels import STRUCTURES, STSR, training_table
-from umamba2.phantoms import make_phantom
+from umamba2.anatomy.structures import STRUCTURES, STSR, training_table
+from umamba2.synthetic.phantoms import make_phantom
 from umamba2.training.options import VARIABLE, Options
 from umamba2.training.presets import UNLABELLED_SUFFIX
 

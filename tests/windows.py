@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from umamba2.engine.accumulate import Accumulator
+from umamba2.engine.blend import Accumulator
 from umamba2.engine.budget import Budget
 from umamba2.engine.record import Record
 from umamba2.engine.tiles import Sweep, all_classes, gaussian

@@ -18,7 +18,7 @@ __getattr__ = lazily(
     {
         "InputError": "errors",
         "Predictor": "engine.predict",
-        "read_volume": "volumes",
-        "write_labels": "volumes",
+        "read_volume": "scans.volumes",
+        "write_labels": "scans.volumes",
     },
 )

@@ -14,9 +14,10 @@ from umamba2.errors import InputError
 from umamba2.messages import exit_code, say
 
 if TYPE_CHECKING:
-    from umamba2.challenges import Case, Challenge
-    from umamba2.checkpoints import Model
+    from umamba2.challenges import Challenge
     from umamba2.engine.predict import Predictor
+    from umamba2.jobs import Case
+    from umamba2.models.folder import Model
 
 # Each command imports what it needs when it runs, so that --help and typing errors answer at once. Those below have
 # options of their own in a package of their own, which only they import: a fault there leaves the others alone.
@@ -49,8 +50,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser(wanted: Sequence[str] = ()) -> argparse.ArgumentParser:
-    from umamba2.container import add_limits
-    from umamba2.labels import LABEL_MAPS, TASKS
+    from umamba2.anatomy.structures import LABEL_MAPS, TASKS
+    from umamba2.jobs.container import add_limits
 
     parser = argparse.ArgumentParser(prog="umamba2", description="Dental CBCT segmentation with U-Mamba2.")
     parser.add_argument("--version", action="version", version=f"umamba2 {umamba2.__version__}")
@@ -134,10 +135,10 @@ def _positive(kind: Callable) -> Callable:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from umamba2 import container
-    from umamba2.challenges import CHALLENGES, Job, check_model, find_model, leave_record, run_cases, succeeded
-    from umamba2.checkpoints import load_model
+    from umamba2.challenges import CHALLENGES
     from umamba2.engine.budget import process_start
+    from umamba2.jobs import Job, check_model, container, find_model, leave_record, run_cases, succeeded
+    from umamba2.models.folder import load_model
 
     challenge = CHALLENGES.get(arguments.challenge)
     cases = _cases(_images(arguments.input, challenge), arguments)
@@ -169,8 +170,8 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _images(source: Path, challenge: Challenge | None) -> list[Path]:
-    from umamba2.challenges import find_images
-    from umamba2.volumes import SUFFIXES, list_volumes
+    from umamba2.jobs import find_images
+    from umamba2.scans.volumes import SUFFIXES, list_volumes
 
     if not source.is_dir():
         return [source]
@@ -204,9 +205,9 @@ def _is_file(arguments: argparse.Namespace) -> bool:
 
 
 def _cases(images: list[Path], arguments: argparse.Namespace) -> list[Case]:
-    from umamba2.challenges import Case
-    from umamba2.clicks import click_file
-    from umamba2.volumes import SUFFIXES, stem, suffix
+    from umamba2.jobs import Case
+    from umamba2.scans.clicks import click_file
+    from umamba2.scans.volumes import SUFFIXES, stem, suffix
 
     out, clicks = arguments.output, arguments.clicks
     out_is_file = _is_file(arguments)
@@ -224,7 +225,7 @@ def _cases(images: list[Path], arguments: argparse.Namespace) -> list[Case]:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from umamba2.checkpoints import describe
+    from umamba2.models.folder import describe
 
     for line in describe(arguments.model).splitlines():
         say(line)
@@ -232,7 +233,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _slim(arguments: argparse.Namespace) -> int:
-    from umamba2.checkpoints import slim
+    from umamba2.models.folder import slim
 
     slim(arguments.model, arguments.out, half=arguments.half)
     size = sum(path.stat().st_size for path in arguments.out.iterdir() if path.is_file())
@@ -245,7 +246,7 @@ def _phantom(arguments: argparse.Namespace) -> int:
     if len(spacing) != 3:
         raise InputError(f"--spacing: found {len(spacing)} numbers, expected one or three")
     try:
-        from umamba2.phantoms import write_phantoms
+        from umamba2.synthetic.phantoms import write_phantoms
     except ImportError as error:
         raise InputError(f"phantoms: found no {error.name}, expected pip install 'umamba2[phantoms]'") from None
     try:
@@ -257,7 +258,7 @@ def _phantom(arguments: argparse.Namespace) -> int:
 
 
 def _package(arguments: argparse.Namespace) -> int:
-    from umamba2.challenges.package import package_predictions
+    from umamba2.jobs.codabench import package_predictions
 
     archive = package_predictions(arguments.folder, arguments.output)
     say(f"{archive}  {archive.stat().st_size / 1e6:.1f} MB")

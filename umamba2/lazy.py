@@ -1,6 +1,6 @@
 """Packages that import what they offer only when it is asked for.
 
-Importing ``umamba2.labels`` or printing ``--help`` must not wait seconds for torch, scipy or SimpleITK.
+Importing ``umamba2.anatomy.structures`` or printing ``--help`` must not wait seconds for torch, scipy or SimpleITK.
 """
 
 from __future__ import annotations

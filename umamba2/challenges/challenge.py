@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from umamba2 import labels
-from umamba2.clicks import Clicks
+from umamba2.anatomy import structures as labels
 from umamba2.engine.postprocess import Connectivity, paint_clicks, remove_small
+from umamba2.scans.clicks import Clicks
 
 
 @dataclass(frozen=True)

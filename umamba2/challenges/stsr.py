@@ -7,7 +7,7 @@ Folders and names: what the final phase's harness mounts and collects (its templ
 
 from __future__ import annotations
 
-from umamba2 import labels
+from umamba2.anatomy import structures as labels
 from umamba2.challenges.challenge import Challenge
 
 STSR = Challenge(

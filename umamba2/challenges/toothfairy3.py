@@ -7,7 +7,7 @@ folder per socket). Tile steps, mirroring, blending and connectivity: the settin
 
 from __future__ import annotations
 
-from umamba2 import labels
+from umamba2.anatomy import structures as labels
 from umamba2.challenges.challenge import Challenge
 
 MULTICLASS = Challenge(

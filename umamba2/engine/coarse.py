@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from umamba2.clicks import Clicks
 from umamba2.engine.tiles import Box
+from umamba2.scans.clicks import Clicks
 
 
 def squeezed(volume: Tensor, shape: Sequence[int]) -> Tensor:

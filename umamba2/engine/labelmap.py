@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from umamba2.engine.accumulate import dtype_for_keeping, for_keeping
+from umamba2.engine.blend import dtype_for_keeping, for_keeping
 from umamba2.engine.faults import is_out_of_memory
 from umamba2.engine.resample import RowResampler, leading
 from umamba2.engine.tiles import Box, all_classes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from umamba2.checkpoints import Model
-from umamba2.engine.fast import quicken
+from umamba2.engine.cpu.layers import quicken
 from umamba2.errors import InputError
+from umamba2.models.folder import Model
 from umamba2.nets.umamba2 import UMamba2
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

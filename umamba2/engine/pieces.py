@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from umamba2.engine import arena
+from umamba2.engine.cpu import arena
 from umamba2.engine.tiles import Box, all_classes
 
 OVERLAP = 1 / 8  # of the halved axis, to either side of the middle

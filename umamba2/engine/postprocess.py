@@ -9,8 +9,8 @@ from typing import Literal
 import cc3d
 import numpy as np
 
-from umamba2.clicks import Clicks
-from umamba2.labels import REFERENCE_VOXEL_MM3
+from umamba2.anatomy.structures import REFERENCE_VOXEL_MM3
+from umamba2.scans.clicks import Clicks
 
 Connectivity = Literal[6, 18, 26]
 

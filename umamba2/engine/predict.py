@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from umamba2.checkpoints import Model, load_model
-from umamba2.clicks import Clicks
-from umamba2.engine import arena
-from umamba2.engine.accumulate import Accumulator
+from umamba2.engine.blend import Accumulator
 from umamba2.engine.budget import Budget
+from umamba2.engine.cpu import arena
 from umamba2.engine.network import resolve_device, resolve_precision
 from umamba2.engine.preprocess import prepare
 from umamba2.engine.record import Record, forget_peak_memory, peak_memory
 from umamba2.engine.runner import Runner
 from umamba2.engine.window import SlidingWindow
 from umamba2.errors import InputError
+from umamba2.models.folder import Model, load_model
+from umamba2.scans.clicks import Clicks
 
 SMALLEST_STEP = 0.05  # of a patch: 8,000 tiles where one would do; smaller is a typing error
 

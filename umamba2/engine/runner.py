@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umamba2.checkpoints import Model, load_model
-from umamba2.clicks import Clicks, mirrored
-from umamba2.engine import arena
-from umamba2.engine.accumulate import chunk_elements
+from umamba2.engine.blend import chunk_elements
+from umamba2.engine.cpu import arena
 from umamba2.engine.faults import Moved, NotFinite, is_out_of_memory
 from umamba2.engine.network import PRECISIONS, ready_network, resolve_precision
 from umamba2.engine.pieces import cut, in_pieces
 from umamba2.engine.tiles import mirrors
+from umamba2.models.folder import Model, load_model
 from umamba2.nets.umamba2 import UMamba2
+from umamba2.scans.clicks import Clicks, mirrored
 
 MOST_HALVINGS = 6  # of a tile's axes, when memory is short
 BYTES_PER_VOXEL = 16  # that one feature map of the finest level takes at the network's widest, in copies of 2 bytes

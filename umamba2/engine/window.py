@@ -12,19 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from umamba2.clicks import Clicks
-from umamba2.engine import arena, coarse, memory
-from umamba2.engine.accumulate import Accumulator, kept_bytes
+from umamba2.engine import coarse, memory
+from umamba2.engine.blend import Accumulator, kept_bytes
 from umamba2.engine.budget import Budget
+from umamba2.engine.cpu import arena
 from umamba2.engine.faults import Moved, NotFinite, is_out_of_memory
 from umamba2.engine.labelmap import OtherGrid, SameGrid
 from umamba2.engine.preprocess import Prepared
 from umamba2.engine.record import Record
 from umamba2.engine.runner import Runner
 from umamba2.engine.tiles import Box, Sweep, Tile, padding
-from umamba2.errors import InputError
+from umamba2.errors import InputError, Terminated
 from umamba2.messages import unexpected
-from umamba2.termination import Terminated
+from umamba2.scans.clicks import Clicks
 
 STEPS = tuple(n / 20 for n in range(1, 21))  # of a patch: the wider ones are what time pressure may choose
 SPARE_BYTES = 2**29  # of the host's memory: for the labels, and what is worked on at once

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from umamba2.errors import InputError
-from umamba2.volumes import Geometry, first_odd, list_volumes, read_array, suffix
+from umamba2.scans.volumes import Geometry, first_odd, list_volumes, read_array, suffix
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -7,10 +7,10 @@ import json
 import sys
 from pathlib import Path
 
+from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR, TASKS
 from umamba2.errors import InputError
-from umamba2.labels import INTERACTIVE, MULTICLASS, STSR, TASKS
+from umamba2.files import Places, write_file
 from umamba2.messages import say
-from umamba2.writing import Places, write_file
 
 # What a line on the screen shows; the file has everything.
 _SHOWN = {

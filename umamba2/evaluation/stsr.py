@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from umamba2.anatomy.structures import STRUCTURES, STSR
 from umamba2.errors import InputError
 from umamba2.evaluation.cases import elsewhere, label_files, mean, read_prediction, run_all
 from umamba2.evaluation.metrics import Spacing, bounding_box, class_masks, dice, iou, joint_box, surface_dice
-from umamba2.labels import STRUCTURES, STSR
-from umamba2.volumes import Geometry, read_labels
+from umamba2.scans.volumes import Geometry, read_labels
 
 TOLERANCE = 2.0  # mm
 MATCH = 0.5  # IoU from which on a label counts as identified

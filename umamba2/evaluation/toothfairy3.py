@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STRUCTURES
 from umamba2.errors import InputError
 from umamba2.evaluation.cases import (
     RESULTS,
@@ -29,8 +30,7 @@ from umamba2.evaluation.cases import (
     run_all,
 )
 from umamba2.evaluation.metrics import class_masks, dice, hd95
-from umamba2.labels import INTERACTIVE, MULTICLASS, STRUCTURES
-from umamba2.volumes import read_labels, stem
+from umamba2.scans.volumes import read_labels, stem
 
 GRADED_MAPS = ("platform", "public")
 RUNS = range(6)  # the interactive challenge runs every scan with 0 to 5 clicks

@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from umamba2.anatomy import slug
+from umamba2.anatomy.groups import slug
+from umamba2.anatomy.structures import LABEL_MAPS, MULTICLASS, TASKS
 from umamba2.errors import InputError
 from umamba2.exports.formats import FORMATS, MESHES
-from umamba2.labels import LABEL_MAPS, MULTICLASS, TASKS
 from umamba2.messages import say
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from umamba2.anatomy import as_training, fdi_number, select, slug
+from umamba2.anatomy.groups import as_training, fdi_number, select, slug
+from umamba2.anatomy.structures import MULTICLASS, STRUCTURES, Structure, output_table
 from umamba2.errors import InputError
 from umamba2.exports.formats import FORMATS, MESHES
 from umamba2.exports.tables import Label, itksnap_table, segmentation, slicer_table
-from umamba2.labels import MULTICLASS, STRUCTURES, Structure, output_table
-from umamba2.volumes import Geometry, read_labels, stem, write_image, write_labels
-from umamba2.writing import Places, write_file
+from umamba2.files import Places, write_file
+from umamba2.scans.volumes import Geometry, read_labels, stem, write_image, write_labels
 
 
 @dataclass(frozen=True)

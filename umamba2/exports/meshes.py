@@ -18,10 +18,10 @@ from skimage.measure import marching_cubes
 from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
-from umamba2.anatomy import slug
-from umamba2.labels import Structure
-from umamba2.orientation import to_patient
-from umamba2.volumes import Geometry
+from umamba2.anatomy.groups import slug
+from umamba2.anatomy.structures import Structure
+from umamba2.scans.orientation import to_patient
+from umamba2.scans.volumes import Geometry
 
 # Between 0 and 1, but not half-way: there, diagonal neighbours tie, and a tie can leave a hole.
 _LEVEL = 0.499

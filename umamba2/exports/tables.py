@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from umamba2.volumes import Geometry
+from umamba2.scans.volumes import Geometry
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
-from umamba2.anatomy import fdi_number
-from umamba2.labels import FDI_TEETH, MULTICLASS, REFERENCE_VOXEL_MM3, STSR
+from umamba2.anatomy.groups import fdi_number
+from umamba2.anatomy.structures import FDI_TEETH, MULTICLASS, REFERENCE_VOXEL_MM3, STSR
 from umamba2.reports.reading import Reading
 from umamba2.reports.statistics import Measure
 

@@ -7,16 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from umamba2.anatomy.structures import LABEL_MAPS, MULTICLASS, TASKS
 from umamba2.errors import InputError
-from umamba2.labels import LABEL_MAPS, MULTICLASS, TASKS
+from umamba2.files import Places
 from umamba2.messages import say
-from umamba2.writing import Places
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from umamba2.challenges import Case, Challenge
-    from umamba2.volumes import Volume
+    from umamba2.challenges import Challenge
+    from umamba2.jobs import Case
+    from umamba2.scans.volumes import Volume
 
 # What predict can leave beside a segmentation: option, file name ending, the function that writes it.
 BESIDE = (
@@ -71,9 +72,9 @@ def beside(
         raise InputError("--preview, --statistics, --report: found no challenge to name the structures, expected one")
     _need_libraries("predict")
     import umamba2.reports as reports
-    from umamba2.anatomy import as_training
-    from umamba2.orientation import states_orientation
-    from umamba2.volumes import stem
+    from umamba2.anatomy.groups import as_training
+    from umamba2.scans.orientation import states_orientation
+    from umamba2.scans.volumes import stem
 
     label_map = options.label_map or challenge.label_map
     places = Places()

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from umamba2.anatomy import GROUPS, fdi_number
-from umamba2.labels import STRUCTURES
-from umamba2.orientation import orientation
+from umamba2.anatomy.groups import GROUPS, fdi_number
+from umamba2.anatomy.structures import STRUCTURES
 from umamba2.reports.reading import Reading
+from umamba2.scans.orientation import orientation
 
 VEIL_GROUPS = ("jaws", "sinuses", "pharynx")
 

@@ -14,16 +14,16 @@ import numpy as np
 from PIL import Image
 
 import umamba2
-from umamba2.anatomy import GROUPS, fdi_number
-from umamba2.labels import FDI_TEETH, MULTICLASS
-from umamba2.orientation import orientation
+from umamba2.anatomy.groups import GROUPS, fdi_number
+from umamba2.anatomy.structures import FDI_TEETH, MULTICLASS
+from umamba2.files import write_file
 from umamba2.reports.checks import NOTE, WARNING, Remark, check
 from umamba2.reports.overview import render_views
 from umamba2.reports.reading import Reading
 from umamba2.reports.slices import PLANES, Slice, cut_slices
 from umamba2.reports.statistics import Measure, measure
 from umamba2.reports.style import STYLE
-from umamba2.writing import write_file
+from umamba2.scans.orientation import orientation
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _TILTED = 5.0  # degrees from which on the marks at the pictures deserve a word

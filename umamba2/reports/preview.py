@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from umamba2.files import write_file
 from umamba2.reports.overview import render_views
 from umamba2.reports.reading import Reading
 from umamba2.reports.slices import cut_slices
-from umamba2.writing import write_file
 
 _WIDTH, _GAP = 1500, 12
 _GROUND, _INK = (18, 20, 23), (225, 228, 232)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from umamba2.anatomy import as_training
+from umamba2.anatomy.groups import as_training
+from umamba2.anatomy.structures import MULTICLASS
 from umamba2.errors import InputError
-from umamba2.labels import MULTICLASS
-from umamba2.orientation import states_orientation
-from umamba2.volumes import Geometry, read_labels, read_volume
+from umamba2.scans.orientation import states_orientation
+from umamba2.scans.volumes import Geometry, read_labels, read_volume
 
 # How far apart two grids may lie and still be the same: NIfTI keeps its geometry in single precision.
 _GRID_TOLERANCE = 1e-3

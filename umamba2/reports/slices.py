@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from umamba2.anatomy import GROUPS
-from umamba2.labels import STRUCTURES
-from umamba2.orientation import Orientation, orientation
+from umamba2.anatomy.groups import GROUPS
+from umamba2.anatomy.structures import STRUCTURES
 from umamba2.reports.overview import VEIL_GROUPS
 from umamba2.reports.reading import Reading
+from umamba2.scans.orientation import Orientation, orientation
 
 _LONGEST = 720  # pixels along the longest side of what is shown
 _MARGIN = 15.0  # mm shown around the structures

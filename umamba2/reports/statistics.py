@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from umamba2.anatomy import fdi_number
-from umamba2.labels import STRUCTURES, Structure
-from umamba2.orientation import to_patient
+from umamba2.anatomy.groups import fdi_number
+from umamba2.anatomy.structures import STRUCTURES, Structure
+from umamba2.files import write_file
 from umamba2.reports.reading import Reading
-from umamba2.writing import write_file
+from umamba2.scans.orientation import to_patient
 
 
 @dataclass(frozen=True)

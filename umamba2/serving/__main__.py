@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from umamba2 import container
 from umamba2.errors import InputError
+from umamba2.jobs import container
 from umamba2.messages import say
 from umamba2.serving.server import PORT, Server
 

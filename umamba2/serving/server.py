@@ -26,11 +26,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from umamba2 import container
+from umamba2.jobs import container
 from umamba2.messages import say
 
 if TYPE_CHECKING:
-    from umamba2.challenges import Challenge, Job
+    from umamba2.challenges import Challenge
+    from umamba2.jobs import Job
 
 PORT = 4743  # the platform's
 Answer = tuple[int, dict[str, Any]]
@@ -131,8 +132,8 @@ def warm(job: Job) -> None:
     """Segment one empty tile, so that the first case does not pay for the device's and the kernels' start-up."""
     import numpy as np
 
-    from umamba2.clicks import empty
-    from umamba2.volumes import Geometry, Volume
+    from umamba2.scans.clicks import empty
+    from umamba2.scans.volumes import Geometry, Volume
 
     plan = job.predictor.plan
     z, y, x = (plan.transpose.index(axis) for axis in range(3))  # where the plan keeps the scan's axes
@@ -144,21 +145,21 @@ def warm(job: Job) -> None:
 
 def invoke(challenge: Challenge, job: Job, options: argparse.Namespace) -> Answer:
     """Segment what the input folder holds; what to answer. Never raises: the next case may be a good one."""
-    from umamba2 import challenges
+    from umamba2 import jobs
     from umamba2.errors import InputError
 
     try:
         source, output = container.mounts(challenge, options)
-        cases = challenges.list_cases(challenge, source, output, options.suffix)
+        cases = jobs.list_cases(challenge, source, output, options.suffix)
         deadline = container.deadline(options, time.monotonic())
-        outcomes = challenges.run(cases, job, output, deadline)  # says on stderr what is wrong with a case
+        outcomes = jobs.run(cases, job, output, deadline)  # says on stderr what is wrong with a case
     except Exception as error:
         known = isinstance(error, (InputError, OSError))
         problem = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         say(f"error: {problem}", sys.stderr)
         return 500, {"error": problem}
     problems = [problem for outcome in outcomes for problem in outcome.problems]
-    if not challenges.succeeded(outcomes, options.strict):
+    if not jobs.succeeded(outcomes, options.strict):
         return 500, {"error": "; ".join(problems)}
     return 201, {"cases": len(outcomes), "warnings": problems}
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umamba2.clicks import simulate_clicks
+from umamba2.scans.clicks import simulate_clicks
 from umamba2.training.presets import Clicking
 
 

@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
+from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
 from umamba2.errors import InputError
-from umamba2.labels import INTERACTIVE, MULTICLASS, STSR
-from umamba2.training.paths import add_options, find_dataset, use_folders
+from umamba2.training.nnunet import add_options, find_dataset, use_folders
 from umamba2.training.presets import ARCHITECTURES, PLANS, PRESETS, Preset
 
 # What a download is called, and the challenge that it is converted for.
@@ -158,7 +158,7 @@ def _convert(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from umamba2.messages import say
     from umamba2.training.dataset import read_dataset
-    from umamba2.training.planning import plan, read_configuration
+    from umamba2.training.plan import plan, read_configuration
 
     raw, preprocessed = use_folders(options, "raw", "preprocessed")
     dataset = read_dataset(find_dataset(raw, options.dataset))
@@ -188,7 +188,7 @@ def _plan(options: argparse.Namespace) -> int:
 def _preprocess(options: argparse.Namespace) -> int:
     from umamba2.messages import say
     from umamba2.training.dataset import read_dataset
-    from umamba2.training.planning import check_preset, preprocess
+    from umamba2.training.plan import check_preset, preprocess
 
     raw, preprocessed = use_folders(options, "raw", "preprocessed")
     dataset = read_dataset(find_dataset(raw, options.dataset))
@@ -201,7 +201,7 @@ def _preprocess(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from umamba2.messages import say
     from umamba2.training.dataset import read_description
-    from umamba2.training.planning import check_preprocessed
+    from umamba2.training.plan import check_preprocessed
     from umamba2.training.run import train
 
     preprocessed, _ = use_folders(options, "preprocessed", "results")
@@ -235,8 +235,8 @@ def _train(options: argparse.Namespace) -> int:
 
 def _pretrain(options: argparse.Namespace) -> int:
     from umamba2.messages import say
+    from umamba2.scans.volumes import SUFFIXES, list_volumes, stem
     from umamba2.training.run import pretrain
-    from umamba2.volumes import SUFFIXES, list_volumes, stem
 
     if not options.scans.is_dir():
         raise InputError(f"{options.scans}: found no such folder, expected one of scans")

@@ -22,15 +22,24 @@ from pathlib import Path
 
 import numpy as np
 
-from umamba2.clicks import NAMES, click_json, simulate_clicks
+from umamba2.anatomy.structures import DATASET_TYPOS, INTERACTIVE, MULTICLASS, STRUCTURES, STSR, training_table
 from umamba2.errors import InputError
-from umamba2.labels import DATASET_TYPOS, INTERACTIVE, MULTICLASS, STRUCTURES, STSR, training_table
+from umamba2.files import write_file
 from umamba2.messages import say
+from umamba2.scans.clicks import NAMES, click_json, simulate_clicks
+from umamba2.scans.volumes import (
+    SUFFIXES,
+    list_volumes,
+    read_labels,
+    read_volume,
+    stem,
+    suffix,
+    write_labels,
+    write_volume,
+)
 from umamba2.training.dataset import CHANNEL, check_grid, check_ids, ending_of, read_dataset, verify
-from umamba2.training.paths import is_dataset_name
+from umamba2.training.nnunet import is_dataset_name
 from umamba2.training.workers import check_disk, run_all
-from umamba2.volumes import SUFFIXES, list_volumes, read_labels, read_volume, stem, suffix, write_labels, write_volume
-from umamba2.writing import write_file
 
 DATASET_NAMES = {
     MULTICLASS: "Dataset301_ToothFairy3",

@@ -17,9 +17,9 @@ import numpy as np
 
 from umamba2.errors import InputError
 from umamba2.messages import say
-from umamba2.orientation import orientation
+from umamba2.scans.orientation import orientation
+from umamba2.scans.volumes import Geometry, list_volumes, read_labels, read_volume, suffix
 from umamba2.training.workers import run_all
-from umamba2.volumes import Geometry, list_volumes, read_labels, read_volume, suffix
 
 KINDS = ("train", "val", "unlabeled")  # of cases in a splits file
 CHANNEL = "_0000"  # nnU-Net numbers the channels of a case; we have one

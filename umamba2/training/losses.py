@@ -14,7 +14,7 @@ import torch
 from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import Tensor, nn
 
-from umamba2.labels import FDI_TEETH, MULTICLASS, STRUCTURES
+from umamba2.anatomy.structures import FDI_TEETH, MULTICLASS, STRUCTURES
 
 PULP = 46
 # Canals with their continuation on the same side, and the two sinuses, which are one structure in two halves.

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from umamba2.labels import INTERACTIVE, MULTICLASS, STSR
+from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
 
 PLANNER = "nnUNetPlannerResEncL_torchres"
 PLANS = "nnUNetResEncUNetLPlans_torchres"  # what that planner calls its plans file

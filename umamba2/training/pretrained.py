@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from umamba2.checkpoints import CHECKPOINT_NAMES, load_model, read_checkpoint
 from umamba2.errors import InputError
+from umamba2.models.folder import CHECKPOINT_NAMES, load_model, read_checkpoint
 from umamba2.nets.unet import drop_aliases
 
 # What another task has to learn itself, by the beginning of its keys.

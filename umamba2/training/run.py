@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from umamba2.checkpoints import CHECKPOINT_NAMES
 from umamba2.engine.network import resolve_device
 from umamba2.errors import InputError
+from umamba2.models.folder import CHECKPOINT_NAMES
 from umamba2.training import PLUGIN
 from umamba2.training.lock import alone_in
 from umamba2.training.options import Options
@@ -87,11 +87,11 @@ def pretrain(
     """
     from safetensors.torch import save_file
 
+    from umamba2.files import replacing, write_file
     from umamba2.training.dataset import check_case
-    from umamba2.training.planning import check_patch, preprocess_cases, read_configuration
+    from umamba2.training.plan import check_patch, preprocess_cases, read_configuration
     from umamba2.training.pretrained import read_weights
     from umamba2.training.workers import run_all
-    from umamba2.writing import replacing, write_file
 
     facts = run_all(check_case, {name: (path, None, (0,)) for name, path in scans.items()}, workers, "verifying")
     if plans is not None:
@@ -133,7 +133,7 @@ def _plans(
     preset: Preset, patch: tuple[int, int, int], spacing: tuple[float, ...], architecture: Architecture
 ) -> dict[str, Any]:
     """Plans for scans without labels, of the entries that preprocessing and training read."""
-    from umamba2.training.planning import add_configuration
+    from umamba2.training.plan import add_configuration
 
     base: dict[str, Any] = {
         "preprocessor_name": "DefaultPreprocessor",

@@ -31,11 +31,11 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from umamba2.checkpoints import build_network, pairs_by_name, read_checkpoint
+from umamba2.anatomy.structures import STRUCTURES, left_right_pairs
 from umamba2.engine.network import resolve_precision
 from umamba2.errors import InputError
-from umamba2.labels import STRUCTURES, left_right_pairs
-from umamba2.training import augment, losses, semi
+from umamba2.models.folder import build_network, pairs_by_name, read_checkpoint
+from umamba2.training import augment, losses, semi_supervised
 from umamba2.training.clicks import batch_clicks
 from umamba2.training.dataset import read_splits
 from umamba2.training.options import Options, preset_for
@@ -460,7 +460,7 @@ class UMamba2Trainer(nnUNetTrainer):
 
 
 class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
-    """Supervised training with steps on unlabelled scans in between (STSR), see `umamba2.training.semi`.
+    """Supervised training with steps on unlabelled scans in between (STSR), see `umamba2.training.semi_supervised`.
 
     The unlabelled scans are those that the splits file lists as ``unlabeled``.
     """
@@ -475,12 +475,12 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
         self.pseudo_loss = DC_and_CE_loss(
             {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False},
             {},
-            ignore_label=semi.IGNORED,
+            ignore_label=semi_supervised.IGNORED,
             dice_class=MemoryEfficientSoftDiceLoss,
         )
 
     def _perturb(self, module: nn.Module, inputs: Any, skips: list[Tensor]) -> list[Tensor]:
-        return semi.perturbed(skips, self.unlabelled) if self.perturbing else skips
+        return semi_supervised.perturbed(skips, self.unlabelled) if self.perturbing else skips
 
     @property
     def unlabelled(self) -> SemiSupervision:
@@ -518,7 +518,7 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
         return _Mixed(labelled, unlabelled, self._is_unlabelled_step), validation
 
     def _is_unlabelled_step(self) -> bool:
-        return self.shared_rng.random() < semi.unlabelled_probability(self.unlabelled, self.done)
+        return self.shared_rng.random() < semi_supervised.unlabelled_probability(self.unlabelled, self.done)
 
     def on_train_end(self) -> None:
         mixed = self.dataloader_train
@@ -562,11 +562,11 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
         finally:
             self.perturbing = False
         if self.shared_rng.random() < settings.pseudo_labels:
-            target = semi.pseudo_labels(probabilities, settings.confidence)
+            target = semi_supervised.pseudo_labels(probabilities, settings.confidence)
             name, loss = "pseudo-label", settings.pseudo_weight * self.pseudo_loss(outputs[0], target)
         else:
-            weight = semi.consistency_weight(settings, self.done)
-            name, loss = "consistency", weight * semi.consistency(outputs[0], probabilities)
+            weight = semi_supervised.consistency_weight(settings, self.done)
+            name, loss = "consistency", weight * semi_supervised.consistency(outputs[0], probabilities)
         if self.is_ddp:  # which insists on a gradient for every weight, those of the coarser outputs too
             loss = loss + sum(0 * output.float().mean() for output in outputs[1:])
         return loss, lambda: f"the {name} term"

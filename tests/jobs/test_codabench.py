@@ -1,0 +1,90 @@
+"""The zip of predictions for Codabench."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+
+import pytest
+
+from umamba2.cli import main
+from umamba2.errors import InputError
+from umamba2.jobs.codabench import package_predictions
+
+GOOD = ("STS25_Validation_0001_Mask.nii.gz", "STS25_Validation_0042_Mask.nii.gz")
+
+
+def fill(folder, *names):
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(b"mask of " + name.encode())
+    return folder
+
+
+def test_the_zip_is_flat_and_whole(tmp_path, capsys):
+    folder = fill(tmp_path / "out", *GOOD, ".hidden", "run.json")
+    assert main(["package-predictions", str(folder)]) == 0
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        assert tuple(archive.namelist()) == GOOD
+        assert archive.testzip() is None
+        assert archive.read(GOOD[0]) == b"mask of " + GOOD[0].encode()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.zip"]
+    assert capsys.readouterr().out == f"{tmp_path / 'out.zip'}  0.0 MB\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "STS25_Validation_0001.nii.gz",
+        "STS25_Validation_0001_mask.nii.gz",
+        "STS25_Validation_1_Mask.nii.gz",
+        "STS25_Validation_0001_Mask.nii",
+        "STS25_Validation_0001_Mask.nii.gz.partial",
+        "results.json",
+    ],
+)
+def test_wrong_names_are_refused(tmp_path, name, capsys):
+    folder = fill(tmp_path / "out", GOOD[0], name)
+    assert main(["package-predictions", str(folder), "-o", str(tmp_path / "a.zip")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {folder / name}: found the file name {name}, expected STS25_Validation_")
+    assert not (tmp_path / "a.zip").exists()
+
+
+def test_folders_and_empty_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match="found no such folder"):
+        package_predictions(tmp_path / "missing")
+    with pytest.raises(InputError, match="found no files"):
+        package_predictions(fill(tmp_path / "empty"))
+    folder = fill(tmp_path / "out")
+    (folder / GOOD[0]).touch()
+    with pytest.raises(InputError, match="0 bytes"):
+        package_predictions(folder)
+    (folder / GOOD[0]).unlink()
+    (folder / GOOD[0]).mkdir()
+    with pytest.raises(InputError, match="found the folder"):
+        package_predictions(folder)
+
+
+def test_predictions_are_never_overwritten(tmp_path):
+    folder = fill(tmp_path / "out", *GOOD)
+    (tmp_path / "link.zip").symlink_to(folder / GOOD[1])
+    for target in (folder / GOOD[0], tmp_path / "link.zip"):
+        with pytest.raises(InputError, match="found an input as its output"):
+            package_predictions(folder, target)
+    assert sorted(path.read_bytes() for path in folder.iterdir()) == [b"mask of " + name.encode() for name in GOOD]
+
+
+@pytest.mark.parametrize("name", [".", "../out.v2", "./../out.v2/"])
+def test_the_folder_one_is_in(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(fill(tmp_path / "out.v2", *GOOD))
+    assert package_predictions(name) == tmp_path / "out.v2.zip"
+
+
+def test_dates_that_a_zip_cannot_hold(tmp_path):
+    folder = fill(tmp_path / "out", *GOOD)
+    for name, seconds in zip(GOOD, (0, 6e9)):  # 1970, as in reproducible builds, and 2160
+        os.utime(folder / name, (seconds, seconds))
+    with zipfile.ZipFile(package_predictions(folder)) as archive:
+        assert tuple(archive.namelist()) == GOOD
+        assert archive.testzip() is None

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stand_in import write_clicks
+
+from umamba2.errors import InputError
+from umamba2.scans.clicks import Clicks, click_file, empty, find_click_file, mirrored, read_clicks
+
+SHAPE = (20, 30, 40)
+
+
+def test_reads_the_platforms_file(tmp_path):
+    path = write_clicks(tmp_path / "c.json", ("Left_IAC", [1, 2, 3]), ("Right_IAC", [19.25, 29, 39]))
+    clicks, warnings = read_clicks(path, SHAPE)
+    assert warnings == ()
+    assert clicks.coordinates.dtype == np.float32
+    assert clicks.labels.dtype == np.int64
+    np.testing.assert_array_equal(clicks.coordinates, [[1, 2, 3], [19.25, 29, 39]])
+    np.testing.assert_array_equal(clicks.labels, [0, 1])
+
+
+def test_no_points_are_no_clicks(tmp_path):
+    clicks, warnings = read_clicks(write_clicks(tmp_path / "c.json"), SHAPE)
+    assert clicks.coordinates.shape == (0, 3)
+    assert clicks.labels.shape == (0,)
+    assert warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("bad", "found", "expected"),
+    [
+        ({"point": [20, 0, 0], "name": "Left_IAC"}, "[20, 0, 0]", "shape (20, 30, 40)"),
+        ({"point": [0, -1, 0], "name": "Left_IAC"}, "[0, -1, 0]", "inside"),
+        ({"point": [0, 0, 10**400], "name": "Left_IAC"}, "[0, 0, 1000", "inside"),
+        ({"point": [0, 0, float("nan")], "name": "Left_IAC"}, "nan", "finite"),
+        ({"point": [0, 0, float("-inf")], "name": "Left_IAC"}, "-inf", "finite"),
+        ({"point": [0, 0], "name": "Left_IAC"}, "[0, 0]", "three numbers"),
+        ({"point": [0, 0, 0, 0], "name": "Left_IAC"}, "[0, 0, 0, 0]", "three numbers"),
+        ({"point": [0, 0, "1"], "name": "Left_IAC"}, "'1'", "three numbers"),
+        ({"point": [0, 0, True], "name": "Left_IAC"}, "True", "three numbers"),
+        ({"point": {"z": 1}, "name": "Left_IAC"}, "{'z': 1}", "three numbers"),
+        ({"name": "Left_IAC"}, "None", "three numbers"),
+        ({"point": [0, 0, 0], "name": "Middle_IAC"}, "'Middle_IAC'", "Left_IAC or Right_IAC"),
+        ({"point": [0, 0, 0]}, "None", "Left_IAC or Right_IAC"),
+        ({"point": [0, 0, 0], "name": ["Left_IAC"]}, "['Left_IAC']", "Left_IAC or Right_IAC"),
+        ([0, 0, 0], "[0, 0, 0]", "object"),
+        ("x\ny" * 100, "x\\ny", "object"),
+    ],
+)
+def test_a_bad_click_is_left_out_with_one_line(tmp_path, bad, found, expected):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"points": [{"point": [5, 6, 7], "name": "Right_IAC"}, bad]}))
+    clicks, warnings = read_clicks(path, SHAPE)
+    np.testing.assert_array_equal(clicks.coordinates, [[5, 6, 7]])
+    (warning,) = warnings
+    assert warning.startswith(f"{path}: click 2 left out, found ")
+    assert found in warning
+    assert "expected" in warning
+    assert expected in warning
+    assert "\n" not in warning
+    assert len(warning) < len(str(path)) + 250
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe\x00", b"[]", b"3", b"{}", b'{"points": 3}', b"[" * 100_000, b'{"points": null}']
+)
+def test_a_file_that_is_no_click_file_is_refused(tmp_path, content):
+    path = tmp_path / "c.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_clicks(path, SHAPE)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: found")
+    assert "expected" in message
+    assert "\n" not in message
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"no\.json: found no such file, expected the clicks"):
+        read_clicks(tmp_path / "no.json", SHAPE)
+
+
+def test_search_order(tmp_path):
+    case = "P_12_left_3"
+    assert find_click_file(tmp_path, case) is None
+    assert click_file(tmp_path, case) == tmp_path / "iac_clicks_P_3.json"
+    for name in ("my-clicks-5.json", f"iac_clicks_{case}.json", "iac_clicks_P_3.json"):  # each beats the one before
+        write_clicks(tmp_path / name)
+        assert find_click_file(tmp_path, case) == tmp_path / name
+
+
+def test_several_candidates_are_none(tmp_path):
+    write_clicks(tmp_path / "iac_clicks_a_0.json")
+    write_clicks(tmp_path / "iac_clicks_b_0.json")
+    assert find_click_file(tmp_path, "c_0") is None
+
+
+def test_files_of_other_cases_are_left_to_them(tmp_path):
+    write_clicks(tmp_path / "iac_clicks_a_1.json")
+    assert find_click_file(tmp_path, "a_0", ["a_0", "a_1"]) is None
+    write_clicks(tmp_path / "clicks.json")
+    assert find_click_file(tmp_path, "a_0", ["a_0", "a_1"]) == tmp_path / "clicks.json"
+
+
+def test_six_runs_of_one_case_find_their_own_files(tmp_path):
+    cases = [f"P5_{run}" for run in range(6)]
+    for case in cases:
+        write_clicks(tmp_path / f"iac_clicks_{case}.json")
+    assert [find_click_file(tmp_path, case, cases).name for case in cases] == [f"iac_clicks_{c}.json" for c in cases]
+
+
+def test_patients_who_share_the_short_name(tmp_path):
+    cases = ["P_1_0", "P_2_0"]
+    write_clicks(tmp_path / "iac_clicks_P_0.json")
+    assert [find_click_file(tmp_path, case, cases) for case in cases] == [None, None]
+    assert click_file(tmp_path, "P_2_0", cases) == tmp_path / "iac_clicks_P_2_0.json"
+    own = write_clicks(tmp_path / "iac_clicks_P_1_0.json")
+    assert [find_click_file(tmp_path, case, cases) for case in cases] == [own, None]
+    assert find_click_file(tmp_path, "P_1_0", ["P_1_0"]) == tmp_path / "iac_clicks_P_0.json"
+
+
+clicks_in_shape = st.lists(
+    st.tuples(*(st.integers(0, n - 1) for n in SHAPE), st.sampled_from([-1, 0, 1])), max_size=6
+).map(lambda rows: np.array(rows, dtype=np.int64).reshape(-1, 4))
+
+
+@given(clicks_in_shape, st.sets(st.sampled_from([0, 1, 2])))
+def test_mirrored_clicks_lie_on_the_same_voxels(rows, axes):
+    clicks = Clicks(rows[:, :3].astype(np.float32), rows[:, 3])
+    image = np.arange(np.prod(SHAPE)).reshape(SHAPE)
+    flipped = np.flip(image, sorted(axes))
+    result = mirrored(clicks, axes, SHAPE)
+    for before, after in zip(clicks.coordinates.astype(int), result.coordinates.astype(int)):
+        assert image[tuple(before)] == flipped[tuple(after)]
+    expected = np.array([{0: 1, 1: 0, -1: -1}[label] for label in rows[:, 3]], dtype=np.int64)
+    np.testing.assert_array_equal(result.labels, expected if 2 in axes else rows[:, 3])
+    twice = mirrored(result, axes, SHAPE)
+    np.testing.assert_array_equal(twice.coordinates, clicks.coordinates)
+    np.testing.assert_array_equal(twice.labels, clicks.labels)
+
+
+def test_mirroring_leaves_its_input_alone():
+    clicks = Clicks(np.array([[1, 2, 3]], np.float32), np.array([0]))
+    mirrored(clicks, (0, 1, 2), SHAPE)
+    np.testing.assert_array_equal(clicks.coordinates, [[1, 2, 3]])
+    np.testing.assert_array_equal(clicks.labels, [0])
+
+
+def test_empty_can_be_mirrored():
+    assert mirrored(empty(), (0, 1, 2), SHAPE).coordinates.shape == (0, 3)

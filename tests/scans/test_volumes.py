@@ -1,0 +1,94 @@
+"""Label maps in and out, and files written complete or not at all."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from stand_in import OBLIQUE, write_image
+
+from umamba2.errors import InputError
+from umamba2.files import Places, replacing
+from umamba2.scans.volumes import first_odd, read_labels, write_labels
+
+SHAPE = OBLIQUE.size[::-1]
+
+
+def values(kind, *several):
+    array = np.zeros(SHAPE, kind)
+    array[0, 0, : len(several)] = several
+    return array
+
+
+@pytest.mark.parametrize(
+    ("array", "kind"),
+    [
+        (values(np.float32, 1, 148), np.int16),
+        (values(np.float64, -3, 2), np.int16),
+        (values(np.float64, 4_000_000_000), np.int64),  # 32 bits would make it -294,967,296
+        (values(np.float32, -(2.0**62)), np.int64),
+        (values(np.uint32, 4_000_000_000), np.uint32),
+        (values(np.int16, -3), np.int16),
+    ],
+)
+def test_labels_keep_their_numbers(tmp_path, array, kind):
+    found, _ = read_labels(write_image(tmp_path / "a.mha", array))
+    assert found.dtype == kind
+    np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize("odd", [1.5, -0.25, 1e20, -1e20, 2.0**63, np.inf, np.nan])
+@pytest.mark.parametrize("ending", [".mha", ".nii.gz"])
+def test_numbers_that_are_no_labels(tmp_path, odd, ending):
+    path = write_image(tmp_path / f"a{ending}", values(np.float64, 1, odd))
+    # ITK reads NaN and infinity in a NIfTI file as 0.
+    shown = np.nan if ending == ".nii.gz" and not np.isfinite(odd) else odd
+    with pytest.raises(InputError, match="^" + re.escape(f"{path}: found the value {shown}, expected whole numbers")):
+        read_labels(path)
+    assert first_odd(np.array([[1, 2.0], [odd, 3]])) == pytest.approx(odd, nan_ok=True)
+
+
+def test_one_file_of_metaimage_whatever_it_is_called(tmp_path):
+    labels = np.random.default_rng(1).integers(0, 50, SHAPE).astype(np.uint8)
+    write_labels(tmp_path / "a.mhd", labels, OBLIQUE)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mhd"]
+    found, geometry = read_labels(tmp_path / "a.mhd")
+    np.testing.assert_array_equal(found, labels)
+    assert geometry == OBLIQUE
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError("no space")])
+def test_files_are_whole_or_not_there(tmp_path, error):
+    path = tmp_path / "new/a.json"
+    for content in ("first", "second"):
+        with replacing(path) as partial:
+            partial.write_text(content)
+            assert partial.suffix == path.suffix
+        assert path.read_text() == content
+
+    def fail():
+        with replacing(path) as partial:
+            partial.write_text("third")
+            raise error
+
+    with pytest.raises(InputError if isinstance(error, OSError) else error):
+        fail()
+    assert [file.read_text() for file in path.parent.iterdir()] == ["second"]
+    for place in (".", "/"):
+        with pytest.raises(InputError, match="found a folder, expected a file name"), replacing(place):
+            pass
+
+
+def test_places_know_files_by_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mha").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    places = Places(["a.mha"])
+    for name in ("a.mha", "./a.mha", "link/a.mha", tmp_path / "a.mha"):
+        with pytest.raises(InputError, match="found an input as its output"):
+            places.claim(name, "a.mha")
+    places.claim("new/b.mha", "a.mha")
+    places.claim("./new/b.mha", "a.mha")
+    with pytest.raises(InputError, match=r"c.mha: found link/new/b.mha taken by a.mha, expected an output of its own"):
+        places.claim("link/new/b.mha", "c.mha")

@@ -1,0 +1,368 @@
+"""Conversion of downloads against the label table as the challenge describes it, and everything a download can lack."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from downloads import SHAPE, phantom, stsr, toothfairy3, write
+
+from umamba2 import cli
+from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
+from umamba2.errors import InputError
+from umamba2.scans.clicks import read_clicks
+from umamba2.training import convert as module
+from umamba2.training.convert import convert, make_splits, recognise
+from umamba2.training.dataset import read_dataset, verify
+from umamba2.training.workers import check_disk
+
+# The release's ids and the training ids, as the challenge and the method's authors describe them.
+TRAINING_ID = {
+    **{i: i for i in range(19)},
+    **{21 + i: 19 + i for i in range(8)},
+    **{31 + i: 27 + i for i in range(8)},
+    **{41 + i: 35 + i for i in range(8)},
+    103: 43,
+    104: 44,
+    105: 45,
+    **{100 + 10 * q + p: 46 for q in range(1, 5) for p in range(1, 9)},
+}
+
+
+def array(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def test_toothfairy3(tmp_path):
+    source = toothfairy3(tmp_path / "download")
+    before = {p: p.stat().st_mtime_ns for p in source.rglob("*")}
+    folder = convert(MULTICLASS, source, tmp_path / "raw")
+    assert folder == tmp_path / "raw" / "Dataset301_ToothFairy3"
+    translate = np.vectorize(TRAINING_ID.get, otypes=[np.uint8])
+    for seed, case in enumerate(("ToothFairy3F_001", "ToothFairy3P_002", "ToothFairy3S_0003")):
+        np.testing.assert_array_equal(array(folder / "imagesTr" / f"{case}_0000.nii.gz"), phantom(seed).image)
+        labels = array(folder / "labelsTr" / f"{case}.nii.gz")
+        np.testing.assert_array_equal(labels, translate(phantom(seed).labels))
+    description = json.loads((folder / "dataset.json").read_text())
+    assert description["numTraining"] == 3
+    assert description["challenge"] == MULTICLASS
+    assert sorted(description["labels"].values()) == list(range(47))
+    assert description["labels"]["upper left first molar"] == TRAINING_ID[26]
+    assert {p: p.stat().st_mtime_ns for p in source.rglob("*")} == before
+
+
+def test_nnunet_finds_nothing_wrong_with_it(tmp_path):
+    integrity = pytest.importorskip("nnunetv2.experiment_planning.verify_dataset_integrity")
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    folder = convert(MULTICLASS, toothfairy3(tmp_path / "download", ending=".mha"), tmp_path / "raw")
+    cases = get_filenames_of_train_images_and_targets(str(folder))
+    assert len(cases) == 3
+    for case in cases.values():
+        assert integrity.verify_labels(case["label"], SimpleITKIO, list(range(47)))
+        assert integrity.check_cases(case["images"], case["label"], 1, SimpleITKIO)
+
+
+@pytest.mark.parametrize(("case", "fine"), [("ToothFairy3S_0048", True), ("ToothFairy3S_0049", False)])
+def test_one_case_of_the_release_has_two_ids_of_its_own(tmp_path, capsys, case, fine):
+    source = toothfairy3(tmp_path / "download", ("ToothFairy3F_001", case))
+    labels = phantom(1).labels.copy()
+    labels[3, 4, 5:7] = 60, 160
+    write(source / "labelsTr" / f"{case}.nii.gz", labels)
+    if fine:
+        folder = convert(MULTICLASS, source, tmp_path / "raw")
+        assert array(folder / "labelsTr" / f"{case}.nii.gz")[3, 4, 5:7].tolist() == [TRAINING_ID[38], TRAINING_ID[138]]
+    else:
+        with pytest.raises(InputError, match="converting: found 1 of 2 cases that failed"):
+            convert(MULTICLASS, source, tmp_path / "raw")
+        assert f"{case}.nii.gz: found label values 60, 160, expected ToothFairy3's" in capsys.readouterr().err
+
+
+def test_the_interactive_dataset_has_two_classes_and_clicks_on_them(tmp_path):
+    folder = convert(INTERACTIVE, toothfairy3(tmp_path / "download"), tmp_path / "raw")
+    for seed, case in enumerate(("ToothFairy3F_001", "ToothFairy3P_002")):
+        labels = array(folder / "labelsTr" / f"{case}.nii.gz")
+        expected = np.select([phantom(seed).labels == 3, phantom(seed).labels == 4], [1, 2], 0)
+        np.testing.assert_array_equal(labels, expected)
+        clicks, warnings = read_clicks(folder / "clicks" / f"iac_clicks_{case}.json", SHAPE)
+        assert not warnings
+        assert np.bincount(clicks.labels, minlength=2).tolist() == [5 * bool((labels == i).any()) for i in (1, 2)]
+        assert all(labels[tuple(c)] == side + 1 for c, side in zip(clicks.coordinates.astype(int), clicks.labels))
+
+
+def test_stsr_with_unlabelled_cases(tmp_path, capsys):
+    source = stsr(tmp_path / "download")
+    write(source / "Validation" / "STS25_Validation_0001.nii.gz", phantom(0).image)
+    folder = convert(STSR, source, tmp_path / "raw" / "Dataset777_Teeth")
+    assert folder.name == "Dataset777_Teeth"
+    unlabelled = ["STS25_Train_Unlabeled_00001", "STS25_Train_Unlabeled_00002"]
+    assert sorted(p.name for p in (folder / "imagesUn").iterdir()) == [f"{case}_0000.nii.gz" for case in unlabelled]
+    labels = array(folder / "labelsTr" / "STS25_Train_Labeled_00002.nii.gz")
+    np.testing.assert_array_equal(labels, phantom(1).stsr_labels)
+    splits = json.loads((folder / "splits_final.json").read_text())
+    assert all(split["unlabeled"] == unlabelled for split in splits)
+    said = capsys.readouterr().out
+    assert "3 labelled cases (images in Labeled, labels in Labeled), 2 unlabelled (in Unlabeled), 1 files" in said
+    assert "left out (in Validation)" in said
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda name: f"images/{name}.nii.gz" if "Masks" not in name else f"masks/{name.removesuffix('_Masks')}.nii.gz",
+        lambda name: f"{name.replace('_Masks', '_mask')}.nii.gz",
+        lambda name: f"a/{name}_0000.nii.gz" if "Masks" not in name else f"b/labelsTr/{name}.nii.gz",
+    ],
+    ids=["images and masks", "one flat folder", "nnU-Net's names"],
+)
+def test_other_layouts_of_the_same_files(tmp_path, move):
+    plain = stsr(tmp_path / "plain")
+    expected = recognise(plain, may_lack_labels=True)
+    for path in plain.rglob("*.nii.gz"):
+        target = tmp_path / "moved" / move(path.name.removesuffix(".nii.gz"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    found = recognise(tmp_path / "moved", may_lack_labels=True)
+    assert found.labelled.keys() == expected.labelled.keys()
+    assert found.unlabelled.keys() == expected.unlabelled.keys()
+    for case, pair in found.labelled.items():
+        assert [p.read_bytes() for p in pair] == [p.read_bytes() for p in expected.labelled[case]]
+
+
+def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
+    source = toothfairy3(tmp_path / "download")
+    real, converted = module.convert_case, []
+
+    def stop_at_the_second(challenge, case, *rest):
+        if len(converted) == 1:
+            raise KeyboardInterrupt
+        real(challenge, case, *rest)
+        converted.append(case)
+
+    monkeypatch.setattr(module, "convert_case", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        convert(MULTICLASS, source, tmp_path / "raw")
+    folder = tmp_path / "raw" / "Dataset301_ToothFairy3"
+    with pytest.raises(InputError, match=r"found 1 cases, expected the 3 that dataset.json states \(is the conversion"):
+        read_dataset(folder)
+    # What a process killed in the middle leaves: an image without labels, and half a file under another name.
+    shutil.copy(source / "imagesTr" / "ToothFairy3P_002_0000.nii.gz", folder / "imagesTr")
+    (folder / "labelsTr" / ".ToothFairy3P_002.partial.nii.gz").write_bytes(b"half")
+
+    def note(challenge, case, *rest):
+        real(challenge, case, *rest)
+        converted.append(case)
+
+    monkeypatch.setattr(module, "convert_case", note)
+    convert(MULTICLASS, source, tmp_path / "raw")
+    assert sorted(converted) == ["ToothFairy3F_001", "ToothFairy3P_002", "ToothFairy3S_0003"]
+    later = (source / "labelsTr" / "ToothFairy3P_002.nii.gz").stat().st_mtime + 3600
+    os.utime(source / "labelsTr" / "ToothFairy3P_002.nii.gz", (later, later))
+    convert(MULTICLASS, source, tmp_path / "raw")
+    assert converted[3:] == ["ToothFairy3P_002"]
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_as_one(tmp_path):
+    source = toothfairy3(tmp_path / "download")
+    one, two = (convert(INTERACTIVE, source, tmp_path / name, workers=n) for name, n in (("one", 1), ("two", 2)))
+    files = sorted(p.relative_to(one) for p in one.rglob("*") if p.is_file())
+    assert files == sorted(p.relative_to(two) for p in two.rglob("*") if p.is_file())
+    assert all((one / f).read_bytes() == (two / f).read_bytes() for f in files)
+
+
+def test_nan_voxels_are_mended_in_the_copy(tmp_path, capsys):
+    source = toothfairy3(tmp_path / "download")
+    image = phantom(0).image.astype(np.float32)
+    image[2, 3, 4] = np.nan
+    path = write(source / "imagesTr" / "ToothFairy3F_001_0000.nii.gz", image)
+    folder = convert(MULTICLASS, source, tmp_path / "raw")
+    copy = array(folder / "imagesTr" / path.name)
+    assert copy[2, 3, 4] == np.nanmin(image)
+    assert (copy != image).sum() == 1
+    assert "found 1 NaN or infinite voxels" in capsys.readouterr().err
+
+
+def test_splits():
+    cases = [f"case_{i}" for i in range(13)]
+    splits = make_splits(cases)
+    assert splits == make_splits(cases[::-1])
+    assert sorted(case for split in splits for case in split["val"]) == sorted(cases)
+    assert len(splits) == 5
+    assert all(sorted(split["train"] + split["val"]) == sorted(cases) for split in splits)
+    assert all("unlabeled" not in split for split in splits)
+    assert len(make_splits(cases[:3], ["other"])) == 3
+
+
+def test_linked_folders_are_followed(tmp_path):
+    plain = toothfairy3(tmp_path / "plain")
+    (tmp_path / "linked").mkdir()
+    for folder in plain.iterdir():
+        (tmp_path / "linked" / folder.name).symlink_to(folder)
+    (tmp_path / "linked" / "imagesTr" / "itself").symlink_to(plain / "imagesTr")
+    found = recognise(tmp_path / "linked", may_lack_labels=False)
+    assert found.labelled.keys() == recognise(plain, may_lack_labels=False).labelled.keys()
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch):
+    source, scandir = stsr(tmp_path / "download"), os.scandir
+
+    def forbidden(folder):  # for root no folder is
+        if Path(folder).name == "Unlabeled":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(InputError, match=r"Unlabeled: could not be read \(Permission denied\), expected a readable"):
+        recognise(source, may_lack_labels=True)
+
+
+def test_cases_that_the_download_no_longer_has_are_named(tmp_path):
+    source = stsr(tmp_path / "download")
+    folder = convert(STSR, source, tmp_path / "raw")
+    case = "STS25_Train_Unlabeled_00001"
+    write(source / "Labeled" / f"{case}_Mask.nii.gz", phantom(5).stsr_labels)
+    expected = f"imagesUn/{case}_0000.nii.gz: found no such unlabelled case in the download, expected this file removed"
+    with pytest.raises(InputError, match=expected):
+        convert(STSR, source, tmp_path / "raw")
+    (folder / "imagesUn" / f"{case}_0000.nii.gz").unlink()
+    convert(STSR, source, tmp_path / "raw")
+    shutil.copy(folder / "imagesTr" / f"{case}_0000.nii.gz", folder / "imagesUn")
+    with pytest.raises(InputError, match=f"found {case} in imagesTr and imagesUn, expected it in one of them"):
+        read_dataset(folder)
+
+
+def test_axes_that_run_another_way_cost_a_warning(tmp_path, capsys):
+    source = toothfairy3(tmp_path / "download")
+    for name in ("imagesTr/ToothFairy3F_001_0000.nii.gz", "labelsTr/ToothFairy3P_002.nii.gz"):
+        image = sitk.ReadImage(str(source / name))
+        image.SetDirection((-1, 0, 0, 0, 1, 0, 0, 0, 1))
+        sitk.WriteImage(image, str(source / name))
+    verify(read_dataset(convert(MULTICLASS, source, tmp_path / "raw")), 1)
+    said = capsys.readouterr().err
+    for case in ("ToothFairy3F_001", "ToothFairy3P_002"):
+        assert said.count(f"{case}.nii.gz: found the direction") == 1  # the copies have their images'
+    assert "1 of 3 cases whose axes run another way in the patient (ToothFairy3F_001, ...)" in said
+
+
+def remove(name):
+    return lambda source: next(source.rglob(name)).unlink()
+
+
+@pytest.mark.parametrize(
+    ("challenge", "damage", "message"),
+    [
+        (MULTICLASS, shutil.rmtree, "download: found no such folder, expected a challenge's download"),
+        (MULTICLASS, lambda s: shutil.rmtree(s / "labelsTr"), "ToothFairy3F_001_0000.nii.gz: found no labels for it"),
+        (MULTICLASS, lambda s: shutil.rmtree(s / "imagesTr"), "ToothFairy3F_001.nii.gz: found no image"),
+        (MULTICLASS, remove("ToothFairy3P_002.nii.gz"), "ToothFairy3P_002_0000.nii.gz: found no labels for it"),
+        (STSR, remove("STS25_Train_Labeled_00002_Masks.nii.gz"), "Labeled_00002.nii.gz: found no labels for it"),
+        (STSR, lambda s: shutil.rmtree(s / "Labeled"), "found 0 labelled cases, expected at least 2 images"),
+        (
+            MULTICLASS,
+            lambda s: write(s / "imagesTr" / "ToothFairy3F_001_0000.mha", phantom(0).image),
+            "found .*ToothFairy3F_001_0000.mha for the same case, expected one file",
+        ),
+        (
+            MULTICLASS,
+            lambda s: (
+                write(s / "imagesTr" / "Other_0000.mha", phantom(0).image),
+                write(s / "labelsTr" / "Other.mha", phantom(0).labels),
+            ),
+            "found .mha, .nii.gz, expected one of .nii.gz, .mha, .nrrd for all",
+        ),
+    ],
+)
+def test_an_incomplete_download_is_named_at_once(tmp_path, challenge, damage, message):
+    source = (stsr if challenge == STSR else toothfairy3)(tmp_path / "download")
+    damage(source)
+    with pytest.raises(InputError, match=message):
+        convert(challenge, source, tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("labelsTr/ToothFairy3P_002.nii.gz", lambda: phantom(1).labels[:-1], "found size .*expected .*its image's"),
+        ("labelsTr/ToothFairy3P_002.nii.gz", lambda: phantom(1).labels + np.uint8(1), "found label values"),
+        ("labelsTr/ToothFairy3P_002.nii.gz", lambda: phantom(1).labels / np.float32(3), "expected whole numbers"),
+        ("imagesTr/ToothFairy3P_002_0000.nii.gz", lambda: None, "found the end of the file"),
+    ],
+    ids=["grid", "ids", "fractions", "damaged"],
+)
+def test_a_faulty_case_is_named_and_the_others_are_converted(tmp_path, capsys, file, content, message):
+    source = toothfairy3(tmp_path / "download")
+    if (array := content()) is None:
+        (source / file).write_bytes((source / file).read_bytes()[:300])
+    else:
+        write(source / file, array)
+    assert cli.main(["convert", "toothfairy3", str(source), str(tmp_path / "raw"), "--workers", "1"]) == 1
+    problem, summary = capsys.readouterr().err.strip().splitlines()
+    assert problem.startswith(f"error: {source / file}: ")
+    assert re.search(message, problem)
+    assert summary == "error: converting: found 1 of 3 cases that failed, expected none"
+    labels = tmp_path / "raw" / "Dataset301_ToothFairy3" / "labelsTr"
+    assert len(list(labels.iterdir())) == 2
+
+
+def test_spacing_of_labels_must_be_the_images(tmp_path, capsys):
+    source = toothfairy3(tmp_path / "download")
+    write(source / "labelsTr" / "ToothFairy3P_002.nii.gz", phantom(1).labels, (2.0, 2.0, 2.1))
+    with pytest.raises(InputError, match="found 1 of 3"):
+        convert(MULTICLASS, source, tmp_path / "raw")
+    assert "found spacing (2.09" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_another_dataset_is_not_overwritten(tmp_path):
+    source = toothfairy3(tmp_path / "download")
+    convert(MULTICLASS, source, tmp_path / "raw" / "Dataset400_Mine")
+    with pytest.raises(InputError, match="found challenge toothfairy3-multiclass, expected toothfairy3-interactive"):
+        convert(INTERACTIVE, source, tmp_path / "raw" / "Dataset400_Mine")
+    with pytest.raises(InputError, match="found the name Dataset1_Mine, expected Dataset<three digits>_<name>"):
+        convert(MULTICLASS, source, tmp_path / "raw" / "Dataset1_Mine")
+    with pytest.raises(InputError, match="expected another place"):
+        convert(MULTICLASS, source, source / "raw")
+
+
+def test_a_full_disk_is_noticed_first(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(InputError, match=r"found 0.0 GB free, expected at least .* for the converted cases"):
+        convert(MULTICLASS, toothfairy3(tmp_path / "download"), tmp_path / "raw")
+    check_disk(tmp_path / "not" / "there", 999, "nothing")
+
+
+def test_a_scan_that_shows_nothing_is_refused(tmp_path, capsys):
+    source = toothfairy3(tmp_path / "download")
+    write(source / "imagesTr" / "ToothFairy3P_002_0000.nii.gz", np.full(SHAPE, 7, np.int16))
+    with pytest.raises(InputError, match="verifying: found 1 of 3"):
+        convert(MULTICLASS, source, tmp_path / "raw")
+    assert "ToothFairy3P_002_0000.nii.gz: found 7 in all voxels, expected a scan" in capsys.readouterr().err
+
+
+def test_a_damaged_description_is_written_again(tmp_path):
+    source = toothfairy3(tmp_path / "download")
+    folder = convert(MULTICLASS, source, tmp_path / "raw")
+    before = (folder / "dataset.json").read_bytes()
+    (folder / "dataset.json").write_text("[1]")
+    convert(MULTICLASS, source, tmp_path / "raw")
+    assert (folder / "dataset.json").read_bytes() == before
+
+
+def test_verification_sees_what_happened_to_a_converted_dataset(tmp_path, capsys):
+    folder = convert(MULTICLASS, toothfairy3(tmp_path / "download"), tmp_path / "raw")
+    facts = verify(read_dataset(folder), 1)
+    assert facts["ToothFairy3P_002"].shape == SHAPE
+    assert facts["ToothFairy3P_002"].labelled == np.count_nonzero(phantom(1).labels)
+    write(folder / "labelsTr" / "ToothFairy3P_002.nii.gz", np.full(SHAPE, 47, np.uint8))
+    with pytest.raises(InputError, match="verifying: found 1 of 3"):
+        verify(read_dataset(folder), 1)
+    assert "found label values 47, expected 0 to 46" in capsys.readouterr().err

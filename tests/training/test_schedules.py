@@ -1,0 +1,83 @@
+"""Learning rates by epoch, against nnU-Net's scheduler and the published end points; options of a run."""
+
+import json
+
+import pytest
+import torch
+
+from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
+from umamba2.errors import InputError
+from umamba2.training.options import VARIABLE, Options, preset_for
+from umamba2.training.presets import PRESETS, Pretraining, Stage
+from umamba2.training.schedules import Rates, pretraining_rate, stage_at, stage_rate
+
+
+def test_poly_is_nnunets():
+    scheduler = pytest.importorskip("nnunetv2.training.lr_scheduler.polylr")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.01)
+    theirs = scheduler.PolyLRScheduler(optimizer, 0.01, 1500)
+    for epoch in (0, 1, 700, 1499):
+        theirs.step(epoch)
+        expected = optimizer.param_groups[0]["lr"]
+        assert stage_rate(PRESETS[MULTICLASS].train, epoch) == pytest.approx(expected, rel=1e-12)
+        Rates(optimizer, lambda e: stage_rate(PRESETS[MULTICLASS].train, e)).step(epoch)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_fine_tuning_is_a_line():
+    stage = PRESETS[MULTICLASS].finetune
+    assert stage_rate(stage, 0) == pytest.approx(1e-3)
+    assert stage_rate(stage, 250) == pytest.approx((1e-3 + 1e-5) / 2)
+    assert stage_rate(stage, 500) == pytest.approx(1e-5)
+
+
+def test_stages_follow_each_other():
+    stages = [Stage(3, 0.01), Stage(2, 1e-3, "linear")]
+    assert [stage_at(stages, epoch) for epoch in range(5)] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+
+
+def test_pretraining_warms_up_and_cools_down():
+    settings = Pretraining()
+    assert pretraining_rate(settings, 0, 200) == pytest.approx(5e-7)
+    assert pretraining_rate(settings, 2, 200) == pytest.approx((5e-7 + 5e-5) / 2)
+    assert pretraining_rate(settings, 4, 200) == pytest.approx(5e-5)
+    assert pretraining_rate(settings, 102, 200) == pytest.approx((5e-5 + 5e-6) / 2)
+    assert pretraining_rate(settings, 200, 200) == pytest.approx(5e-6)
+    assert pretraining_rate(settings, 0, 1) == pytest.approx(5e-5)  # no room to warm up
+
+
+def test_options_travel_through_the_environment(monkeypatch):
+    options = Options(preset=STSR, epochs=3, finetune_epochs=2, iterations=7, fp32=True)
+    monkeypatch.setenv(VARIABLE, "{}")
+    options.to_environment()
+    assert Options.from_environment() == options
+    preset = preset_for(STSR, options)
+    assert (preset.train.epochs, preset.finetune.epochs, preset.iterations) == (3, 2, 7)
+    assert preset.finetune.learning_rate == PRESETS[STSR].finetune.learning_rate
+
+
+def test_without_options_the_preset_holds():
+    preset = preset_for(MULTICLASS, Options())
+    assert (preset.train.epochs, preset.iterations, preset.accumulate) == (1500, 250, 2)
+    assert preset.finetune is None
+    assert preset_for(None, Options()) is None
+
+
+@pytest.mark.parametrize(
+    ("challenge", "options", "message"),
+    [
+        (STSR, Options(preset=MULTICLASS), "found toothfairy3-multiclass for a dataset of stsr"),
+        ("liver", Options(), "preset: found 'liver', expected toothfairy3-multiclass"),
+        (INTERACTIVE, Options(finetune_epochs=5), "which has no such stage"),
+    ],
+)
+def test_bad_options(challenge, options, message):
+    with pytest.raises(InputError, match=message):
+        preset_for(challenge, options)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", json.dumps({"epoch": 3})])
+def test_a_bad_environment_is_named(monkeypatch, text):
+    monkeypatch.setenv(VARIABLE, text)
+    with pytest.raises(InputError, match=rf"{VARIABLE}: found .*expected a JSON object of preset, epochs"):
+        Options.from_environment()

@@ -1,0 +1,645 @@
+"""The trainers on tiny datasets: gradients, NaN, stages, clicks, unlabelled steps, pretraining, checkpoints."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("nnunetv2")
+
+from nnunetv2.training.logging.nnunet_logger import MetaLogger
+from toy_training import DATASET, PATCH, environment, make_dataset, make_trainer, output_folder
+
+from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR, left_right_pairs
+from umamba2.engine.predict import Predictor
+from umamba2.errors import InputError
+from umamba2.models.folder import load_model, slim
+from umamba2.training import losses, semi_supervised
+from umamba2.training.options import Options
+from umamba2.training.presets import Pretraining
+from umamba2.training.pretrain import disrupt, masked_blocks
+from umamba2.training.pretrained import read_weights
+from umamba2.training.trainer import NotFinite, _on_cpu
+
+TRAINER, SEMI, PRETRAINER = "UMamba2Trainer", "UMamba2SemiSupervisedTrainer", "UMamba2Pretrainer"
+CLICK_NETWORK = "nnunetv2.nets.UMambaBot2_CrossAttn_Click2"
+
+
+@pytest.fixture(scope="module")
+def multiclass(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("multiclass"), MULTICLASS)
+
+
+@pytest.fixture(scope="module")
+def interactive(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("interactive"), INTERACTIVE, CLICK_NETWORK)
+
+
+@pytest.fixture(scope="module")
+def stsr(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("stsr"), STSR)
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch):
+    """nnU-Net's figure takes seconds; `test_training_runs` draws it in its own process."""
+    monkeypatch.setattr(MetaLogger, "plot_progress_png", lambda *_: None)
+
+
+def batch_of(classes, seed, batch=1):
+    """A batch as nnU-Net's loader gives it to a network of three stages."""
+    generator = torch.Generator().manual_seed(seed)
+    full = torch.randint(0, classes, (batch, 1, *PATCH), generator=generator).short()
+    return {
+        "data": torch.randn(batch, 1, *PATCH, generator=generator),
+        "target": [full, full[:, :, ::2, ::2, ::2]],
+        "keys": [f"made_up_{seed}"] * batch,
+    }
+
+
+def started(trainer):
+    """A trainer at the start of its first epoch, without data."""
+    trainer.initialize()
+    trainer.on_train_epoch_start()
+    return trainer
+
+
+def gradients(trainer):
+    return torch.cat([p.grad.flatten() for p in trainer.network.parameters() if p.grad is not None])
+
+
+# --- supervised -------------------------------------------------------------------------------------------------------
+
+
+def test_two_micro_batches_give_the_gradient_of_the_batch(multiclass, tmp_path):
+    parts = [batch_of(47, seed) for seed in (1, 2)]
+    whole = {key: torch.cat([part[key] for part in parts]) for key in ("data",)}
+    whole["target"] = [torch.cat(levels) for levels in zip(*(part["target"] for part in parts))]
+    with environment(multiclass, tmp_path, fp32=True):
+        trainer = started(make_trainer(TRAINER))
+    trainer.network.zero_grad()
+    loss = trainer.loss(trainer.network(whole["data"]), whole["target"])
+    loss.backward()
+    expected = gradients(trainer).clone()
+    trainer.clip = math.inf
+    weights = _copy(trainer.network)
+    assert trainer._step(parts) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert float((gradients(trainer) - expected).norm() / expected.norm()) < 1e-5
+    # clipped once, on the sum
+    trainer.network.load_state_dict(weights)
+    trainer.clip = 0.5 * float(expected.norm())
+    trainer._step(parts)
+    assert float((gradients(trainer) - expected / 2).norm() / expected.norm()) < 1e-5
+
+
+def test_a_step_draws_as_many_micro_batches_as_the_preset_says(multiclass, tmp_path):
+    with environment(multiclass, tmp_path):
+        trainer = started(make_trainer(TRAINER))
+    assert (trainer.batch_size, trainer.accumulate) == (1, 2)
+    trainer.dataloader_train = iter([batch_of(47, 2), batch_of(47, 3)])
+    seen = []
+    with mock.patch.object(trainer, "_step", lambda batches: seen.append([b["keys"][0] for b in batches]) or 1.0):
+        trainer.train_step(batch_of(47, 1))
+    assert seen == [["made_up_1", "made_up_2"]]
+
+
+def test_the_multiclass_recipe(multiclass, tmp_path):
+    with environment(multiclass, tmp_path):
+        trainer = started(make_trainer(TRAINER))
+        trainer.get_dataloaders()
+    loss = trainer.loss.loss
+    assert isinstance(loss, losses.SoftDiceCE)
+    torch.testing.assert_close(loss.table, losses.soft_targets(47, 0.1))
+    assert [i for i, weight in enumerate(loss.weights) if weight == 10] == [43, 44, 45]
+    assert trainer.pairs == left_right_pairs(MULTICLASS)
+    assert trainer.inference_allowed_mirroring_axes == (0, 1, 2)
+    optimizer = trainer.optimizer.param_groups[0]
+    assert (optimizer["momentum"], optimizer["nesterov"], optimizer["weight_decay"]) == (0.99, True, 3e-5)
+    assert trainer.clip == 12
+    mirror = next(t for t in trainer._training_transforms()[0].transforms if "Mirror" in type(t).__name__)
+    assert (mirror.allowed_axes, mirror.left_right_axis, mirror.pairs) == ((0, 1, 2), 2, trainer.pairs)
+
+
+def test_training_and_fine_tuning(multiclass, tmp_path):
+    """Two stages in one run: learning rates, a fresh optimizer, and a checkpoint that everything reads."""
+    with environment(multiclass, tmp_path, epochs=1, finetune_epochs=1, iterations=1):
+        trainer = make_trainer(TRAINER)
+        momenta = []
+        start = trainer.on_train_epoch_start
+
+        def recorded():
+            start()
+            momenta.append(len(trainer.optimizer.state))
+
+        trainer.on_train_epoch_start = recorded
+        trainer.run_training()
+        assert momenta == [0, 0]
+        assert trainer.logger.get_value("lrs", step=None) == pytest.approx([0.01, 1e-3])
+    folder = output_folder(tmp_path, TRAINER)
+    predictor = Predictor.from_folder(folder, device="cpu", precision="fp32")
+    assert predictor.challenge == MULTICLASS
+    assert predictor.mirror_axes == (0, 1, 2)
+    volume = np.random.default_rng(0).normal(size=PATCH).astype(np.float32) * 500
+    slim(folder, tmp_path / "slim")
+    other = Predictor.from_folder(tmp_path / "slim", device="cpu", precision="fp32")
+    first, second = (p.predict(volume, (3.0, 3.0, 3.0)) for p in (predictor, other))
+    np.testing.assert_array_equal(first, second)
+    assert load_model(tmp_path / "slim").challenge == MULTICLASS
+
+
+def test_a_resumed_run_goes_on_where_it_was(multiclass, tmp_path):
+    with environment(multiclass, tmp_path, epochs=3, iterations=1):
+        whole = make_trainer(TRAINER)
+        whole.run_training()
+        expected = {key: whole.logger.get_value(key, step=None) for key in ("train_losses", "val_losses", "lrs")}
+    shutil.rmtree(tmp_path / DATASET)
+    with environment(multiclass, tmp_path, epochs=3, iterations=1):
+        killed = make_trainer(TRAINER)
+        with mock.patch.object(killed, "on_epoch_start", _until(killed, 2)), pytest.raises(KeyboardInterrupt):
+            killed.run_training()
+        resumed = make_trainer(TRAINER, resume=True)
+        resumed.load_checkpoint(str(output_folder(tmp_path, TRAINER) / "fold_0" / "checkpoint_latest.pth"))
+        assert resumed.current_epoch == 2
+        resumed.run_training()
+    for key, values in expected.items():
+        assert resumed.logger.get_value(key, step=None) == pytest.approx(values, rel=1e-5), key
+    for key, value in _copy(whole.network).items():
+        torch.testing.assert_close(resumed.network.state_dict()[key], value, rtol=1e-3, atol=1e-5)
+
+
+def killed_at(epoch, resume=False):
+    """Train up to an epoch, as if the process had been killed then, going on where an earlier one was if asked to."""
+    from nnunetv2.run.run_training import maybe_load_checkpoint
+
+    trainer = make_trainer(TRAINER, resume=resume)
+    maybe_load_checkpoint(trainer, resume, validation_only=False)
+    began = trainer.current_epoch
+    with mock.patch.object(trainer, "on_epoch_start", _until(trainer, epoch)), pytest.raises(KeyboardInterrupt):
+        trainer.run_training()
+    return began
+
+
+def test_a_killed_fine_tuning_goes_on_where_it_was(multiclass, tmp_path):
+    """nnU-Net would begin with the first stage's end each time."""
+    with environment(multiclass, tmp_path, epochs=1, iterations=1):
+        make_trainer(TRAINER).run_training()
+    with environment(multiclass, tmp_path, epochs=1, finetune_epochs=4, iterations=1):
+        assert killed_at(3, resume=True) == 1
+        assert killed_at(4, resume=True) == 3
+
+
+def test_weights_to_start_from_are_taken_where_there_is_no_checkpoint_to_go_on_from(multiclass, tmp_path):
+    with environment(multiclass, tmp_path / "source"):
+        source = started(make_trainer(TRAINER))
+        source.save_checkpoint(str(tmp_path / "weights.pth"))
+    with environment(multiclass, tmp_path, pretrained=str(tmp_path / "weights.pth"), seed=1):
+        killed_at(0, resume=True)
+        log = next(output_folder(tmp_path, TRAINER).glob("fold_0/training_log*")).read_text()
+        assert "weights loaded" in log
+        killed_at(1)
+        (tmp_path / "weights.pth").unlink()  # no longer needed
+        assert killed_at(1, resume=True) == 1
+
+
+def _until(trainer, epoch):
+    start = trainer.on_epoch_start
+
+    def stop():
+        if trainer.current_epoch == epoch:
+            raise KeyboardInterrupt
+        start()
+
+    return stop
+
+
+def test_a_killed_save_leaves_the_checkpoint_before(multiclass, tmp_path):
+    with environment(multiclass, tmp_path):
+        trainer = started(make_trainer(TRAINER))
+        file = Path(trainer.output_folder, "checkpoint_latest.pth")
+        trainer.save_checkpoint(str(file))
+        before = file.read_bytes()
+
+        def half(checkpoint, path):
+            Path(path).write_bytes(b"half")
+            raise KeyboardInterrupt
+
+        with mock.patch("torch.save", half), pytest.raises(KeyboardInterrupt):
+            trainer.save_checkpoint(str(file))
+    assert file.read_bytes() == before
+
+
+def test_a_full_disk_is_named_before_and_while_training(multiclass, tmp_path, monkeypatch):
+    with environment(multiclass, tmp_path):
+        trainer = started(make_trainer(TRAINER))
+        file = Path(trainer.output_folder, "checkpoint_best.pth")
+
+        def full(checkpoint, path):
+            Path(path).write_bytes(b"half")
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598\nmore")
+
+        with (
+            mock.patch("torch.save", full),
+            pytest.raises(InputError, match=r"checkpoint_best.pth: could not be written \(.* 598\), expected room"),
+        ):
+            trainer.save_checkpoint(str(file))
+        assert not list(file.parent.glob("checkpoint*"))
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        with pytest.raises(InputError, match=r"fold_0: found 0.0 GB free, expected at least .* for the checkpoints"):
+            make_trainer(TRAINER).initialize()
+
+
+@pytest.mark.parametrize("change", [{"optimizer_state": None}, {"network_weights": {}}])
+def test_checkpoints_of_something_else_are_refused(multiclass, tmp_path, change):
+    with environment(multiclass, tmp_path):
+        trainer = started(make_trainer(TRAINER))
+        file = Path(trainer.output_folder, "checkpoint_latest.pth")
+        trainer.save_checkpoint(str(file))
+        torch.save({**torch.load(file, weights_only=False), **change}, file)
+        with pytest.raises(InputError, match=r"fold_0: found a checkpoint that does not fit \(.*\), expected one of"):
+            make_trainer(TRAINER, resume=True).load_checkpoint(str(file))
+
+
+# --- NaN --------------------------------------------------------------------------------------------------------------
+
+
+def poisoned(trainer, until_fp32):
+    """Make the network answer NaN, until the trainer has changed to full precision or for ever."""
+
+    def hook(module, inputs, outputs):
+        if not (until_fp32 and trainer.full_precision):
+            return [output * math.nan for output in outputs]
+        return outputs
+
+    trainer.network.register_forward_hook(hook)
+
+
+def test_nan_is_named_and_retried_from_the_last_good_state(multiclass, tmp_path):
+    with environment(multiclass, tmp_path):
+        trainer = started(make_trainer(TRAINER))
+        good = _copy(trainer.network)
+        trainer.dataloader_train = iter([batch_of(47, seed) for seed in range(10)])
+        trainer.train_step(batch_of(47, 20))
+        assert not torch.equal(_copy(trainer.network)["decoder.seg_layers.1.bias"], good["decoder.seg_layers.1.bias"])
+        poisoned(trainer, until_fp32=True)
+        seen = []
+        step = trainer._step
+        with mock.patch.object(trainer, "_step", lambda batches: seen.append(_copy(trainer.network)) or step(batches)):
+            loss = trainer.train_step(batch_of(47, 21))["loss"]
+    assert np.isfinite(loss)
+    assert trainer.full_precision
+    assert len(seen) == 2
+    assert all(torch.equal(seen[1][key], good[key]) for key in good)  # where the epoch began
+    log = Path(trainer.log_file).read_text()
+    assert "epoch 0, iteration 1, cases made_up_21: found nan in the network's output (resolution 0)" in log
+    assert "going back to the start of the epoch and on in full precision" in log
+
+
+def test_nan_that_stays_ends_the_training(multiclass, tmp_path):
+    with environment(multiclass, tmp_path):
+        trainer = started(make_trainer(TRAINER))
+        trainer.dataloader_train = iter([batch_of(47, seed) for seed in range(4)])
+        poisoned(trainer, until_fp32=False)
+        with pytest.raises(InputError, match=r"iteration 0, cases made_up_9: found nan .* in full precision too"):
+            trainer.train_step(batch_of(47, 9))
+
+
+def test_nan_in_a_case_is_named(multiclass, tmp_path):
+    with environment(multiclass, tmp_path):
+        trainer = started(make_trainer(TRAINER))
+        batch = batch_of(47, 5)
+        batch["data"][0, 0, 3, 3, 3] = math.nan
+        with pytest.raises(NotFinite, match="cases made_up_5: found nan in the input"):
+            trainer._step([batch])
+
+
+def test_fp32_can_be_forced(multiclass, tmp_path):
+    with environment(multiclass, tmp_path, fp32=True):
+        trainer = make_trainer(TRAINER)
+        assert trainer.full_precision
+        trainer.device = torch.device("cuda")  # as far as one can without
+        assert not isinstance(trainer._autocast(), torch.autocast)
+        trainer.full_precision = False
+        with mock.patch("torch.cuda.is_available", return_value=True):
+            assert isinstance(trainer._autocast(), torch.autocast)
+
+
+# --- clicks -----------------------------------------------------------------------------------------------------------
+
+
+def test_clicks_belong_to_the_patch_they_are_given_with(interactive, tmp_path):
+    with environment(interactive, tmp_path, epochs=1):
+        trainer = make_trainer(TRAINER)
+        calls, forward = [], None
+        trainer.initialize()
+        forward = trainer.bare_network.forward
+
+        def watched(volume, clicks=None):
+            calls.append((volume, clicks))
+            return forward(volume, clicks)
+
+        targets = []
+        run = trainer._run
+        trainer.bare_network.forward = watched
+        with mock.patch.object(trainer, "_run", lambda n, d, t: targets.append(t[0]) or run(n, d, t)):
+            trainer.run_training()
+        assert len(calls) == len(targets) == 2 * 2 + 1  # steps of two micro-batches, and a validation
+        given = 0
+        for (_, (coordinates, sides)), target in zip(calls, targets):
+            for point, side in zip(coordinates[0].long(), sides[0]):
+                assert target[(0, 0, *point.tolist())] == side + 1
+                given += 1
+        assert given > 0
+        assert trainer.inference_allowed_mirroring_axes == (1, 2)
+
+
+def test_validation_mirrors_no_sides_and_needs_no_clicks(interactive, tmp_path):
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    with environment(interactive, tmp_path):
+        trainer = make_trainer(TRAINER)
+        trainer.initialize()
+        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        seen = []
+
+        def validate(self, save_probabilities=False):
+            seen.append(self.inference_allowed_mirroring_axes)
+
+        with mock.patch.object(nnUNetTrainer, "perform_actual_validation", validate):
+            trainer.perform_actual_validation()
+        assert seen == [(1,)]  # x would need its labels swapped
+        assert trainer.inference_allowed_mirroring_axes == (1, 2)
+        trainer.set_deep_supervision_enabled(False)
+        assert trainer.network(torch.zeros(1, 1, *PATCH)).shape == (1, 3, *PATCH)
+
+
+# --- unlabelled scans -------------------------------------------------------------------------------------------------
+
+
+def test_semi_supervised_training(stsr, tmp_path):
+    """Both stages with many unlabelled steps: consistency first, then pseudo-labels among them."""
+    kinds = {"consistency": 0, "pseudo": 0, "labelled": 0}
+
+    def counted(kind, function):
+        def call(*arguments):
+            kinds[kind] += 1
+            return function(*arguments)
+
+        return call
+
+    with environment(stsr, tmp_path, epochs=1, finetune_epochs=1, iterations=8):
+        trainer = make_trainer(SEMI)
+        assert trainer.accumulate == 2
+        perturbed = []
+        with (
+            mock.patch.object(semi_supervised, "consistency", counted("consistency", semi_supervised.consistency)),
+            mock.patch.object(semi_supervised, "pseudo_labels", counted("pseudo", semi_supervised.pseudo_labels)),
+            mock.patch.object(semi_supervised, "unlabelled_probability", return_value=0.7),
+            mock.patch.object(semi_supervised, "perturbed", lambda skips, _: perturbed.append(len(skips)) or skips),
+        ):
+            trainer.run_training()
+    unlabelled = kinds["consistency"] + kinds["pseudo"]
+    assert kinds["consistency"] > 0
+    assert kinds["pseudo"] > 0
+    assert unlabelled % 2 == 0  # micro-batches of a step are of one kind
+    assert 0 < unlabelled < 32
+    assert perturbed == [3] * unlabelled  # one perturbed pass per micro-batch, and no clean one
+    losses_seen = trainer.logger.get_value("train_losses", step=None)
+    assert np.isfinite(losses_seen).all()
+    assert "unlabelled steps: " in Path(trainer.log_file).read_text()
+    assert Predictor.from_folder(output_folder(tmp_path, SEMI), device="cpu").challenge == STSR
+
+
+def test_an_unlabelled_step_is_the_published_loss(stsr, tmp_path):
+    with environment(stsr, tmp_path, epochs=10, iterations=10):
+        trainer = started(make_trainer(SEMI))
+        trainer.current_epoch, trainer.iteration = 1, 5
+        batch = batch_of(13, 1)
+        batch = {**batch, "data": torch.cat([batch["data"], 1.1 * batch["data"]], 1), "unlabelled": True}
+        with mock.patch.object(semi_supervised, "perturbed", lambda skips, _: skips):
+            loss, explain = trainer.loss_of(batch)
+        network = trainer.network
+        clean, strong = (network(x)[0].softmax(1) for x in batch["data"].chunk(2, 1))
+        t = (10 + 5) / 100 / 0.2
+        expected = 50 * math.exp(-5 * (1 - t) ** 2) * float(((clean - strong) ** 2).mean())
+        assert float(loss) == pytest.approx(expected, rel=1e-4)
+        assert explain() == "the consistency term"
+        network.zero_grad()
+        loss.backward()
+        assert network.encoder.stem.convs[0].conv.weight.grad.abs().sum() > 0
+
+
+def test_splits_without_unlabelled_cases(stsr, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(stsr, root)
+    file = root / "nnUNet_preprocessed" / DATASET / "splits_final.json"
+    splits = json.loads(file.read_text())
+    file.write_text(json.dumps([{key: split[key] for key in ("train", "val")} for split in splits]))
+    with environment(root, tmp_path):
+        trainer = make_trainer(SEMI)
+        with pytest.raises(InputError, match=r"splits_final.json: found no unlabeled cases for fold 0"):
+            trainer.run_training()
+
+
+# --- pretraining ------------------------------------------------------------------------------------------------------
+
+
+def test_disruption():
+    settings, generator = Pretraining(), torch.Generator().manual_seed(0)
+    clean = torch.zeros(2, 1, 48, 64, 80)
+    spoilt = disrupt(clean, settings, generator)
+    blocks = spoilt.view(2, 3, 16, 4, 16, 5, 16).permute(0, 1, 3, 5, 2, 4, 6).reshape(2, 60, -1)
+    masked = (blocks == -2).all(-1)
+    assert (masked | (blocks != -2).all(-1)).all()  # whole blocks or nothing
+    assert masked.sum(1).tolist() == [18, 18]  # 30 %
+    assert not torch.equal(masked[0], masked[1])
+    assert float(blocks[~masked].var()) == pytest.approx(0.1, rel=0.05)
+    cells = blocks[~masked].view(-1, 4, 4, 4, 4, 4, 4).permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 64)
+    assert torch.equal(cells, cells[:, :1].expand_as(cells))  # a quarter of the resolution
+
+
+def test_patches_that_blocks_do_not_divide():
+    masked = masked_blocks(1, (20, 32, 40), Pretraining(), torch.device("cpu"))
+    assert masked.shape == (1, 1, 20, 32, 40)
+    assert 0 < masked.float().mean() < 1
+
+
+def test_pretraining(stsr, tmp_path):
+    from PIL import Image
+
+    with environment(stsr, tmp_path, epochs=2, iterations=2):
+        trainer = make_trainer(PRETRAINER, fold="all")
+        trainer.run_training()
+        trainer.perform_actual_validation()
+        assert trainer.clip == 1
+        assert isinstance(trainer.optimizer, torch.optim.AdamW)
+        assert trainer.accumulate == 2
+        assert trainer.logger.get_value("lrs", step=None) == pytest.approx([5e-7, 5e-5])
+    folder = output_folder(tmp_path, PRETRAINER) / "fold_all"
+    pictures = sorted((folder / "reconstructions").iterdir())
+    assert [p.name for p in pictures] == ["epoch_0000.png", "epoch_0001.png"]
+    with Image.open(pictures[0]) as picture:
+        assert picture.size == (3 * PATCH[2], PATCH[1] + 2 * PATCH[0])  # clean, spoilt, restored
+        assert np.ptp(np.array(picture)) > 100
+    weights = read_weights(folder)
+    assert weights["decoder.seg_layers.1.weight"].shape[0] == 1
+    with environment(stsr, tmp_path, pretrained=str(folder)):
+        fine = make_trainer(TRAINER)
+        fine.initialize()
+    own = fine.network.state_dict()
+    assert all(torch.equal(own[key], weights[key]) for key in weights if ".seg_layers." not in key)
+    log = Path(fine.log_file).read_text()
+    assert "weights loaded" in log
+    assert "segmentation heads of another task: decoder.seg_layers.0.weight" in log
+
+
+def test_autoencoders_learn(stsr, tmp_path):
+    with environment(stsr, tmp_path, epochs=1, iterations=1):
+        trainer = started(make_trainer(PRETRAINER, fold="all"))
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = 3e-3
+        batch = batch_of(2, 0)
+        batch["data"] = batch["data"].mul(0.1).add(1)
+        values = [trainer._step([batch]) for _ in range(25)]
+    assert np.mean(values[-3:]) < 0.5 * np.mean(values[:3])
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_weights_to_start_from_that_do_not_exist(stsr, tmp_path):
+    with environment(stsr, tmp_path, pretrained=str(tmp_path / "absent")):
+        trainer = make_trainer(TRAINER)
+        with pytest.raises(InputError, match="absent: found no such file, expected a model folder or a checkpoint"):
+            trainer.initialize()
+
+
+@pytest.mark.parametrize(("processes", "share"), [(1, (1, 2)), (2, (1, 1)), (3, None)])
+def test_the_patches_of_a_step_are_shared_among_processes(stsr, tmp_path, processes, share):
+    with environment(stsr, tmp_path):
+        trainer = make_trainer(TRAINER)
+    trainer.is_ddp = True
+    with mock.patch("torch.distributed.get_world_size", return_value=processes):
+        if share is None:
+            with pytest.raises(InputError, match="GPUs: found 3, expected a divisor of the 2 patches of a step"):
+                trainer._set_batch_size_and_oversample()
+        else:
+            trainer._set_batch_size_and_oversample()
+            assert (trainer.batch_size, trainer.accumulate) == share
+
+
+def test_the_last_good_state_can_be_returned_to_twice(multiclass, tmp_path):
+    with environment(multiclass, tmp_path):
+        trainer = started(make_trainer(TRAINER))
+    trainer._step([batch_of(47, 1)])
+    trainer._last_good = _on_cpu((trainer.network.state_dict(), trainer.optimizer.state_dict()))
+    ends = []
+    for _ in range(2):
+        trainer._recover(NotFinite("found nan"))
+        trainer._step([batch_of(47, 2)])
+        ends.append(_copy(trainer.network))
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+def test_gpus_that_are_not_there(stsr, tmp_path):
+    from umamba2.training.run import train
+
+    with (
+        environment(stsr, tmp_path),
+        mock.patch("torch.cuda.device_count", return_value=0),
+        pytest.raises(InputError, match="--gpus: found 0 GPUs, expected 2"),
+    ):
+        train(DATASET, 0, TRAINER, Options(), device="cpu", gpus=2)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    from umamba2.training.lock import alone_in
+
+    hold = "import sys; from pathlib import Path; from umamba2.training.lock import alone_in\n"
+    hold += "with alone_in(Path(sys.argv[1])):\n    print('in', flush=True)\n    input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "in\n"
+    with pytest.raises(InputError, match="found another run at work in it, expected none"), alone_in(tmp_path):
+        pass
+    other.kill()  # no lock outlives its process
+    other.wait()
+    with alone_in(tmp_path):
+        pass
+
+
+def test_a_dataset_of_another_challenge(stsr, tmp_path):
+    with environment(stsr, tmp_path, preset=MULTICLASS), pytest.raises(InputError, match="for a dataset of stsr"):
+        make_trainer(TRAINER)
+
+
+def test_labels_that_are_not_the_challenges(stsr, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(stsr, root)
+    file = root / "nnUNet_preprocessed" / DATASET / "dataset.json"
+    description = json.loads(file.read_text())
+    file.write_text(json.dumps({**description, "labels": {"background": 0, "tooth": 1}}))
+    expected = r"Dataset901_Toy: found 2 labels up to 1, expected 0 to 12 \(stsr\)"
+    with environment(root, tmp_path), pytest.raises(InputError, match=expected):
+        make_trainer(TRAINER)
+
+
+def test_cases_that_are_not_preprocessed(stsr, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(stsr, root)
+    for path in (root / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_3d_fullres").glob("case_2*"):
+        path.unlink()
+    with environment(root, tmp_path):
+        trainer = make_trainer(TRAINER)
+        with pytest.raises(InputError, match="nnUNetPlans_3d_fullres: found no case_2, expected all cases"):
+            trainer.run_training()
+
+
+@pytest.mark.parametrize(
+    ("fold", "splits", "message"),
+    [
+        (2, None, "fold 2: found 2 folds in .*splits_final.json, expected one of them"),
+        (0, "[{", r"splits_final.json: could not be read \(.*\), expected a list of folds as JSON"),
+        (0, '{"train": []}', "splits_final.json: found None, expected folds: lists of cases by train and val"),
+        (0, '[{"train": ["case_1"]}]', r"splits_final.json: found {'train': \['case_1'\]}, expected folds"),
+        ("all", None, "nnUNetPlans_3d_fullres: found 4 cases, expected 5"),
+    ],
+)
+def test_folds_that_are_not_there(multiclass, tmp_path, fold, splits, message):
+    root = tmp_path / "copy"
+    shutil.copytree(multiclass, root)
+    folder = root / "nnUNet_preprocessed" / DATASET
+    if splits:
+        (folder / "splits_final.json").write_text(splits)
+    if fold == "all":  # preprocessing was interrupted
+        (folder / "nnUNetPlans_3d_fullres" / "case_2.b2nd").unlink()
+    with environment(root, tmp_path), pytest.raises(InputError, match=message):
+        make_trainer(TRAINER, fold).run_training()
+
+
+def test_a_dataset_without_a_challenge_trains_like_nnunet(stsr, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(stsr, root)
+    file = root / "nnUNet_preprocessed" / DATASET / "dataset.json"
+    description = json.loads(file.read_text())
+    del description["challenge"]
+    names = {"background": 0, "left canal": 1, "right canal": 2, "other": 3}
+    file.write_text(json.dumps({**description, "labels": names}))
+    with environment(root, tmp_path):
+        trainer = make_trainer(TRAINER)
+        assert trainer.pairs == ((1, 2),)
+        assert trainer.accumulate == 1
+        trainer.initialize()
+        assert not isinstance(trainer.loss.loss, losses.SoftDiceCE)
+
+
+def _copy(network):
+    return {key: value.clone() for key, value in network.state_dict().items()}

@@ -1,0 +1,42 @@
+"""The zip of predictions that STSR's validation phase on Codabench takes."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from pathlib import Path
+
+from umamba2.errors import InputError
+from umamba2.files import Places, replacing
+from umamba2.jobs.contract import RUN_RECORD
+
+_NAME = re.compile(r"STS25_Validation_\d{4}_Mask\.nii\.gz")
+EXPECTED = "STS25_Validation_<four digits>_Mask.nii.gz"
+
+
+def package_predictions(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Zip the label maps of a folder, flat, for Codabench; returns the zip (default: ``<folder>.zip``).
+
+    The record of the run that made them stays outside. The zip appears under its name only when it is whole. Raises
+    InputError for a folder without files, a file whose name Codabench does not expect, and one that is empty.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: found no such folder, expected one with {EXPECTED}")
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != RUN_RECORD)
+    if not files:
+        raise InputError(f"{folder}: found no files, expected at least one {EXPECTED}")
+    for path in files:
+        if not _NAME.fullmatch(path.name) or not path.is_file():
+            kind = "folder" if path.is_dir() else "file name"
+            raise InputError(f"{path}: found the {kind} {path.name}, expected {EXPECTED}")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: found an empty file (0 bytes), expected a label map")
+    whole = Path(os.path.abspath(folder))  # "." has a name, too
+    target = whole.with_name(f"{whole.name}.zip") if out is None else Path(out)
+    Places(files).claim(target, folder)
+    with replacing(target) as partial, zipfile.ZipFile(partial, "w", strict_timestamps=False) as archive:
+        for path in files:  # compressed already
+            archive.write(path, path.name)
+    return target

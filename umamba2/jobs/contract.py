@@ -1,0 +1,103 @@
+"""A platform's contract from its input folder to its output folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+
+import umamba2
+from umamba2.challenges.challenge import Challenge
+from umamba2.errors import InputError
+from umamba2.files import write_file
+from umamba2.jobs.job import Case, Job, Outcome, run_cases
+from umamba2.jobs.locate import find_images
+from umamba2.messages import say, unexpected
+from umamba2.scans.clicks import click_file
+from umamba2.scans.volumes import stem
+
+RUN_RECORD = "run.json"
+
+
+def list_cases(challenge: Challenge, source: str | Path, output: str | Path, suffix: str | None = None) -> list[Case]:
+    """The cases in an input folder, with their places in the output folder, sorted by image name.
+
+    ``suffix`` is what the challenge's file name rule inserts after the case's name (None: its default).
+    Raises InputError if there are no images, or the suffix is no part of a name.
+    """
+    source, output = Path(source), Path(output)
+    suffix = challenge.suffix if suffix is None else suffix
+    if set(suffix) & {"/", "\\", "\0"}:
+        raise InputError(f"suffix: found {suffix!r}, expected a part of a file name")
+    images = find_images(challenge, source)
+    names = [stem(image) for image in images]
+    cases = []
+    for image, name in zip(images, names):
+        file_name = challenge.output_name.format(name=image.name, case=name, suffix=suffix)
+        clicks = click_file(source, name, names) if challenge.takes_clicks else None
+        cases.append(Case(image, output / challenge.output_folder / file_name, clicks))
+    return cases
+
+
+def run(cases: list[Case], job: Job, output: str | Path, deadline: float | None = None) -> list[Outcome]:
+    """Segment the cases and write what belongs to them in the output folder.
+
+    For Grand Challenge that is ``results.json``, as evalutils 0.4.2 writes it, with an entry for each case that has
+    an output and its problems as error messages, and our own record of the run, ``metadata/run.json``.
+    ``deadline``: see `run_cases`.
+    """
+    outcomes = run_cases(cases, job, deadline=deadline)
+    if job.challenge is not None and job.challenge.has_results:
+        output = Path(output)
+        write_file(output / "results.json", json.dumps([_entry(outcome) for outcome in outcomes if outcome.written]))
+        leave_record(output / "metadata", outcomes, job, deadline)
+    return outcomes
+
+
+def leave_record(folder: Path, outcomes: list[Outcome], job: Job, deadline: float | None) -> None:
+    """Write what was done, and with what, to ``run.json`` in a folder.
+
+    No segmentation is the worse for it if that fails: it costs a warning.
+    """
+    try:
+        record = json.dumps(_run_record(outcomes, job, deadline), indent=1, default=str)
+        write_file(folder / RUN_RECORD, record)
+    except Exception as error:
+        problem = str(error) if isinstance(error, InputError) else f"{folder / RUN_RECORD}: found {unexpected(error)}"
+        say(f"warning: {problem}", sys.stderr)
+
+
+def _run_record(outcomes: list[Outcome], job: Job, deadline: float | None) -> dict:
+    packages = ("torch", "numpy", "SimpleITK", "connected-components-3d", "safetensors", "mamba-ssm")
+    versions = {"python": platform.python_version(), "umamba2": umamba2.__version__}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "versions": versions,
+        "settings": {**job.predictor.settings, "label_map": job.label_map, "postprocess": job.postprocess},
+        "seconds_left": None if deadline is None else round(deadline - time.monotonic(), 3),
+        "cases": [
+            {
+                "image": outcome.case.image.name,
+                "output": outcome.case.output.name if outcome.written else None,
+                **asdict(outcome.record),
+                "warnings": outcome.problems,
+            }
+            for outcome in outcomes
+        ],
+    }
+
+
+def _entry(outcome: Outcome) -> dict:
+    # The type is what evalutils calls every image, whatever its format.
+    return {
+        "outputs": [{"type": "metaio_image", "filename": outcome.case.output.name}],
+        "inputs": [{"type": "metaio_image", "filename": outcome.case.image.name}],
+        "error_messages": outcome.problems,
+    }

@@ -1,0 +1,123 @@
+"""Which challenge this is, and where its images, outputs and model are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from umamba2.challenges import CHALLENGES, Challenge
+from umamba2.challenges.stsr import STSR
+from umamba2.challenges.toothfairy3 import INTERACTIVE, MULTICLASS
+from umamba2.errors import InputError
+from umamba2.scans.volumes import SUFFIXES, list_volumes, suffix
+
+
+def recognise(folder: str | Path | None = None) -> Challenge:
+    """The challenge whose input lies in a folder (None: in one of the platforms' mounts).
+
+    `images/cbct` or an `inputs.json` is ToothFairy3, with clicks the interactive task; bare `.nii.gz` files are STSR.
+    Raises InputError if nothing of the kind is there.
+    """
+    folders = [Path(folder)] if folder is not None else _mounted_inputs()
+    for candidate in folders:
+        if not candidate.is_dir():
+            continue
+        if _has_clicks(candidate):
+            return INTERACTIVE
+        if (candidate / MULTICLASS.image_folder).is_dir() or (candidate / "inputs.json").is_file():
+            return MULTICLASS
+        images = list_volumes(candidate)
+        if images:
+            return STSR if all(suffix(image) == ".nii.gz" for image in images) else MULTICLASS
+    places = " or ".join(map(str, folders))
+    raise InputError(f"{places}: found no input of a known challenge, expected images/cbct/<image> or <case>.nii.gz")
+
+
+def find_images(challenge: Challenge, folder: str | Path) -> list[Path]:
+    """The images to segment, sorted by name, from the first place that has some.
+
+    That is the challenge's image folder, a folder that `inputs.json` names, or the input folder itself.
+    Raises InputError if there are none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: found no such folder, expected one with images")
+    for place in _image_places(challenge, folder):
+        images = list_volumes(place) if place.is_dir() else []
+        if images:
+            return images
+    place = folder / challenge.image_folder
+    raise InputError(f"{place}: found no images, expected at least one of {', '.join(SUFFIXES)}")
+
+
+def find_model(challenge: str, places: Iterable[str | Path]) -> Path:
+    """The model for a challenge from the first place that holds anything.
+
+    There it is the subfolder of the challenge's name, the place itself, or the only other subfolder that is a model.
+    A model folder has a `model.json` (the slim format) or `fold_*` folders (nnU-Net's). InputError if there is none:
+    who has put something into a place does not mean the next one.
+    """
+    looked: list[Path] = []
+    for place in map(Path, places):
+        wrapped = _wrapped_models(place)
+        for folder in (place / challenge, place, *(wrapped if len(wrapped) == 1 else ())):
+            if is_model(folder):
+                return folder
+        looked.append(place)
+        if _holds_anything(place):
+            break
+    found = " or ".join(map(str, looked))
+    raise InputError(f"{found}: found no model, expected model.json or fold_*, there or in {challenge}/")
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder looks like a model: nothing is read."""
+    return (folder / "model.json").is_file() or any(path.is_dir() for path in folder.glob("fold_*"))
+
+
+def _wrapped_models(place: Path) -> list[Path]:
+    folders = sorted(place.iterdir()) if place.is_dir() else []
+    return [folder for folder in folders if folder.name not in CHALLENGES and is_model(folder)]
+
+
+def _holds_anything(place: Path) -> bool:
+    if not place.is_dir():
+        return place.exists()
+    return any(not path.name.startswith(".") for path in place.iterdir())
+
+
+def _image_places(challenge: Challenge, folder: Path) -> Iterator[Path]:
+    yield folder / challenge.image_folder
+    if not challenge.image_folder:
+        return
+    for _, path in _sockets(folder):
+        try:
+            if (folder / path).resolve().is_relative_to(folder.resolve()) and (folder / path).is_dir():
+                yield folder / path
+        except (OSError, ValueError, RuntimeError):  # no path at all, too long a one, a link to itself
+            continue
+    yield folder
+
+
+def _mounted_inputs() -> list[Path]:
+    return [Path(mount) for mount in dict.fromkeys(challenge.mounts[0] for challenge in CHALLENGES.values())]
+
+
+def _has_clicks(folder: Path) -> bool:
+    return any(folder.glob("*clicks*.json")) or any("clicks" in slug for slug, _ in _sockets(folder))
+
+
+def _sockets(folder: Path) -> list[tuple[str, str]]:
+    """Slug and relative path of what Grand Challenge's `inputs.json` lists; nothing if it cannot be understood."""
+    try:
+        entries = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    sockets = []
+    for entry in entries if isinstance(entries, list) else []:
+        # The platform renamed interfaces to sockets in 2025.
+        socket = (entry.get("socket") or entry.get("interface")) if isinstance(entry, dict) else None
+        if isinstance(socket, dict) and isinstance(socket.get("relative_path"), str):
+            sockets.append((str(socket.get("slug", "")), socket["relative_path"]))
+    return sockets

@@ -1,0 +1,48 @@
+"""SIGTERM in the middle of a run: what is done so far is written, and every scan still gets an output."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from umamba2.errors import Terminated
+
+
+class _Listener:
+    asked = endable = False
+
+    def __call__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # who asks twice does not want to wait
+        self.asked = True
+        if self.endable:
+            raise Terminated("SIGTERM")
+
+
+_listener = _Listener()
+
+
+@contextmanager
+def handling_sigterm() -> Iterator[None]:
+    """Where SIGTERM raises Terminated, in the main thread, in the parts that are `endable`.
+
+    The first process of a container ignores the signal unless it listens, and would be killed a little later.
+    """
+    _listener.asked = False
+    before = signal.signal(signal.SIGTERM, _listener)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def endable() -> Iterator[None]:
+    """The part of a run that SIGTERM ends, or does not let begin; what is around it is finished first."""
+    _listener.endable = True
+    try:
+        if _listener.asked:
+            raise Terminated("SIGTERM")
+        yield
+    finally:
+        _listener.endable = False

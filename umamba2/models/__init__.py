@@ -1,0 +1,1 @@
+"""Model folders: finding, reading and writing them, without ever executing a pickle."""

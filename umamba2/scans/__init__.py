@@ -1,0 +1,1 @@
+"""Images and clicks in and out, with their geometry."""
