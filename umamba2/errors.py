@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -31,6 +33,24 @@ class MissingExtra(InputError):
 
 class OutOfMemory(MemoryError):
     """Not even the smallest step fits into the memory that is left."""
+
+
+@contextmanager
+def needing(extra: str, what: str) -> Iterator[None]:
+    """Around imports that an optional part needs.
+
+    Args:
+        extra: The extra of this package that installs them, such as "reports".
+        what: What needs them, such as "report"; the message begins with it.
+
+    Raises:
+        MissingExtra: One of the libraries is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        name = error.name or str(error)
+        raise MissingExtra(f"{what}: found no {name}, expected pip install 'umamba2[{extra}]'") from None
 
 
 class Terminated(BaseException):

@@ -1,13 +1,37 @@
-"""Files written complete or not at all, and never over what was read."""
+"""Files written complete or not at all, never over what was read; and JSON read with a clear word on what is wrong."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from umamba2.errors import InputError
+
+
+def read_json(path: str | Path, what: str = "a JSON object") -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        path: The file; UTF-8, with or without a byte order mark.
+        what: What the file should be, for the message, such as "nnU-Net's plans".
+
+    Raises:
+        InputError: The file is missing, cannot be read, is no JSON, or holds something other than an object.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: found no such file, expected {what}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(f"{path}: found no readable JSON ({reason}), expected {what}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found {type(content).__name__} in JSON, expected {what}")
+    return content
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:
