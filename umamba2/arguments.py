@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 Number = TypeVar("Number", int, float)
@@ -20,12 +21,10 @@ def positive(kind: Callable[[str], Number], unit: str = "") -> Callable[[str], N
     expected = f"a positive {'whole ' if kind is int else ''}number" + (f" of {unit}" if unit else "")
 
     def parse(text: str) -> Number:
-        try:
+        with suppress(ValueError):
             value = kind(text)
-        except ValueError:
-            value = kind(0)
-        if not 0 < value < math.inf:
-            raise argparse.ArgumentTypeError(f"found {text}, expected {expected}")
-        return value
+            if 0 < value < math.inf:
+                return value
+        raise argparse.ArgumentTypeError(f"found {text}, expected {expected}")
 
     return parse
