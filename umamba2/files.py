@@ -60,7 +60,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             partial.unlink()
 
 
-class Places:
+class OutputRegistry:
     """Which files are spoken for: those that are read, and each output with the input that it belongs to."""
 
     def __init__(self, inputs: Iterable[str | Path] = ()):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stand_in import write_clicks
 
 from umamba2.errors import InputError
-from umamba2.scans.clicks import Clicks, click_file, empty, find_click_file, mirrored, read_clicks
+from umamba2.scans.clicks import Clicks, click_file, find_click_file, mirrored, no_clicks, read_clicks
 
 SHAPE = (20, 30, 40)
 
@@ -152,4 +152,4 @@ def test_mirroring_leaves_its_input_alone():
 
 
 def test_empty_can_be_mirrored():
-    assert mirrored(empty(), (0, 1, 2), SHAPE).coordinates.shape == (0, 3)
+    assert mirrored(no_clicks(), (0, 1, 2), SHAPE).coordinates.shape == (0, 3)

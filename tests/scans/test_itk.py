@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from umamba2.errors import InputError
-from umamba2.scans.itk import listening, nifti_gaps
+from umamba2.scans.itk import captured_stderr, nifti_gaps
 from umamba2.scans.volumes import list_volumes, read_labels, read_volume, write_labels
 
 SHAPE = (7, 11, 13)
@@ -67,13 +67,13 @@ def test_a_gzip_file_of_several_members_is_complete(tmp_path):
         read_volume(path)
 
 
-def test_listening_hears_file_descriptors_and_gives_them_back(capfd):
-    with listening() as heard:
+def test_captured_stderr_hears_file_descriptors_and_gives_them_back(capfd):
+    with captured_stderr() as heard:
         os.write(2, b"one\ntwo\n")
     assert heard == ["one", "two"]
     os.write(2, b"three\n")
     assert capfd.readouterr().err == "three\n"
-    with suppress(ValueError), listening() as heard:
+    with suppress(ValueError), captured_stderr() as heard:
         os.write(2, b"x" * 1_000_000)  # more than a pipe holds
         raise ValueError
     assert len(heard) == 1

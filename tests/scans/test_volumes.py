@@ -9,8 +9,8 @@ import pytest
 from stand_in import OBLIQUE, write_image
 
 from umamba2.errors import InputError
-from umamba2.files import Places, replacing
-from umamba2.scans.volumes import first_odd, read_labels, write_labels
+from umamba2.files import OutputRegistry, replacing
+from umamba2.scans.volumes import Geometry, first_odd, read_labels, read_volume, write_labels
 
 SHAPE = OBLIQUE.size[::-1]
 
@@ -84,7 +84,7 @@ def test_places_know_files_by_any_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.mha").touch()
     (tmp_path / "link").symlink_to(tmp_path)
-    places = Places(["a.mha"])
+    places = OutputRegistry(["a.mha"])
     for name in ("a.mha", "./a.mha", "link/a.mha", tmp_path / "a.mha"):
         with pytest.raises(InputError, match="found an input as its output"):
             places.claim(name, "a.mha")
@@ -92,3 +92,32 @@ def test_places_know_files_by_any_name(tmp_path, monkeypatch):
     places.claim("./new/b.mha", "a.mha")
     with pytest.raises(InputError, match=r"c.mha: found link/new/b.mha taken by a.mha, expected an output of its own"):
         places.claim("link/new/b.mha", "c.mha")
+
+
+@pytest.mark.parametrize(
+    ("array", "kind"),
+    [
+        (values(np.uint8, 255), np.uint8),
+        (values(np.int8, -128), np.int16),
+        (values(np.int16, -32768, 32767), np.int16),
+        (values(np.uint16, 32767), np.int16),
+        (values(np.uint16, 32768), np.float32),
+        (values(np.int32, -32769), np.float32),
+        (values(np.int64, 3000), np.int16),
+        (values(np.float32, 3), np.float32),
+        (values(np.float64, 1.5), np.float32),
+    ],
+)
+def test_intensities_take_no_more_memory_than_they_need(tmp_path, array, kind):
+    volume = read_volume(write_image(tmp_path / "a.mha", array))
+    assert volume.array.dtype == kind
+    np.testing.assert_array_equal(volume.array, array)
+    assert volume.geometry == volume.grid == OBLIQUE
+    assert volume.spacing == OBLIQUE.spacing[::-1] == OBLIQUE.zyx_spacing
+    assert (volume.warnings, volume.mended, volume.oriented) == ((), False, True)
+
+
+def test_the_grid_of_an_array():
+    geometry = Geometry.of_array((7, 11, 13), (0.5, 0.4, 0.3), (1, 2, 3))
+    assert geometry == Geometry((13, 11, 7), (0.3, 0.4, 0.5), (1, 2, 3), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    assert geometry.shape == (7, 11, 13)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR, TASKS
 from umamba2.errors import InputError
-from umamba2.files import Places, write_file
+from umamba2.files import OutputRegistry, write_file
 from umamba2.messages import say
 
 # What a line on the screen shows; the file has everything.
@@ -45,7 +45,9 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--label-map: found it with {options.challenge}, expected {MULTICLASS}")
     from umamba2.evaluation.cases import files_read
 
-    places = Places(path for folder in (options.predictions, options.ground_truth) for path in files_read(folder))
+    places = OutputRegistry(
+        path for folder in (options.predictions, options.ground_truth) for path in files_read(folder)
+    )
     places.claim(options.output, options.predictions)
     report = _evaluate(options)
     write_file(options.output, json.dumps(report, indent=2, allow_nan=False) + "\n")

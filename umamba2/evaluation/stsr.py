@@ -18,7 +18,7 @@ from umamba2.anatomy.structures import STRUCTURES, STSR
 from umamba2.errors import InputError
 from umamba2.evaluation.cases import elsewhere, label_files, mean, read_prediction, run_all
 from umamba2.evaluation.metrics import Spacing, bounding_box, class_masks, dice, iou, joint_box, surface_dice
-from umamba2.scans.volumes import Geometry, read_labels
+from umamba2.scans.volumes import Geometry, from_image, read_labels, to_image
 
 TOLERANCE = 2.0  # mm
 MATCH = 0.5  # IoU from which on a label counts as identified
@@ -109,24 +109,19 @@ def _score_files(task: tuple[str, Path, Path | None]) -> CaseScores:
             problems.append(f"{path}: {grids}; resampled")
     else:
         problems += elsewhere(path, found, grid, "origin direction")
-    x, y, z = grid.spacing
-    scores = score_case(truth, labels, (z, y, x))
+    scores = score_case(truth, labels, grid.zyx_spacing)
     return CaseScores(scores.image, scores.instances, scores.accuracy, problems)
 
 
 def resample(labels: np.ndarray, found: Geometry, grid: Geometry) -> np.ndarray:
     """Bring a label map (z, y, x) to another grid by nearest neighbour, background where it has no voxels."""
-    image = sitk.GetImageFromArray(labels)
-    image.SetSpacing(found.spacing)
-    image.SetOrigin(found.origin)
-    image.SetDirection(found.direction)
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize(grid.size)
     resampler.SetOutputSpacing(grid.spacing)
     resampler.SetOutputOrigin(grid.origin)
     resampler.SetOutputDirection(grid.direction)
     resampler.SetInterpolator(sitk.sitkNearestNeighbor)
-    return sitk.GetArrayFromImage(resampler.Execute(image))
+    return from_image(resampler.Execute(to_image(labels, found)))[0]
 
 
 def _scores(results: list[CaseScores]) -> dict[str, float]:

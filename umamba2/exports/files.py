@@ -14,7 +14,7 @@ from umamba2.anatomy.structures import MULTICLASS, STRUCTURES, Structure, output
 from umamba2.errors import InputError
 from umamba2.exports.formats import FORMATS, MESHES
 from umamba2.exports.tables import Label, itksnap_table, segmentation, slicer_table
-from umamba2.files import Places, write_file
+from umamba2.files import OutputRegistry, write_file
 from umamba2.scans.volumes import Geometry, read_labels, stem, write_image, write_labels
 
 
@@ -64,7 +64,7 @@ def export(
         shown[structure.training] = ids[structure.training]
     table = [_label(structure, challenge, int(ids[structure.training])) for structure in present]
     path = folder / f"{stem(source)}.{kind}"
-    Places([source]).claim(path, source)
+    OutputRegistry([source]).claim(path, source)
     if kind == "seg.nrrd":
         write_image(path, segmentation(shown[labels], geometry, sorted(table, key=lambda label: label.id)))
     else:

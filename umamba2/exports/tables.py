@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from umamba2.scans.volumes import Geometry
+from umamba2.scans.volumes import Geometry, to_image
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,7 @@ class Label:
 
 def segmentation(labels: np.ndarray, geometry: Geometry, table: list[Label]) -> sitk.Image:
     """A label map (z, y, x), uint8, as an image that is a segmentation for Slicer once written as ``.seg.nrrd``."""
-    image = sitk.GetImageFromArray(labels)
-    image.SetSpacing(geometry.spacing)
-    image.SetOrigin(geometry.origin)
-    image.SetDirection(geometry.direction)
+    image = to_image(labels, geometry)
     boxes = ndimage.find_objects(labels)
     fields = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",

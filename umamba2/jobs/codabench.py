@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 from umamba2.errors import InputError
-from umamba2.files import Places, replacing
+from umamba2.files import OutputRegistry, replacing
 from umamba2.jobs.contract import RUN_RECORD
 
 _NAME = re.compile(r"STS25_Validation_\d{4}_Mask\.nii\.gz")
@@ -35,7 +35,7 @@ def package_predictions(folder: str | Path, out: str | Path | None = None) -> Pa
             raise InputError(f"{path}: found an empty file (0 bytes), expected a label map")
     whole = Path(os.path.abspath(folder))  # "." has a name, too
     target = whole.with_name(f"{whole.name}.zip") if out is None else Path(out)
-    Places(files).claim(target, folder)
+    OutputRegistry(files).claim(target, folder)
     with replacing(target) as partial, zipfile.ZipFile(partial, "w", strict_timestamps=False) as archive:
         for path in files:  # compressed already
             archive.write(path, path.name)

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from umamba2.challenges import find_challenge
 from umamba2.errors import InputError
 from umamba2.jobs import Case, Job, Outcome, check_model, find_model, list_cases
-from umamba2.scans.volumes import as_volume, geometry_of
+from umamba2.scans.volumes import as_volume, from_image, to_image
 
 try:
     from evalutils import SegmentationAlgorithm
@@ -82,13 +82,11 @@ class ToothFairy3Algorithm(SegmentationAlgorithm):
         name = self._outcome.case.image
         if input_image.GetDimension() != 3:
             raise InputError(f"{name}: found a {input_image.GetDimension()}-D image, expected 3-D")
-        volume = as_volume(sitk.GetArrayFromImage(input_image), geometry_of(input_image), str(name))
+        volume = as_volume(*from_image(input_image), str(name))
         for warning in volume.warnings:
             self._outcome.report("warning", warning)
         clicks = self._outcome.read_clicks(volume.array.shape) if self.job.predictor.takes_clicks else None
         found = self.job.segment(volume, clicks, record=self._outcome.record)
         for warning in self._outcome.record.warnings:
             self._outcome.report("warning", f"{name}: {warning}")
-        labels = sitk.GetImageFromArray(found.astype(np.uint8, copy=False))
-        labels.CopyInformation(input_image)
-        return labels
+        return to_image(found.astype(np.uint8, copy=False), volume.geometry)

@@ -15,10 +15,10 @@ from umamba2.anatomy.structures import output_table
 from umamba2.challenges.challenge import Challenge
 from umamba2.engine.record import Record, peak_memory
 from umamba2.errors import InputError, Terminated
-from umamba2.files import Places
+from umamba2.files import OutputRegistry
 from umamba2.jobs.termination import endable
 from umamba2.messages import say, unexpected
-from umamba2.scans.clicks import Clicks, empty, read_clicks
+from umamba2.scans.clicks import Clicks, no_clicks, read_clicks
 from umamba2.scans.volumes import Volume, read_volume, write_labels
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ class Outcome:
     def read_clicks(self, shape: tuple[int, int, int]) -> Clicks:
         """The usable clicks of the case on an image of that shape (z, y, x); what is not usable is reported."""
         if self.case.clicks is None:
-            return empty()
+            return no_clicks()
         try:
             clicks, warnings = read_clicks(self.case.clicks, shape)
         except InputError as error:
             self.report("warning", f"{error}; going on without clicks")
-            return empty()
+            return no_clicks()
         for warning in warnings:
             self.report("warning", warning)
         return clicks
@@ -135,7 +135,7 @@ def run_cases(
     ``deadline``, on `time.monotonic`'s clock, is that of all together: each gets an equal share of what is left.
     """
     cases = list(cases)
-    places = Places(case.image for case in cases)
+    places = OutputRegistry(case.image for case in cases)
     outcomes = []
     for number, case in enumerate(cases):
         outcome = Outcome(case)

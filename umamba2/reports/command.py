@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from umamba2.anatomy.structures import LABEL_MAPS, MULTICLASS, TASKS
 from umamba2.errors import InputError
-from umamba2.files import Places
+from umamba2.files import OutputRegistry
 from umamba2.messages import say
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     from umamba2.reports import read_case, write_report
 
     files = options.image, options.labels, options.ground_truth
-    Places(path for path in files if path is not None).claim(options.output, options.image)
+    OutputRegistry(path for path in files if path is not None).claim(options.output, options.image)
     write_report(options.output, read_case(*files, options.challenge, options.label_map))
     say(f"{options.output}  {options.output.stat().st_size / 1e6:.1f} MB")
     return 0
@@ -73,11 +73,10 @@ def beside(
     _need_libraries("predict")
     import umamba2.reports as reports
     from umamba2.anatomy.groups import as_training
-    from umamba2.scans.orientation import states_orientation
     from umamba2.scans.volumes import stem
 
     label_map = options.label_map or challenge.label_map
-    places = Places()
+    places = OutputRegistry()
 
     def write(case: Case, volume: Volume, labels: np.ndarray) -> None:
         files = {case.output.with_name(stem(case.output) + ending): function for ending, function in wanted}
@@ -86,9 +85,8 @@ def beside(
         for path in files:
             path.unlink(missing_ok=True)  # whatever happens now, what lies there is of an earlier segmentation
         found = as_training(labels, str(case.output), challenge.name, label_map)
-        oriented = states_orientation(str(case.image))
         reading = reports.Reading(
-            case.image.name, volume.array, found, volume.geometry, challenge.name, label_map, oriented=oriented
+            case.image.name, volume.array, found, volume.grid, challenge.name, label_map, oriented=volume.oriented
         )
         for path, function in files.items():
             getattr(reports, function)(path, reading)

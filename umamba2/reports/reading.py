@@ -10,7 +10,6 @@ import numpy as np
 from umamba2.anatomy.groups import as_training
 from umamba2.anatomy.structures import MULTICLASS
 from umamba2.errors import InputError
-from umamba2.scans.orientation import states_orientation
 from umamba2.scans.volumes import Geometry, read_labels, read_volume
 
 # How far apart two grids may lie and still be the same: NIfTI keeps its geometry in single precision.
@@ -49,8 +48,7 @@ def read_case(
     volume = read_volume(image)
     found = _read_ids(labels, image, volume.geometry, challenge, label_map)
     true = None if truth is None else _read_ids(truth, image, volume.geometry, challenge, label_map)
-    oriented = states_orientation(str(image))
-    return Reading(Path(image).name, volume.array, found, volume.geometry, challenge, label_map, true, oriented)
+    return Reading(Path(image).name, volume.array, found, volume.grid, challenge, label_map, true, volume.oriented)
 
 
 def _read_ids(path: str | Path, image: str | Path, grid: Geometry, challenge: str, label_map: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from umamba2.errors import InputError
 
@@ -23,11 +24,11 @@ LEFT_RIGHT_AXIS = 2
 class Clicks(NamedTuple):
     """``coordinates`` (N, 3) float32, voxel indices (z, y, x); ``labels`` (N,) int64, 0 left, 1 right. N may be 0."""
 
-    coordinates: np.ndarray
-    labels: np.ndarray
+    coordinates: npt.NDArray[np.floating]
+    labels: npt.NDArray[np.int64]
 
 
-def empty() -> Clicks:
+def no_clicks() -> Clicks:
     """No clicks at all."""
     return Clicks(np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
 
@@ -35,10 +36,14 @@ def empty() -> Clicks:
 def mirrored(
     clicks: Clicks, axes: Iterable[int], shape: Sequence[int], left_right_axis: int | None = LEFT_RIGHT_AXIS
 ) -> Clicks:
-    """The clicks on an image of that shape after mirroring it along array axes (0 z, 1 y, 2 x).
+    """The clicks on a mirror image.
 
-    Mirroring along the left/right axis (None: there is none) turns left into right, so labels 0 and 1 trade places;
-    -1 stays.
+    Args:
+        clicks: The clicks on the image.
+        axes: Array axes (0 z, 1 y, 2 x) along which it is mirrored.
+        shape: (z, y, x) of the image.
+        left_right_axis: Mirroring along this axis turns left into right, so that labels 0 and 1 trade places; -1
+            stays. None: there is no such axis.
     """
     coordinates, labels = clicks.coordinates.copy(), clicks.labels.copy()
     for axis in axes:
@@ -55,11 +60,16 @@ def file_names(case: str) -> tuple[str, str]:
 
 
 def find_click_file(folder: str | Path, case: str, others: Iterable[str] = ()) -> Path | None:
-    """The click file of a case: under its names, else the folder's only ``*clicks*.json``; None if there is none.
+    """The click file of a case: under its names, else the folder's only ``*clicks*.json``.
 
-    ``others`` are the cases processed along with this one; files that bear their names are left to them. Several
-    files that could all be meant count as none, because a wrong guess clicks on another patient; so does a file that
-    could be meant for several cases.
+    Args:
+        folder: Where click files are.
+        case: The case's name.
+        others: The cases processed along with this one; files that bear their names are left to them.
+
+    Returns:
+        The file, or None if there is none. Several files that could all be meant count as none, because a wrong guess
+        clicks on another patient; so does a file that could be meant for several cases.
     """
     folder, others = Path(folder), list(others)
     for name in _own_names(case, others):
@@ -71,7 +81,7 @@ def find_click_file(folder: str | Path, case: str, others: Iterable[str] = ()) -
 
 
 def click_file(folder: str | Path, case: str, others: Iterable[str] = ()) -> Path:
-    """What `find_click_file` finds, or where a case's click file was expected, for `read_clicks` to say so."""
+    """What `find_click_file` finds, with the same arguments, or where it expected a file, for `read_clicks` to say."""
     others = list(others)
     return find_click_file(folder, case, others) or Path(folder) / _own_names(case, others)[0]
 
@@ -84,10 +94,17 @@ def _own_names(case: str, others: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_clicks(path: str | Path, shape: tuple[int, int, int]) -> tuple[Clicks, tuple[str, ...]]:
-    """Read a click file for an image of that shape (z, y, x); the usable clicks, and one line for each that is not.
+    """Read a click file.
 
-    Raises InputError if the file is missing or is not JSON of the form ``{"points": [{"point": [z, y, x], "name":
-    "Left_IAC" or "Right_IAC"}, ...]}``.
+    Args:
+        path: A JSON file, ``{"points": [{"point": [z, y, x], "name": "Left_IAC" or "Right_IAC"}, ...]}``.
+        shape: (z, y, x) of the image that is clicked on.
+
+    Returns:
+        The usable clicks, and one line for each that is not usable.
+
+    Raises:
+        InputError: The file is missing or has another form.
     """
     path = Path(path)
     if not path.is_file():
@@ -112,7 +129,11 @@ def read_clicks(path: str | Path, shape: tuple[int, int, int]) -> tuple[Clicks, 
 
 
 def click_json(points: Iterable[tuple[str, Sequence[int]]]) -> str:
-    """The content of a click file from (name, voxel (z, y, x)) pairs; names are those of `NAMES`."""
+    """The content of a click file.
+
+    Args:
+        points: Pairs of a name, one of `NAMES`, and a voxel (z, y, x).
+    """
     content = {
         "version": {"major": 1, "minor": 0},
         "type": "Multiple points",
@@ -121,13 +142,26 @@ def click_json(points: Iterable[tuple[str, Sequence[int]]]) -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
-def simulate_clicks(mask, rng, count=5, slice_noise=5, in_slice_noise=3, tries=10) -> list[tuple[int, int, int]]:
+def simulate_clicks(
+    mask: npt.NDArray[np.bool_],
+    rng: np.random.Generator,
+    count: int = 5,
+    slice_noise: int = 5,
+    in_slice_noise: int = 3,
+    tries: int = 10,
+) -> list[tuple[int, int, int]]:
     """Click on a canal as the official ToothFairy3 simulator does.
 
-    ``mask`` boolean (z, y, x) of one canal; ``rng`` a numpy Generator. The clicks are spread evenly over the mask's
-    extent along axis 0, the first and last within ``slice_noise`` slices of its ends, the others within that of their
-    place; in its slice a click lies within ``in_slice_noise`` voxels per axis of the median, or, if ``tries`` draws
-    all miss, at a random voxel of the mask there. Returns ``count`` (z, y, x) voxels, none for an empty mask.
+    Args:
+        mask: One canal, (z, y, x).
+        rng: Where the noise comes from.
+        count: How many clicks, spread evenly over the canal's extent along axis 0.
+        slice_noise: How many slices a click may lie from its place, but never beyond the ends of the canal.
+        in_slice_noise: How many voxels per axis a click may lie from the median of the canal in its slice.
+        tries: How many draws may miss the canal before a random voxel of it in that slice is taken.
+
+    Returns:
+        Voxels (z, y, x), ``count`` of them, or none for an empty mask.
     """
     filled = np.flatnonzero(mask.any(axis=(1, 2)))
     if not len(filled):

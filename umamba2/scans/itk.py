@@ -24,7 +24,7 @@ _CHUNK = 1 << 24
 
 
 @contextmanager
-def listening() -> Iterator[list[str]]:
+def captured_stderr() -> Iterator[list[str]]:
     """Catch the lines that the C libraries behind ITK print to stderr; the list is filled at the end."""
     heard: list[str] = []
     with _ONE_AT_A_TIME:

@@ -1,7 +1,9 @@
-"""How the axes of an array lie in the patient, and arrays turned the way the pictures need them.
+"""How the axes of an array lie in the patient, and arrays, grids and clicks turned so that they lie another way.
 
 Patient coordinates are ITK's and DICOM's, LPS: x grows to the patient's left, y to the back (posterior), z to the top
-(superior). An *upright* array has the axes (S, P, L), each growing in that direction.
+(superior). A code such as "LPS" names the directions in which the indices x, y and z grow, as ITK's
+DICOMOrientImageFilter does. Turning flips and exchanges axes, nothing more: no voxel changes, and all of it can be
+undone. An *upright* array lies as "LPS" says, so that its axes (z, y, x) grow to S, P and L.
 """
 
 from __future__ import annotations
@@ -11,45 +13,147 @@ from itertools import permutations
 
 import numpy as np
 
-from umamba2.scans.volumes import Geometry, suffix
+from umamba2.errors import InputError
+from umamba2.scans.volumes import Array, Geometry, Triple
+
+UPRIGHT = "LPS"
+_OPPOSITE = {"L": "R", "P": "A", "S": "I"}
+_PATIENT_AXIS = {letter: axis for axis, pair in enumerate(_OPPOSITE.items()) for letter in pair}
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """Which array axis (z, y, x) runs along S, P and L, whether it runs backwards, and by how many degrees it leans."""
+    """How to turn arrays on one grid so that their axes grow in the directions of a code.
+
+    Attributes:
+        axes: Which axis of the array becomes the first, second and third.
+        backwards: Whether it runs the other way then.
+        spacing: In mm along the turned axes.
+        tilt: By how many degrees the grid leans away from the patient's axes, where it leans most.
+    """
 
     axes: tuple[int, int, int]
     backwards: tuple[bool, bool, bool]
-    spacing: tuple[float, float, float]  # mm along S, P, L
+    spacing: Triple
     tilt: float
 
-    def upright(self, array: np.ndarray) -> np.ndarray:
-        """An array (z, y, x) as a view with the axes (S, P, L)."""
-        return array.transpose(self.axes)[tuple(slice(None, None, -1 if back else 1) for back in self.backwards)]
+    def upright(self, array: Array) -> Array:
+        """An array (z, y, x) on the grid as a turned view."""
+        view: Array = array.transpose(self.axes)[self._flips]
+        return view
+
+    def back(self, array: Array) -> Array:
+        """A turned array as a view (z, y, x) that lies as the grid does; what `upright` undoes."""
+        view: Array = array[self._flips].transpose(np.argsort(self.axes))
+        return view
 
     def stored(self, axis: int, index: int, length: int) -> tuple[str, int]:
-        """The file's name of an axis ("x", "y" or "z") and of an index on it, for a position in an upright array."""
+        """Where a place in a turned array is in the file.
+
+        Args:
+            axis: Of the turned array.
+            index: On that axis.
+            length: Of that axis, in voxels.
+
+        Returns:
+            The file's name of the axis ("x", "y" or "z"), and the index on it.
+        """
         return "zyx"[self.axes[axis]], length - 1 - index if self.backwards[axis] else index
 
-
-def orientation(geometry: Geometry) -> Orientation:
-    """The upright orientation nearest to a grid's direction cosines."""
-    direction = np.reshape(geometry.direction, (3, 3))  # [patient axis L, P, S][grid axis x, y, z]
-    best = max(permutations(range(3)), key=lambda order: sum(abs(direction[row, order[row]]) for row in range(3)))
-    cosines = [float(direction[row, best[row]]) for row in (2, 1, 0)]
-    grid = [best[row] for row in (2, 1, 0)]
-    axes, backwards = [2 - axis for axis in grid], [cosine < 0 for cosine in cosines]
-    spacing = [float(geometry.spacing[axis]) for axis in grid]
-    tilt = float(np.degrees(np.arccos(np.clip(min(map(abs, cosines)), 0, 1))))
-    return Orientation(tuple(axes), tuple(backwards), tuple(spacing), tilt)  # type: ignore[arg-type]
+    @property
+    def _flips(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1 if back else 1) for back in self.backwards)
 
 
-def states_orientation(path: str) -> bool:
-    """Whether files of that name say how they lie in the patient; TIFF has no place for it."""
-    return suffix(path) not in (".tif", ".tiff")
+def code(geometry: Geometry) -> str:
+    """The directions in the patient in which x, y and z grow on a grid, such as "LPS"; the nearest if it leans."""
+    letters = list(_OPPOSITE)
+    return "".join(letters[row] if cosine > 0 else _OPPOSITE[letters[row]] for row, cosine in _patient_axes(geometry))
 
 
-def to_patient(geometry: Geometry, points: np.ndarray) -> np.ndarray:
+def tilt(geometry: Geometry) -> float:
+    """By how many degrees a grid leans away from the patient's axes, where it leans most."""
+    least = min(abs(cosine) for _, cosine in _patient_axes(geometry))
+    return float(np.degrees(np.arccos(min(least, 1.0))))
+
+
+def orientation(geometry: Geometry, wanted: str = UPRIGHT) -> Orientation:
+    """How to turn arrays on a grid so that they lie as a code says.
+
+    Raises:
+        InputError: The code does not name one direction of each pair L and R, P and A, S and I.
+    """
+    if len(wanted) != 3 or {_PATIENT_AXIS.get(letter) for letter in wanted} != {0, 1, 2}:
+        raise InputError(f"orientation: found {wanted!r}, expected one of L and R, P and A, S and I each, as in LPS")
+    own = code(geometry)
+    order = [[_PATIENT_AXIS[letter] for letter in own].index(_PATIENT_AXIS[letter]) for letter in wanted]
+    x, y, z = ((2 - axis, own[axis] != letter, geometry.spacing[axis]) for axis, letter in zip(order, wanted))
+    return Orientation((z[0], y[0], x[0]), (z[1], y[1], x[1]), (z[2], y[2], x[2]), tilt(geometry))
+
+
+def turned(array: Array, geometry: Geometry, wanted: str) -> tuple[Array, Geometry]:
+    """An array (z, y, x) as a view that lies in the patient as a code says, and the grid of that view."""
+    how = orientation(geometry, wanted)
+    direction, origin = np.reshape(geometry.direction, (3, 3)), np.array(geometry.origin)
+    columns, size = [], []
+    for axis, backwards in zip(reversed(how.axes), reversed(how.backwards)):  # the turned grid's x, y, z
+        own = 2 - axis
+        if backwards:
+            origin = origin + direction[:, own] * geometry.spacing[own] * (geometry.size[own] - 1)
+        columns.append(direction[:, own] * (-1 if backwards else 1))
+        size.append(geometry.size[own])
+    grid = Geometry(
+        (size[0], size[1], size[2]),
+        (how.spacing[2], how.spacing[1], how.spacing[0]),
+        (float(origin[0]), float(origin[1]), float(origin[2])),
+        tuple((np.stack(columns, axis=1) + 0.0).ravel().tolist()),  # no -0
+    )
+    return how.upright(array), grid
+
+
+def turned_back(array: Array, geometry: Geometry, wanted: str) -> Array:
+    """The way back from `turned`.
+
+    Args:
+        array: An array that lies as the code says, such as the label map of a turned scan.
+        geometry: The grid before turning.
+        wanted: The code.
+
+    Returns:
+        A view (z, y, x) that lies as the grid does.
+    """
+    return orientation(geometry, wanted).back(array)
+
+
+def turned_points(points: Array, shape: tuple[int, int, int], geometry: Geometry, wanted: str) -> Array:
+    """Where points, such as clicks, lie in an array that `turned` has turned.
+
+    Args:
+        points: (n, 3) voxel indices (z, y, x), whole or not.
+        shape: (z, y, x) of the array before turning.
+        geometry: Its grid.
+        wanted: The code.
+
+    Returns:
+        (n, 3) voxel indices (z, y, x) in the turned array, in the same type.
+    """
+    how = orientation(geometry, wanted)
+    result = np.array(points)[:, list(how.axes)]
+    for axis, backwards in enumerate(how.backwards):
+        if backwards:
+            result[:, axis] = shape[how.axes[axis]] - 1 - result[:, axis]
+    return result
+
+
+def to_patient(geometry: Geometry, points: Array) -> Array:
     """Patient coordinates (n, 3), mm, LPS, of points (n, 3) given as array indices (z, y, x)."""
     direction = np.reshape(geometry.direction, (3, 3))
-    return np.asarray(points, float)[:, ::-1] * geometry.spacing @ direction.T + geometry.origin
+    placed: Array = np.asarray(points, float)[:, ::-1] * geometry.spacing @ direction.T + geometry.origin
+    return placed
+
+
+def _patient_axes(geometry: Geometry) -> list[tuple[int, float]]:
+    """For the grid axes x, y and z: the patient axis (0 L, 1 P, 2 S) next to each, and the cosine between them."""
+    direction = np.reshape(geometry.direction, (3, 3))  # [patient axis][grid axis]
+    best = max(permutations(range(3)), key=lambda rows: sum(abs(direction[row, axis]) for axis, row in enumerate(rows)))
+    return [(row, float(direction[row, axis])) for axis, row in enumerate(best)]

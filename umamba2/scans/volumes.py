@@ -1,48 +1,99 @@
 """Images in and out, with their geometry.
 
-Arrays are (z, y, x); spacing is in mm in the same order. SimpleITK speaks (x, y, z); the swap happens here and
-nowhere else.
+Arrays are (z, y, x), and so are their shapes and spacings. SimpleITK and `Geometry` speak (x, y, z), as the files do;
+the swap happens here and nowhere else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from umamba2.errors import InputError
 from umamba2.files import replacing
-from umamba2.scans.itk import listening, missing_data, nifti_gaps, reason
+from umamba2.scans.itk import captured_stderr, missing_data, nifti_gaps, reason
 
 SUFFIXES = (".mha", ".mhd", ".nii.gz", ".nii", ".nrrd", ".tiff", ".tif")
+
+Array = np.ndarray[Any, Any]
+Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a grid lies in the patient: size in voxels, spacing and origin in mm, direction cosines, all in ITK's
-    (x, y, z) order."""
+    """Where a grid lies in the patient.
+
+    Attributes:
+        size: In voxels, (x, y, z), as all of these.
+        spacing: In mm.
+        origin: Where the centre of the first voxel lies, in mm: x to the patient's left, y to the back, z to the top.
+        direction: The nine direction cosines, row by row; column k is the direction in which grid axis k grows.
+    """
 
     size: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    origin: tuple[float, float, float]
-    direction: tuple[float, ...]
+    spacing: Triple
+    origin: Triple = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    @classmethod
+    def of_array(cls, shape: Sequence[int], spacing: Sequence[float], origin: Triple = (0.0, 0.0, 0.0)) -> Geometry:
+        """The grid of an array whose axes run along the patient's.
+
+        Args:
+            shape: (z, y, x) in voxels.
+            spacing: (z, y, x) in mm.
+            origin: (x, y, z) in mm.
+        """
+        (depth, height, width), (z, y, x) = shape, spacing
+        return cls((width, height, depth), (x, y, z), origin)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of an array on this grid, (z, y, x)."""
+        x, y, z = self.size
+        return (z, y, x)
+
+    @property
+    def zyx_spacing(self) -> Triple:
+        """The spacing in the order of an array's axes, (z, y, x), in mm."""
+        x, y, z = self.spacing
+        return (z, y, x)
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A CBCT scan: ``array`` float32 (z, y, x) with its ``geometry``; ``warnings`` says what had to be mended."""
+    """A CBCT scan.
 
-    array: np.ndarray
+    Attributes:
+        array: Intensities (z, y, x): uint8 or int16 where the file holds whole numbers that fit, else float32.
+        geometry: The grid as the file states it; what is written for this scan lies on it too.
+        warnings: What is odd about the file, one line each.
+        oriented: Whether the file says how it lies in the patient.
+        mended: Whether NaN or infinite voxels were replaced.
+        corrected: The grid to measure with, where the stated spacing cannot be right.
+    """
+
+    array: Array
     geometry: Geometry
     warnings: tuple[str, ...] = ()
+    oriented: bool = True
+    mended: bool = False
+    corrected: Geometry | None = None
 
     @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Spacing in mm, (z, y, x)."""
-        x, y, z = self.geometry.spacing
-        return (z, y, x)
+    def grid(self) -> Geometry:
+        """The grid to measure with: the stated one, corrected where it cannot be right."""
+        return self.corrected or self.geometry
+
+    @property
+    def spacing(self) -> Triple:
+        """Spacing to measure with in mm, (z, y, x)."""
+        return self.grid.zyx_spacing
 
 
 def suffix(path: str | Path) -> str | None:
@@ -66,35 +117,63 @@ def read_volume(path: str | Path) -> Volume:
     """Read a 3-D image.
 
     Voxels that are NaN or infinite become the smallest finite value of the image (air), with a warning.
-    Raises InputError, naming the file, for a missing, empty or unreadable file, an image that is not 3-D with one
-    channel, a zero-size image, or one without a single finite voxel.
+
+    Raises:
+        InputError: The file is missing, empty or unreadable, or holds no 3-D image with one channel, no voxel, or no
+            finite voxel.
     """
-    path = Path(path)
-    return as_volume(*read_array(path), str(path))
+    array, geometry = read_array(path)
+    return replace(as_volume(array, geometry, str(path)), oriented=suffix(path) not in (".tif", ".tiff"))
 
 
-def as_volume(array: np.ndarray, geometry: Geometry, name: str) -> Volume:
-    """Make a volume of intensities (z, y, x), mended as in `read_volume`; ``name`` is what messages call it."""
+def as_volume(array: Array, geometry: Geometry, name: str) -> Volume:
+    """Make a volume of an array, mended as in `read_volume`.
+
+    Args:
+        array: Intensities (z, y, x) of any real type.
+        geometry: Their grid.
+        name: What messages call it.
+
+    Raises:
+        InputError: The numbers are complex, or none is finite.
+    """
     if np.iscomplexobj(array):
         raise InputError(f"{name}: found complex voxels, expected real intensities")
+    if array.dtype.kind in "bui":
+        return Volume(_compact(array), geometry)
     finite = np.isfinite(array)
-    if array.dtype == np.float64:  # float32 ends earlier; beyond that, finite values would become infinite
-        array = np.clip(array, np.finfo(np.float32).min, np.finfo(np.float32).max)
-    array = array.astype(np.float32, copy=False)
     count = array.size - int(np.count_nonzero(finite))
-    if count == 0:
-        return Volume(array, geometry)
     if count == array.size:
         raise InputError(f"{name}: found only NaN or infinite voxels, expected intensities")
+    if array.dtype != np.float32:  # which ends earlier than float64: finite values must not become infinite
+        largest = np.finfo(np.float32).max
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+        np.clip(array, -largest, largest, out=array)
+    if count == 0:
+        return Volume(array, geometry)
     array = np.where(finite, array, array[finite].min())
-    return Volume(array, geometry, (f"{name}: found {count} NaN or infinite voxels, expected finite intensities",))
+    warning = f"{name}: found {count} NaN or infinite voxels, expected finite intensities"
+    return Volume(array, geometry, (warning,), mended=True)
 
 
-def read_labels(path: str | Path) -> tuple[np.ndarray, Geometry]:
+def _compact(array: Array) -> Array:
+    """Whole numbers in the smallest of uint8 (if that is their type), int16 and float32 that holds them."""
+    if array.dtype in (np.uint8, np.int16):
+        return array
+    limits = np.iinfo(np.int16)
+    if array.dtype.kind == "b" or limits.min <= array.min() <= array.max() <= limits.max:
+        return array.astype(np.int16)
+    return array.astype(np.float32)
+
+
+def read_labels(path: str | Path) -> tuple[Array, Geometry]:
     """Read a label map: (z, y, x) array in an integer type, and its geometry.
 
-    Whole numbers stored as floating point get a signed type that holds them. Raises InputError as
-    `read_volume` does, and for values that are no whole numbers of 64 bits.
+    Whole numbers stored as floating point get a signed type that holds them.
+
+    Raises:
+        InputError: As `read_volume`, and for values that are no whole numbers of 64 bits.
     """
     array, geometry = read_array(path)
     if not np.issubdtype(array.dtype, np.integer):
@@ -106,32 +185,38 @@ def read_labels(path: str | Path) -> tuple[np.ndarray, Geometry]:
     return array, geometry
 
 
-def first_odd(array: np.ndarray) -> float | None:
+def first_odd(array: Array) -> float | None:
     """The first value that cannot be a label, being no whole number of 64 bits, or None."""
     if np.issubdtype(array.dtype, np.integer):
         return None
     fits = (np.abs(array) < 2.0**63) & (np.rint(array) == array)  # False for NaN
-    return None if fits.all() else array[np.unravel_index(np.argmin(fits), fits.shape)].item()
+    if fits.all():
+        return None
+    odd: float = array[np.unravel_index(np.argmin(fits), fits.shape)].item()
+    return odd
 
 
-def write_labels(path: str | Path, labels: np.ndarray, geometry: Geometry) -> None:
-    """Write a label map as compressed uint8 on the given grid, complete or not at all.
+def write_labels(path: str | Path, labels: Array, geometry: Geometry) -> None:
+    """Write a label map as compressed uint8, complete or not at all.
 
     The file appears under its name only when it is whole, so a crash never leaves half an answer.
-    Raises InputError if the array's shape is not the grid's, or the folder cannot be written.
+
+    Args:
+        path: Where to; the name's ending says the format.
+        labels: (z, y, x), 0 to 255.
+        geometry: Their grid.
+
+    Raises:
+        InputError: The array's shape is not the grid's, or the file cannot be written.
     """
     write_volume(path, labels.astype(np.uint8, copy=False), geometry)
 
 
-def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:
-    """Write intensities (z, y, x) on the given grid, compressed, in the array's own type; otherwise `write_labels`."""
-    if tuple(array.shape[::-1]) != tuple(geometry.size):
-        raise InputError(f"{path}: found an array of shape {array.shape}, expected {tuple(geometry.size[::-1])}")
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    image.SetSpacing(geometry.spacing)
-    image.SetOrigin(geometry.origin)
-    image.SetDirection(geometry.direction)
-    write_image(path, image)
+def write_volume(path: str | Path, array: Array, geometry: Geometry) -> None:
+    """Write intensities (z, y, x) on their grid, compressed, in the array's own type; otherwise as `write_labels`."""
+    if tuple(array.shape) != geometry.shape:
+        raise InputError(f"{path}: found an array of shape {array.shape}, expected {geometry.shape}")
+    write_image(path, to_image(array, geometry))
 
 
 def write_image(path: str | Path, image: sitk.Image) -> None:
@@ -145,11 +230,26 @@ def write_image(path: str | Path, image: sitk.Image) -> None:
         # MetaImage's two files (.mhd) name each other and cannot be moved; with the voxels inside it is one file.
         whole = partial.with_suffix(".mha") if ending == ".mhd" else partial
         try:
-            with listening():
+            with captured_stderr():
                 sitk.WriteImage(image, str(whole), useCompression=True)
         except RuntimeError as error:
             raise OSError(reason(error)) from None
         whole.replace(partial)
+
+
+def to_image(array: Array, geometry: Geometry) -> sitk.Image:
+    """An array (z, y, x) on its grid as a SimpleITK image."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    return image
+
+
+def from_image(image: sitk.Image) -> tuple[Array, Geometry]:
+    """A copy of a SimpleITK image's voxels as an array (z, y, x), and their grid."""
+    grid = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    return sitk.GetArrayFromImage(image), grid
 
 
 def _check_name(path: Path) -> None:
@@ -159,7 +259,7 @@ def _check_name(path: Path) -> None:
         raise InputError(f"{path}: found a file name that is not UTF-8, expected one that is") from None
 
 
-def read_array(path: str | Path) -> tuple[np.ndarray, Geometry]:
+def read_array(path: str | Path) -> tuple[Array, Geometry]:
     """Read a 3-D image of one channel as it is: (z, y, x) array in the file's own type. Errors as `read_volume`."""
     path = Path(path)
     _check_name(path)
@@ -172,7 +272,7 @@ def read_array(path: str | Path) -> tuple[np.ndarray, Geometry]:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        with listening():
+        with captured_stderr():
             reader.ReadImageInformation()
         dimension, size, components = reader.GetDimension(), reader.GetSize(), reader.GetNumberOfComponents()
         if dimension == 4 and size[3] == 1:  # NIfTI files of one time point
@@ -183,17 +283,17 @@ def read_array(path: str | Path) -> tuple[np.ndarray, Geometry]:
             raise InputError(f"{path}: found {components} values per voxel, expected 1")
         if min(size) < 1:
             raise InputError(f"{path}: found size {size}, expected at least one voxel along each axis")
-        with listening() as remarks:
+        with captured_stderr() as remarks:
             image = reader.Execute()
     except RuntimeError as error:
         missing = missing_data(path)
         if missing is not None:
             raise InputError(f"{path}: found no {missing}, expected the file that it names as its voxels") from None
         raise InputError(f"{path}: could not be read ({reason(error)}), expected a complete image file") from None
-    spacing = image.GetSpacing()
+    array, geometry = from_image(image)
+    spacing = geometry.spacing
     if not all(np.isfinite(spacing)) or min(spacing) <= 0:
         raise InputError(f"{path}: found spacing {spacing}, expected positive millimetres")
-    array = sitk.GetArrayFromImage(image)
     if array.size == 0:
         raise InputError(f"{path}: found no voxels (shape {array.shape}), expected at least one")
     if any("Failed to read directory" in remark for remark in remarks):  # TIFF: slices are missing
@@ -202,9 +302,4 @@ def read_array(path: str | Path) -> tuple[np.ndarray, Geometry]:
         gaps = nifti_gaps(path, array.shape)
         if gaps is not None:
             array = np.where(gaps, np.nan, array)
-    return array, geometry_of(image)
-
-
-def geometry_of(image: sitk.Image) -> Geometry:
-    """The grid of a SimpleITK image."""
-    return Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    return array, geometry

@@ -132,15 +132,15 @@ def warm(job: Job) -> None:
     """Segment one empty tile, so that the first case does not pay for the device's and the kernels' start-up."""
     import numpy as np
 
-    from umamba2.scans.clicks import empty
+    from umamba2.scans.clicks import no_clicks
     from umamba2.scans.volumes import Geometry, Volume
 
     plan = job.predictor.plan
     z, y, x = (plan.transpose.index(axis) for axis in range(3))  # where the plan keeps the scan's axes
     size = plan.patch_size[z], plan.patch_size[y], plan.patch_size[x]
     spacing = plan.spacing[z], plan.spacing[y], plan.spacing[x]
-    geometry = Geometry(size[::-1], spacing[::-1], (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
-    job.segment(Volume(np.ones(size, np.float32), geometry), empty() if job.predictor.takes_clicks else None)
+    geometry = Geometry.of_array(size, spacing)
+    job.segment(Volume(np.ones(size, np.float32), geometry), no_clicks() if job.predictor.takes_clicks else None)
 
 
 def invoke(challenge: Challenge, job: Job, options: argparse.Namespace) -> Answer:

@@ -194,7 +194,7 @@ def convert_case(challenge: str, case: str, image: Path, labels: Path, folder: P
 def copy_image(image: Path, target: Path):
     """Copy an image, complete or not at all, and return its geometry; one with NaN is written anew without them."""
     volume = read_volume(image)
-    if volume.warnings:
+    if volume.mended:
         say(f"warning: {volume.warnings[0]}; written as the smallest finite value", sys.stderr)
         write_volume(target, volume.array, volume.geometry)
         return volume.geometry

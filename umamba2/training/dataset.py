@@ -161,7 +161,7 @@ def verify(dataset: Dataset, workers: int) -> dict[str, CaseFacts]:
 def check_case(image: Path, labels: Path | None, ids: tuple[int, ...]) -> CaseFacts:
     """Read the image and labels of one case. Raises InputError for the faults that `verify` lists."""
     volume = read_volume(image)
-    if volume.warnings:
+    if volume.mended:
         raise InputError(volume.warnings[0])
     if volume.array.min() == volume.array.max():
         raise InputError(f"{image}: found {volume.array.min():g} in all voxels, expected a scan")

@@ -233,7 +233,7 @@ def harmonised_sample(image: Path, labels: Path) -> np.ndarray:
 
     scan, truth = read_volume(image).array, read_labels(labels)[0]
     box = nonzero_box(scan)  # preprocessing crops first
-    inside = harmonise(np.ascontiguousarray(scan[box]), str(image))[truth[box] > 0]
+    inside = harmonise(np.ascontiguousarray(scan[box], np.float32), str(image))[truth[box] > 0]
     rng = np.random.default_rng(1234)
     return inside[rng.integers(0, len(inside), INTENSITY_SAMPLES)] if len(inside) else inside
 
