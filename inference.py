@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from umamba2.engine.budget import process_start
 from umamba2.jobs import container
 from umamba2.jobs.termination import handling_sigterm
 from umamba2.messages import exit_code
@@ -16,25 +15,22 @@ from umamba2.messages import exit_code
 
 def main(argv: list[str] | None = None) -> int:
     """Run the platform's job; 0 if every case has an output (and, if strict, nothing was wrong), else 1."""
-    parser = container.option_parser("Segment the dental CBCT scans that a challenge platform mounted.")
-    options = parser.parse_args(argv)
-    return exit_code(lambda: _run(options))
+    with handling_sigterm():  # from the start: the first process of a container ignores the signal otherwise
+        parser = container.option_parser("Segment the dental CBCT scans that a challenge platform mounted.")
+        options = parser.parse_args(argv)
+        return exit_code(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
-    from umamba2 import challenges, jobs
+    from umamba2.challenges import find_challenge
+    from umamba2.jobs import list_cases, recognise, run, succeeded
 
-    if options.challenge:
-        challenge = challenges.find_challenge(options.challenge)
-    else:
-        challenge = jobs.recognise(options.input)
+    challenge = find_challenge(options.challenge) if options.challenge else recognise(options.input)
     source, output = container.mounts(challenge, options)
-    cases = jobs.list_cases(challenge, source, output, options.suffix)
-    deadline = container.deadline(options, process_start())
-    job = container.load_job(challenge, options)
-    with handling_sigterm():
-        outcomes = jobs.run(cases, job, output, deadline)
-    return 0 if jobs.succeeded(outcomes, options.strict) else 1
+    cases = list_cases(challenge, source, output, options.suffix)
+    segmenter = container.load_segmenter(challenge, options)
+    outcomes = run(cases, segmenter, output, container.time_of_end(options))
+    return 0 if succeeded(outcomes, options.strict) else 1
 
 
 if __name__ == "__main__":

@@ -24,17 +24,17 @@ TO_FIRST_TILE = """
 import os, sys, time
 from umamba2.jobs import container
 import inference
-load_job = container.load_job
+load_segmenter = container.load_segmenter
 
 def load_and_mark(*arguments):
-    job = load_job(*arguments)
+    segmenter = load_segmenter(*arguments)
     def first_tile(*_):
         print(time.time(), flush=True)
         os._exit(0)
-    job.predictor.runner.logits = first_tile
-    return job
+    segmenter.predictor.runner.logits = first_tile
+    return segmenter
 
-container.load_job = load_and_mark
+container.load_segmenter = load_and_mark
 sys.exit(inference.main(sys.argv[1:]))
 """
 TORCH_ONLY = "import torch, time; print(time.time())"

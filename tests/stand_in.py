@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,7 @@ class StandInModel:
     folder: Path
     folds: list[str] | None
     challenge: str | None
+    labels: dict = field(default_factory=dict)
 
 
 def load_stand_in(folder, folds=None):

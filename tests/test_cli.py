@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import types
 
 import numpy as np
@@ -12,6 +13,7 @@ from stand_in import OBLIQUE, StandInLoader, load_stand_in, scan, write_clicks, 
 import umamba2
 from umamba2 import cli
 from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
+from umamba2.jobs import container
 from umamba2.models import folder as checkpoints
 from umamba2.scans.volumes import read_labels
 
@@ -23,6 +25,7 @@ def predict(tmp_path, monkeypatch, capfd):
     stand_in.Predictor = StandInLoader
     monkeypatch.setitem(sys.modules, "umamba2.engine.predict", stand_in)
     monkeypatch.setattr(checkpoints, "load_model", load_stand_in)
+    monkeypatch.setattr(container, "process_start", time.monotonic)  # that of the test runner may be long ago
     StandInLoader.made.clear()
 
     def run(task, source, out, *options, states=None):
@@ -221,7 +224,7 @@ def test_wrong_models(predict, tmp_path):
     assert error.startswith(f"error: {tmp_path / 'model'}: found a model of 13 classes without clicks, expected 47")
     code, (error,) = predict(STSR, image, tmp_path / "out", "--label-map", "public")
     assert code == 1
-    assert error == "error: --label-map: found public without a challenge, expected --challenge"
+    assert error == "error: numbering: found 'public' without a challenge, expected the name of a challenge"
     code, (error,) = predict(STSR, image, tmp_path / "out", "--challenge", STSR, states="stsr-2026")
     assert code == 1
     assert error == f"error: {tmp_path / 'model'}: found a model for stsr-2026, expected one for stsr"

@@ -12,7 +12,8 @@ from stand_in import StandIn, scan, write_clicks, write_image, write_model
 from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError
-from umamba2.jobs import Job, list_cases, run
+from umamba2.jobs import list_cases, run
+from umamba2.segmenter import Segmenter
 
 evalutils = pytest.importorskip("evalutils", reason="evalutils is not installed (pip install evalutils==0.4.2)")
 if not hasattr(evalutils, "SegmentationAlgorithm"):
@@ -40,8 +41,8 @@ def test_the_subclass_equals_the_container(mount, tmp_path, task):
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     challenge = CHALLENGES[task]
     first, second = StandIn(task), StandIn(task)
-    run(list_cases(challenge, mount, ours), Job(first, challenge), ours)
-    ToothFairy3Algorithm(task, predictor=second, input_path=mount, output_path=theirs).process()
+    run(list_cases(challenge, mount, ours), Segmenter(first, challenge), ours)
+    ToothFairy3Algorithm(task, Segmenter(second, CHALLENGES[task]), input_path=mount, output_path=theirs).process()
     assert files(theirs) == files(ours) - {"metadata/run.json"}  # the record of the run is ours alone
     assert (theirs / "results.json").read_bytes() == (ours / "results.json").read_bytes()
     for name in files(theirs) - {"results.json"}:
@@ -72,13 +73,15 @@ def test_results_equal_those_of_a_template(mount, tmp_path):
     ).process()
     ours = tmp_path / "ours"
     challenge = CHALLENGES[MULTICLASS]
-    run(list_cases(challenge, mount, ours), Job(StandIn(MULTICLASS), challenge), ours)
+    run(list_cases(challenge, mount, ours), Segmenter(StandIn(MULTICLASS), challenge), ours)
     assert files(ours) - {"metadata/run.json"} == files(theirs)
     assert (ours / "results.json").read_bytes() == (theirs / "results.json").read_bytes()
 
 
 def test_problems_become_error_messages(mount, tmp_path, capsys):
-    ToothFairy3Algorithm(INTERACTIVE, predictor=StandIn(INTERACTIVE), input_path=mount, output_path=tmp_path).process()
+    ToothFairy3Algorithm(
+        INTERACTIVE, Segmenter(StandIn(INTERACTIVE), CHALLENGES[INTERACTIVE]), input_path=mount, output_path=tmp_path
+    ).process()
     messages = [entry["error_messages"] for entry in json.loads((tmp_path / "results.json").read_text())]
     assert [len(lines) for lines in messages] == [1, 1, 0]
     assert "expected voxels (z, y, x) inside an image" in messages[0][0]
@@ -88,8 +91,10 @@ def test_problems_become_error_messages(mount, tmp_path, capsys):
 
 def test_wrong_challenges_and_models(tmp_path):
     with pytest.raises(InputError, match="found 'stsr', expected one of ToothFairy3's"):
-        ToothFairy3Algorithm(STSR, predictor=StandIn(STSR))
-    with pytest.raises(InputError, match="found a model of 3 classes"):
-        ToothFairy3Algorithm(MULTICLASS, predictor=StandIn(INTERACTIVE))
+        ToothFairy3Algorithm(STSR, Segmenter(StandIn(STSR), CHALLENGES[STSR]))
+    with pytest.raises(
+        InputError, match="found a segmenter for toothfairy3-interactive, expected one"
+    ):
+        ToothFairy3Algorithm(MULTICLASS, Segmenter(StandIn(INTERACTIVE), CHALLENGES[INTERACTIVE]))
     with pytest.raises(InputError, match="found no model"):
         ToothFairy3Algorithm(MULTICLASS, model=write_model(tmp_path / "x" / STSR, STSR).parent)

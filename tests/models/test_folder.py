@@ -15,8 +15,8 @@ import torch
 from small_models import make_model, make_plans
 
 from umamba2.errors import InputError
-from umamba2.jobs import is_model
 from umamba2.models.folder import describe, load_model, slim
+from umamba2.models.locate import is_model
 
 
 def same_weights(a, b, folds=None):

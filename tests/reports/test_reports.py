@@ -553,7 +553,7 @@ def test_the_command_line_and_the_container_stay_light():
         root = Path(cli.__file__).parents[1]
         return set(subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.split())
 
-    assert not loaded("import umamba2.cli; umamba2.cli._parser()") & {"PIL", "scipy", "torch", "SimpleITK", "trimesh"}
+    assert not loaded("import umamba2.cli; umamba2.cli._parser([])") & {"PIL", "scipy", "torch", "SimpleITK", "trimesh"}
     container = loaded("import inference, umamba2.jobs.container, umamba2.challenges, umamba2.serving")
     assert not {name for name in container if name.startswith(("umamba2.reports", "umamba2.exports", "PIL"))}
 

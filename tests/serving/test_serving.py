@@ -222,7 +222,7 @@ def test_calls_queue_and_health_answers_meanwhile(served):
     assert answers == [(201, {"cases": 1, "warnings": []})] * 3
 
 
-def test_sigterm_finishes_the_call_in_progress(tmp_path, model):
+def test_sigterm_ends_the_call_in_progress_with_an_answer(tmp_path, model):
     served = Served(tmp_path, model)
     served.wipe()
     wait_until(lambda: served.ask("GET", "/health")[0] == 200, "the model")
@@ -234,8 +234,9 @@ def test_sigterm_finishes_the_call_in_progress(tmp_path, model):
     wait_until((served.output / OUTPUTS / "a.mha").exists, "the first case")  # so the second is in progress
     assert served.stop() == 0
     call.join(PATIENCE)
-    assert answers == [(201, {"cases": 2, "warnings": []})]
-    assert served.errors() == []
+    ((code, answer),) = answers
+    assert (code, answer["cases"]) == (201, 2)  # the second scan has an output too, whatever was found in it by then
+    assert (served.output / OUTPUTS / "b.mha").exists()
 
 
 def test_sigterm_waits_for_no_slow_client(tmp_path, model):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from umamba2.lazy import lazily
+
+if TYPE_CHECKING:
+    from umamba2.jobs.contract import leave_record, list_cases, run
+    from umamba2.jobs.job import Case, Outcome, run_cases, succeeded
+    from umamba2.jobs.locate import find_images, recognise
 
 __all__ = [
     "Case",
-    "Job",
     "Outcome",
-    "check_model",
     "find_images",
-    "find_model",
-    "is_model",
     "leave_record",
     "list_cases",
     "recognise",
@@ -20,21 +23,12 @@ __all__ = [
     "succeeded",
 ]
 
-__getattr__ = lazily(
-    __name__,
-    {
-        "Case": "job",
-        "Job": "job",
-        "Outcome": "job",
-        "check_model": "job",
-        "find_images": "locate",
-        "find_model": "locate",
-        "is_model": "locate",
-        "leave_record": "contract",
-        "list_cases": "contract",
-        "recognise": "locate",
-        "run": "contract",
-        "run_cases": "job",
-        "succeeded": "job",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__ = lazily(
+        __name__,
+        {
+            **dict.fromkeys(("leave_record", "list_cases", "run"), "contract"),
+            **dict.fromkeys(("Case", "Outcome", "run_cases", "succeeded"), "job"),
+            **dict.fromkeys(("find_images", "recognise"), "locate"),
+        },
+    )

@@ -6,21 +6,23 @@ Settings come from options, else from UMAMBA2_* variables; an empty variable cou
 from __future__ import annotations
 
 import argparse
-import math
 import os
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from umamba2.anatomy.structures import LABEL_MAPS
+from umamba2.arguments import positive
+from umamba2.models.locate import DEMO_MODELS, find_model
 
 if TYPE_CHECKING:
     from umamba2.challenges import Challenge
-    from umamba2.jobs import Job
+    from umamba2.segmenter import Segmenter
 
-MARGIN = 0.95  # of a time limit is used: a busy machine may take longer for the last steps than for those before
-
-MODEL_PLACES = (Path("/opt/ml/model"), Path(__file__).resolve().parents[2] / "resources")
+MODEL_PLACES = (Path("/opt/ml/model"), DEMO_MODELS)
 
 
-def option_parser(description: str, **options) -> argparse.ArgumentParser:
+def option_parser(description: str, **options: Any) -> argparse.ArgumentParser:
     """An argument parser with the options of both; ``options`` go to argparse."""
     environment = {name: value for name, value in os.environ.items() if value}.get
     parser = argparse.ArgumentParser(description=description, **options)
@@ -34,46 +36,44 @@ def option_parser(description: str, **options) -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", default=environment("UMAMBA2_MODEL"), help="default: /opt/ml/model, then resources/ beside the code"
     )
-    parser.add_argument("--label-map", choices=("platform", "public", "training"), default="platform")
     parser.add_argument(
         "--suffix", default=environment("UMAMBA2_STSR_SUFFIX"), help="STSR: <case><suffix>.nii.gz (default: _Mask)"
     )
-    parser.add_argument("--folds", nargs="+", help="numbers or 'all' (default: every fold there is)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--precision", choices=("auto", "fp16", "bf16", "fp32"), default="auto")
-    add_limits(parser, environment("UMAMBA2_TIME_LIMIT"))
+    add_inference_options(parser, environment("UMAMBA2_TIME_LIMIT"))
     return parser
 
 
-def add_limits(parser: argparse.ArgumentParser, seconds: str | None = None) -> None:
-    """Add the options that say when to be done, and what counts as done."""
-    parser.add_argument(
+def add_inference_options(parser: argparse.ArgumentParser, seconds: str | None = None) -> None:
+    """Add what the container and ``umamba2 predict`` have in common; ``seconds``: the default time limit."""
+    add = parser.add_argument
+    add("--numbering", "--label-map", choices=LABEL_MAPS, help="ids of the output (default: platform)")
+    add("--folds", nargs="+", metavar="FOLD", help="numbers or 'all' (default: every fold there is)")
+    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    add("--precision", choices=("auto", "fp16", "bf16", "fp32"), default="auto")
+    add(
         "--time-limit",
-        type=_seconds,
+        type=positive(float, "seconds"),
         default=seconds,
         metavar="S",
         help="seconds until everything must be written; gives up mirror images, folds, overlap and detail as needed",
     )
-    parser.add_argument(
+    add(
         "--strict",
         action="store_true",
         help="fail if anything was not as it should be, even if every case has an output",
     )
 
 
-def deadline(options: argparse.Namespace, start: float) -> float | None:
-    """When to be done, on `time.monotonic`'s clock, if the work began at ``start``."""
-    return None if options.time_limit is None else start + MARGIN * options.time_limit
+def time_of_end(options: argparse.Namespace, start: float | None = None) -> float | None:
+    """When everything must be written, on `time.monotonic`'s clock, or None where there is no limit.
 
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a positive number of seconds")
-    return value
+    Args:
+        options: With the time limit in seconds.
+        start: When the work began; None: when this process did, because platforms count its start-up.
+    """
+    if options.time_limit is None:
+        return None
+    return (process_start() if start is None else start) + float(options.time_limit)
 
 
 def mounts(challenge: Challenge, options: argparse.Namespace) -> tuple[Path, Path]:
@@ -81,20 +81,31 @@ def mounts(challenge: Challenge, options: argparse.Namespace) -> tuple[Path, Pat
     return Path(options.input or challenge.mounts[0]), Path(options.output or challenge.mounts[1])
 
 
-def load_job(challenge: Challenge, options: argparse.Namespace) -> Job:
-    """Load the model for a challenge. Raises InputError if there is none, or it is one for something else."""
-    from umamba2 import jobs
+def load_segmenter(challenge: Challenge, options: argparse.Namespace) -> Segmenter:
+    """Load the model for a challenge. Raises ModelError if there is none, or it is one for something else."""
+    model = find_model(challenge.name, [options.model] if options.model else MODEL_PLACES)
 
-    model = jobs.find_model(challenge.name, [options.model] if options.model else MODEL_PLACES)
+    from umamba2.segmenter import load  # takes its time to import: not before it is needed
 
-    from umamba2.engine.predict import Predictor  # torch takes seconds to import: not before it is needed
-
-    predictor = Predictor.from_folder(
+    return load(
         model,
+        challenge=challenge,
         folds=options.folds,
         device=options.device,
         precision=options.precision,
-        **challenge.predictor_settings(),
+        numbering=options.numbering,
     )
-    jobs.check_model(predictor, challenge, model)
-    return jobs.Job(predictor, challenge, options.label_map, background_on_failure=True)
+
+
+def process_start() -> float:
+    """When this process started, on `time.monotonic`'s clock; where the system does not tell, when this was loaded."""
+    try:
+        # Field 22, counted behind the command's name, which may hold anything: ticks since the machine started.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return _LOADED
+    return time.monotonic() - age
+
+
+_LOADED = time.monotonic()

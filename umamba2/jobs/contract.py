@@ -10,16 +10,18 @@ from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import umamba2
 from umamba2.challenges.challenge import Challenge
 from umamba2.errors import InputError
 from umamba2.files import write_file
-from umamba2.jobs.job import Case, Job, Outcome, run_cases
+from umamba2.jobs.job import Case, Outcome, run_cases
 from umamba2.jobs.locate import find_images
 from umamba2.messages import say, unexpected
 from umamba2.scans.clicks import click_file
 from umamba2.scans.volumes import stem
+from umamba2.segmenter import Segmenter
 
 RUN_RECORD = "run.json"
 
@@ -44,35 +46,40 @@ def list_cases(challenge: Challenge, source: str | Path, output: str | Path, suf
     return cases
 
 
-def run(cases: list[Case], job: Job, output: str | Path, deadline: float | None = None) -> list[Outcome]:
-    """Segment the cases and write what belongs to them in the output folder.
+def run(cases: list[Case], segmenter: Segmenter, output: str | Path, until: float | None = None) -> list[Outcome]:
+    """Segment the cases and write what belongs to them in the output folder; every scan that can be read gets one.
 
     For Grand Challenge that is ``results.json``, as evalutils 0.4.2 writes it, with an entry for each case that has
     an output and its problems as error messages, and our own record of the run, ``metadata/run.json``.
-    ``deadline``: see `run_cases`.
+
+    Args:
+        cases: What to segment.
+        segmenter: The loaded model.
+        output: The platform's output folder.
+        until: When everything must be written, on `time.monotonic`'s clock; None: no limit.
     """
-    outcomes = run_cases(cases, job, deadline=deadline)
-    if job.challenge is not None and job.challenge.has_results:
+    outcomes = run_cases(cases, segmenter, until=until, background_on_failure=True)
+    if segmenter.challenge is not None and segmenter.challenge.has_results:
         output = Path(output)
         write_file(output / "results.json", json.dumps([_entry(outcome) for outcome in outcomes if outcome.written]))
-        leave_record(output / "metadata", outcomes, job, deadline)
+        leave_record(output / "metadata", outcomes, segmenter, until)
     return outcomes
 
 
-def leave_record(folder: Path, outcomes: list[Outcome], job: Job, deadline: float | None) -> None:
+def leave_record(folder: Path, outcomes: list[Outcome], segmenter: Segmenter, until: float | None) -> None:
     """Write what was done, and with what, to ``run.json`` in a folder.
 
     No segmentation is the worse for it if that fails: it costs a warning.
     """
     try:
-        record = json.dumps(_run_record(outcomes, job, deadline), indent=1, default=str)
+        record = json.dumps(_run_record(outcomes, segmenter, until), indent=1, default=str)
         write_file(folder / RUN_RECORD, record)
     except Exception as error:
         problem = str(error) if isinstance(error, InputError) else f"{folder / RUN_RECORD}: found {unexpected(error)}"
         say(f"warning: {problem}", sys.stderr)
 
 
-def _run_record(outcomes: list[Outcome], job: Job, deadline: float | None) -> dict:
+def _run_record(outcomes: list[Outcome], segmenter: Segmenter, until: float | None) -> dict[str, Any]:
     packages = ("torch", "numpy", "SimpleITK", "connected-components-3d", "safetensors", "mamba-ssm")
     versions = {"python": platform.python_version(), "umamba2": umamba2.__version__}
     for package in packages:
@@ -80,8 +87,8 @@ def _run_record(outcomes: list[Outcome], job: Job, deadline: float | None) -> di
             versions[package] = metadata.version(package)
     return {
         "versions": versions,
-        "settings": {**job.predictor.settings, "label_map": job.label_map, "postprocess": job.postprocess},
-        "seconds_left": None if deadline is None else round(deadline - time.monotonic(), 3),
+        "settings": segmenter.settings,
+        "seconds_left": None if until is None else round(until - time.monotonic(), 3),
         "cases": [
             {
                 "image": outcome.case.image.name,
@@ -94,7 +101,7 @@ def _run_record(outcomes: list[Outcome], job: Job, deadline: float | None) -> di
     }
 
 
-def _entry(outcome: Outcome) -> dict:
+def _entry(outcome: Outcome) -> dict[str, Any]:
     # The type is what evalutils calls every image, whatever its format.
     return {
         "outputs": [{"type": "metaio_image", "filename": outcome.case.output.name}],

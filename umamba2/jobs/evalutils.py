@@ -12,13 +12,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import SimpleITK as sitk
 
 from umamba2.challenges import find_challenge
-from umamba2.errors import InputError
-from umamba2.jobs import Case, Job, Outcome, check_model, find_model, list_cases
+from umamba2.errors import InputError, ModelError
+from umamba2.jobs.container import MODEL_PLACES
+from umamba2.jobs.contract import list_cases
+from umamba2.jobs.job import Case, Outcome
 from umamba2.scans.volumes import as_volume, from_image, to_image
+from umamba2.segmenter import Segmenter, load
 
 try:
     from evalutils import SegmentationAlgorithm
@@ -29,38 +31,40 @@ except ImportError as error:
 class ToothFairy3Algorithm(SegmentationAlgorithm):
     """A ToothFairy3 task run by evalutils: ``process()`` segments what is in the input folder.
 
-    ``challenge`` is a name; ``model`` a model folder, or ``predictor`` one loaded already; ``input_path`` and
-    ``output_path`` are the container's mounts. Further keyword arguments go to ``Predictor.from_folder``.
-    Raises InputError for another challenge, and for no model or one for another challenge.
+    Args:
+        challenge: The task's name.
+        model: A model folder (see `umamba2.load`), or a segmenter that is loaded already.
+        input_path: Where the container's input is mounted.
+        output_path: Where its output is collected.
+        settings: Further arguments of `umamba2.load`.
+
+    Raises:
+        InputError: It is another challenge.
+        ModelError: There is no model, or it is one for another challenge.
     """
 
     def __init__(
         self,
         challenge: str,
-        model: str | Path | None = None,
-        predictor: Any = None,
+        model: str | Path | Segmenter = MODEL_PLACES[0],
         input_path: str | Path = "/input",
         output_path: str | Path = "/output",
-        label_map: str | None = None,
         **settings: Any,
     ):
-        self.challenge = profile = find_challenge(challenge)
-        if not profile.has_results:
+        self.challenge = find_challenge(challenge)
+        if not self.challenge.has_results:
             raise InputError(f"challenge: found {challenge!r}, expected one of ToothFairy3's")
-        if predictor is None:
-            from umamba2.engine.predict import Predictor
-
-            model = find_model(challenge, ["/opt/ml/model"] if model is None else [model])
-            predictor = Predictor.from_folder(model, **{**profile.predictor_settings(), **settings})
-        check_model(predictor, profile, "predictor" if model is None else model)
-        self.job = Job(predictor, profile, label_map)
+        self.segmenter = model if isinstance(model, Segmenter) else load(model, challenge=challenge, **settings)
+        if self.segmenter.challenge != self.challenge:
+            found = self.segmenter.challenge.name if self.segmenter.challenge else "no challenge"
+            raise ModelError(f"model: found a segmenter for {found}, expected one for {challenge}")
         self._mounts = Path(input_path), Path(output_path)
         self._listed: dict[Path, Case] = {}
         self._outcome = Outcome(Case(Path("image"), Path("image")))
         super().__init__(
             validators={},  # evalutils rejects equal images, but the interactive task runs one scan six times
-            input_path=self._mounts[0] / profile.image_folder,
-            output_path=self._mounts[1] / profile.output_folder,
+            input_path=self._mounts[0] / self.challenge.image_folder,
+            output_path=self._mounts[1] / self.challenge.output_folder,
             output_file=self._mounts[1] / "results.json",
         )
 
@@ -70,23 +74,22 @@ class ToothFairy3Algorithm(SegmentationAlgorithm):
         self._output_path.mkdir(parents=True, exist_ok=True)  # evalutils makes the last folder only
         super().process()
 
-    def process_case(self, *, idx: int, case: Any) -> dict:
-        """One row of evalutils' table of files, to its entry in ``results.json``."""
+    def process_case(self, *, idx: int, case: Any) -> dict[str, Any]:
+        """Turn one row of evalutils' table of files into its entry in ``results.json``."""
         path = Path(case["path"])
         self._outcome = Outcome(self._listed.get(path, Case(path, self._output_path / path.name)))
         entry = super().process_case(idx=idx, case=case)
         return {**entry, "error_messages": self._outcome.problems}
 
     def predict(self, *, input_image: sitk.Image) -> sitk.Image:
-        """An image to its label map on the same grid, with the clicks of the case being processed."""
+        """Segment an image with the clicks of the case being processed; the label map lies on the same grid."""
         name = self._outcome.case.image
         if input_image.GetDimension() != 3:
             raise InputError(f"{name}: found a {input_image.GetDimension()}-D image, expected 3-D")
         volume = as_volume(*from_image(input_image), str(name))
-        for warning in volume.warnings:
-            self._outcome.report("warning", warning)
-        clicks = self._outcome.read_clicks(volume.array.shape) if self.job.predictor.takes_clicks else None
-        found = self.job.segment(volume, clicks, record=self._outcome.record)
-        for warning in self._outcome.record.warnings:
-            self._outcome.report("warning", f"{name}: {warning}")
-        return to_image(found.astype(np.uint8, copy=False), volume.geometry)
+        clicks = self._outcome.case.clicks if self.segmenter.takes_clicks else None
+        try:
+            found = self.segmenter.segment(volume, clicks, record=self._outcome.record)
+        finally:
+            self._outcome.report_warnings()
+        return to_image(found.labels, found.geometry)

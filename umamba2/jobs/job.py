@@ -1,4 +1,4 @@
-"""One case from file to file, and the loop over many: the same for the container and the command line."""
+"""One case from file to file, and the loop over many: the same for the container, the server and the command line."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from umamba2.anatomy.structures import output_table
-from umamba2.challenges.challenge import Challenge
 from umamba2.engine.record import Record, peak_memory
 from umamba2.errors import InputError, Terminated
 from umamba2.files import OutputRegistry
 from umamba2.jobs.termination import endable
 from umamba2.messages import say, unexpected
-from umamba2.scans.clicks import Clicks, no_clicks, read_clicks
 from umamba2.scans.volumes import Volume, read_volume, write_labels
+from umamba2.segmenter import Segmenter
 
-if TYPE_CHECKING:
-    from umamba2.engine.predict import Predictor
+MARGIN = 0.95  # of the time is used: a busy machine may take longer for the last steps than for those before
+SECONDS_PER_VOXEL = 3e-7  # for post-processing and writing: three times what they take on a slow CPU
 
-# Post-processing and writing, kept free before a deadline: three times what they take on a slow CPU.
-SECONDS_PER_VOXEL = 3e-7
-
-# What else to do with a case once its output is written: the case, its scan, its label map in the output's ids.
-Finished = Callable[["Case", Volume, np.ndarray], None]
+# What else to do with a case once its output is written: image, output, scan, label map in the output's ids.
+Finished: TypeAlias = Callable[[Path, Path, Volume, npt.NDArray[np.uint8]], None]
 
 
 @dataclass(frozen=True)
@@ -55,69 +51,10 @@ class Outcome:
         self.problems.append(problem)
         say(f"{level}: {problem}", sys.stderr)
 
-    def read_clicks(self, shape: tuple[int, int, int]) -> Clicks:
-        """The usable clicks of the case on an image of that shape (z, y, x); what is not usable is reported."""
-        if self.case.clicks is None:
-            return no_clicks()
-        try:
-            clicks, warnings = read_clicks(self.case.clicks, shape)
-        except InputError as error:
-            self.report("warning", f"{error}; going on without clicks")
-            return no_clicks()
-        for warning in warnings:
+    def report_warnings(self) -> None:
+        """Report what the record warns of."""
+        for warning in self.record.warnings:
             self.report("warning", warning)
-        return clicks
-
-
-@dataclass(frozen=True)
-class Job:
-    """How cases are turned into label maps; what is the same for all of them.
-
-    ``challenge`` None: plain prediction, the network's own ids. ``label_map`` None: the challenge's default.
-    ``background_on_failure``: a scan whose segmentation fails still gets an output, without any structure.
-    """
-
-    predictor: Predictor
-    challenge: Challenge | None = None
-    label_map: str | None = None
-    postprocess: bool = True
-    background_on_failure: bool = False
-
-    def segment(
-        self,
-        volume: Volume,
-        clicks: Clicks | None = None,
-        deadline: float | None = None,
-        record: Record | None = None,
-    ) -> np.ndarray:
-        """A volume to its label map, uint8 (z, y, x), in the ids of ``label_map``; the rest as `Predictor.predict`."""
-        record = record or Record()
-        if deadline is not None:
-            deadline -= SECONDS_PER_VOXEL * volume.array.size
-        labels = self.predictor.predict(volume.array, volume.spacing, clicks, deadline, record)
-        if self.challenge is None:
-            return labels
-        if self.postprocess:
-            with record.timed("postprocess"):
-                try:
-                    labels = self.challenge.clean(labels, volume.spacing, clicks)
-                except (Exception, Terminated) as error:  # the network's answer as it is beats none
-                    record.warn(f"post-processing: found {unexpected(error)}, going on without it")
-        return output_table(self.challenge.name, self.label_map or self.challenge.label_map)[labels]
-
-
-def check_model(predictor: Predictor, challenge: Challenge, model: str | Path) -> None:
-    """Raise InputError, naming the model, if it is not one for this challenge."""
-    if predictor.challenge not in (None, challenge.name):
-        raise InputError(f"{model}: found a model for {predictor.challenge}, expected one for {challenge.name}")
-
-    def what(classes: int, clicks: bool) -> str:
-        return f"{classes} classes {'with' if clicks else 'without'} clicks"
-
-    found = what(predictor.num_classes, predictor.takes_clicks)
-    expected = what(challenge.num_classes, challenge.takes_clicks)
-    if found != expected:
-        raise InputError(f"{model}: found a model of {found}, expected {expected} for {challenge.name}")
 
 
 def succeeded(outcomes: Iterable[Outcome], strict: bool = False) -> bool:
@@ -125,65 +62,90 @@ def succeeded(outcomes: Iterable[Outcome], strict: bool = False) -> bool:
     return all(outcome.written and not (strict and outcome.problems) for outcome in outcomes)
 
 
+def network_deadline(until: float | None, cases: int, voxels: int) -> float | None:
+    """When the network must be done with the next scan. All that is taken off a time limit is taken off here.
+
+    Args:
+        until: When everything must be written, on `time.monotonic`'s clock; None: no limit.
+        cases: Scans that are left, this one included; each gets an equal share.
+        voxels: Size of the scan, which decides the time for what comes after the network.
+    """
+    if until is None:
+        return None
+    now = time.monotonic()
+    return now + MARGIN * (until - now) / cases - SECONDS_PER_VOXEL * voxels
+
+
 def run_cases(
-    cases: Iterable[Case], job: Job, finished: Finished | None = None, deadline: float | None = None
+    cases: Iterable[Case],
+    segmenter: Segmenter,
+    finished: Finished | None = None,
+    until: float | None = None,
+    background_on_failure: bool = False,
 ) -> list[Outcome]:
     """Segment one case after the other; a line on stdout for each, and on stderr for each problem.
 
     No case keeps the others from running, whatever its files hold. A case fails if its output would overwrite an
-    image of any case, or the output of an earlier one. ``finished`` is called after each that is written.
-    ``deadline``, on `time.monotonic`'s clock, is that of all together: each gets an equal share of what is left.
+    image of any case, or the output of an earlier one.
+
+    Args:
+        cases: What to segment.
+        segmenter: The loaded model.
+        finished: Called after each output that was written.
+        until: When everything must be written, on `time.monotonic`'s clock; None: no limit.
+        background_on_failure: Whether a scan that cannot be segmented still gets an output, without any structure.
     """
     cases = list(cases)
-    places = OutputRegistry(case.image for case in cases)
+    outputs = OutputRegistry(case.image for case in cases)
     outcomes = []
     for number, case in enumerate(cases):
         outcome = Outcome(case)
         start = time.monotonic()
-        until = None if deadline is None else start + (deadline - start) / (len(cases) - number)
         try:
-            places.claim(case.output, case.image)
-            shape = _run_case(case, job, outcome, finished, until)
+            outputs.claim(case.output, case.image)
+            volume = read_volume(case.image)
+            outcome.record.seconds["read"] = round(time.monotonic() - start, 3)
+            deadline = network_deadline(until, len(cases) - number, volume.array.size)
+            labels = _segmented(volume, segmenter, outcome, deadline, background_on_failure)
+            with outcome.record.timed("write"):
+                write_labels(case.output, labels, volume.geometry)
+            outcome.written = True
+            if finished is not None:
+                _finish(finished, outcome, volume, labels)
         except Exception as error:
             outcome.report("error", _in_one_line(error, case.image))
         else:
-            size, memory = "x".join(map(str, shape)), _gigabytes(outcome.record.peak_memory or peak_memory())
+            size, memory = "x".join(map(str, labels.shape)), _gigabytes(outcome.record.peak_memory or peak_memory())
             seconds = time.monotonic() - start
             say(f"{case.image.name}  {size}  {memory}{seconds:.1f} s  -> {case.output}")
         outcomes.append(outcome)
     return outcomes
 
 
-def _run_case(
-    case: Case, job: Job, outcome: Outcome, finished: Finished | None, deadline: float | None
-) -> tuple[int, ...]:
-    record = outcome.record
-    with record.timed("read"):
-        volume = read_volume(case.image)
-    for warning in volume.warnings:
-        outcome.report("warning", warning)
-    clicks = outcome.read_clicks(volume.array.shape) if job.predictor.takes_clicks else None
+def _segmented(
+    volume: Volume, segmenter: Segmenter, outcome: Outcome, deadline: float | None, background_on_failure: bool
+) -> npt.NDArray[np.uint8]:
+    case, problem = outcome.case, ""
+    clicks = case.clicks if segmenter.takes_clicks else None
     try:
         with endable():
-            labels = job.segment(volume, clicks, deadline, record)
-        for warning in record.warnings:
-            outcome.report("warning", f"{case.image}: {warning}")
+            return segmenter.segment(volume, clicks, deadline, outcome.record).labels
     except (Exception, Terminated) as error:
-        # What the predictor raises does not know the file.
-        problem = f"{case.image}: {error}" if isinstance(error, InputError) else _in_one_line(error, case.image)
-        if not job.background_on_failure:
-            raise InputError(problem) from None
-        outcome.report("error", f"{problem}; {case.output} is background only")
-        labels = np.zeros(volume.array.shape, np.uint8)
-    with record.timed("write"):
-        write_labels(case.output, labels, volume.geometry)
-    outcome.written = True
-    if finished is not None:
-        try:
-            finished(case, volume, labels)
-        except Exception as error:  # the segmentation itself stands
-            outcome.report("warning", _in_one_line(error, case.image))
-    return labels.shape
+        problem = _in_one_line(error, case.image)
+    finally:
+        outcome.report_warnings()
+    if not background_on_failure:
+        raise InputError(problem)
+    outcome.report("error", f"{problem}; {case.output} is background only")
+    return np.zeros(volume.array.shape, np.uint8)
+
+
+def _finish(finished: Finished, outcome: Outcome, volume: Volume, labels: npt.NDArray[np.uint8]) -> None:
+    case = outcome.case
+    try:
+        finished(case.image, case.output, volume, labels)
+    except Exception as error:  # the segmentation itself stands
+        outcome.report("warning", _in_one_line(error, case.image))
 
 
 def _gigabytes(memory: dict[str, int]) -> str:

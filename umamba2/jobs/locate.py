@@ -1,9 +1,9 @@
-"""Which challenge this is, and where its images, outputs and model are."""
+"""Which challenge this is, and where its images are."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from umamba2.challenges import CHALLENGES, Challenge
@@ -49,42 +49,6 @@ def find_images(challenge: Challenge, folder: str | Path) -> list[Path]:
             return images
     place = folder / challenge.image_folder
     raise InputError(f"{place}: found no images, expected at least one of {', '.join(SUFFIXES)}")
-
-
-def find_model(challenge: str, places: Iterable[str | Path]) -> Path:
-    """The model for a challenge from the first place that holds anything.
-
-    There it is the subfolder of the challenge's name, the place itself, or the only other subfolder that is a model.
-    A model folder has a `model.json` (the slim format) or `fold_*` folders (nnU-Net's). InputError if there is none:
-    who has put something into a place does not mean the next one.
-    """
-    looked: list[Path] = []
-    for place in map(Path, places):
-        wrapped = _wrapped_models(place)
-        for folder in (place / challenge, place, *(wrapped if len(wrapped) == 1 else ())):
-            if is_model(folder):
-                return folder
-        looked.append(place)
-        if _holds_anything(place):
-            break
-    found = " or ".join(map(str, looked))
-    raise InputError(f"{found}: found no model, expected model.json or fold_*, there or in {challenge}/")
-
-
-def is_model(folder: Path) -> bool:
-    """Whether a folder looks like a model: nothing is read."""
-    return (folder / "model.json").is_file() or any(path.is_dir() for path in folder.glob("fold_*"))
-
-
-def _wrapped_models(place: Path) -> list[Path]:
-    folders = sorted(place.iterdir()) if place.is_dir() else []
-    return [folder for folder in folders if folder.name not in CHALLENGES and is_model(folder)]
-
-
-def _holds_anything(place: Path) -> bool:
-    if not place.is_dir():
-        return place.exists()
-    return any(not path.name.startswith(".") for path in place.iterdir())
 
 
 def _image_places(challenge: Challenge, folder: Path) -> Iterator[Path]:

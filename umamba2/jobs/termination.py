@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from umamba2.errors import Terminated
 
 
-class _Listener:
+class Listener:
+    """Whether SIGTERM came (``asked``), and whether the part that runs now ends by it (``endable``)."""
+
     asked = endable = False
 
     def __call__(self, *_: object) -> None:
@@ -19,11 +21,11 @@ class _Listener:
             raise Terminated("SIGTERM")
 
 
-_listener = _Listener()
+_listener = Listener()
 
 
 @contextmanager
-def handling_sigterm() -> Iterator[None]:
+def handling_sigterm() -> Iterator[Listener]:
     """Where SIGTERM raises Terminated, in the main thread, in the parts that are `endable`.
 
     The first process of a container ignores the signal unless it listens, and would be killed a little later.
@@ -31,7 +33,7 @@ def handling_sigterm() -> Iterator[None]:
     _listener.asked = False
     before = signal.signal(signal.SIGTERM, _listener)
     try:
-        yield
+        yield _listener
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from umamba2.challenges import Challenge
-    from umamba2.jobs import Case
     from umamba2.scans.volumes import Volume
 
 # What predict can leave beside a segmentation: option, file name ending, the function that writes it.
@@ -57,36 +56,32 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def beside(
-    options: argparse.Namespace, challenge: Challenge | None
-) -> Callable[[Case, Volume, np.ndarray], None] | None:
-    """What to do when a case of ``umamba2 predict`` is done, or None if nothing was asked for.
+def side_files(
+    preview: bool, statistics: bool, report: bool, challenge: Challenge, numbering: str
+) -> Callable[[Path, Path, Volume, np.ndarray], None]:
+    """What to do when a case of ``umamba2 predict`` is done.
 
-    The returned function takes the case, its scan, and its label map (z, y, x) in the ids of the output. Raises
-    InputError if the structures have no names (no challenge) or a library is missing.
+    The returned function takes the image, the output, the scan, and its label map (z, y, x) in the ids of the
+    numbering. Raises InputError if a library is missing.
     """
-    wanted = [(ending, function) for option, ending, function in BESIDE if getattr(options, option)]
-    if not wanted:
-        return None
-    if challenge is None:
-        raise InputError("--preview, --statistics, --report: found no challenge to name the structures, expected one")
+    asked = {"preview": preview, "statistics": statistics, "report": report}
+    wanted = [(ending, function) for option, ending, function in BESIDE if asked[option]]
     _need_libraries("predict")
     import umamba2.reports as reports
     from umamba2.anatomy.groups import as_training
     from umamba2.scans.volumes import stem
 
-    label_map = options.label_map or challenge.label_map
     places = OutputRegistry()
 
-    def write(case: Case, volume: Volume, labels: np.ndarray) -> None:
-        files = {case.output.with_name(stem(case.output) + ending): function for ending, function in wanted}
+    def write(image: Path, output: Path, volume: Volume, labels: np.ndarray) -> None:
+        files = {output.with_name(stem(output) + ending): function for ending, function in wanted}
         for path in files:
-            places.claim(path, case.image)
+            places.claim(path, image)
         for path in files:
             path.unlink(missing_ok=True)  # whatever happens now, what lies there is of an earlier segmentation
-        found = as_training(labels, str(case.output), challenge.name, label_map)
+        found = as_training(labels, str(output), challenge.name, numbering)
         reading = reports.Reading(
-            case.image.name, volume.array, found, volume.grid, challenge.name, label_map, oriented=volume.oriented
+            image.name, volume.array, found, volume.grid, challenge.name, numbering, oriented=volume.oriented
         )
         for path, function in files.items():
             getattr(reports, function)(path, reading)

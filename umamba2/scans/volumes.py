@@ -76,6 +76,7 @@ class Volume:
         oriented: Whether the file says how it lies in the patient.
         mended: Whether NaN or infinite voxels were replaced.
         corrected: The grid to measure with, where the stated spacing cannot be right.
+        name: What messages call it.
     """
 
     array: Array
@@ -84,6 +85,7 @@ class Volume:
     oriented: bool = True
     mended: bool = False
     corrected: Geometry | None = None
+    name: str = "scan"
 
     @property
     def grid(self) -> Geometry:
@@ -140,7 +142,7 @@ def as_volume(array: Array, geometry: Geometry, name: str) -> Volume:
     if np.iscomplexobj(array):
         raise InputError(f"{name}: found complex voxels, expected real intensities")
     if array.dtype.kind in "bui":
-        return Volume(_compact(array), geometry)
+        return Volume(_compact(array), geometry, name=name)
     finite = np.isfinite(array)
     count = array.size - int(np.count_nonzero(finite))
     if count == array.size:
@@ -151,10 +153,10 @@ def as_volume(array: Array, geometry: Geometry, name: str) -> Volume:
             array = array.astype(np.float32)
         np.clip(array, -largest, largest, out=array)
     if count == 0:
-        return Volume(array, geometry)
+        return Volume(array, geometry, name=name)
     array = np.where(finite, array, array[finite].min())
     warning = f"{name}: found {count} NaN or infinite voxels, expected finite intensities"
-    return Volume(array, geometry, (warning,), mended=True)
+    return Volume(array, geometry, (warning,), mended=True, name=name)
 
 
 def _compact(array: Array) -> Array:

@@ -27,11 +27,12 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from umamba2.jobs import container
+from umamba2.jobs.termination import handling_sigterm
 from umamba2.messages import say
 
 if TYPE_CHECKING:
     from umamba2.challenges import Challenge
-    from umamba2.jobs import Job
+    from umamba2.segmenter import Segmenter
 
 PORT = 4743  # the platform's
 Answer = tuple[int, dict[str, Any]]
@@ -56,7 +57,8 @@ class Server(ThreadingHTTPServer):
     def serve(self, options: argparse.Namespace) -> None:
         """Load the model that the options name, then handle calls until SIGTERM or an interrupt.
 
-        The call in progress is finished first. Raises InputError if the model cannot be loaded.
+        The call in progress ends first: SIGTERM makes it answer with what it has, an interrupt lets it finish. Raises
+        InputError if the model cannot be loaded.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -77,11 +79,11 @@ class Server(ThreadingHTTPServer):
             self.server_close()
 
     def _work(self, options: argparse.Namespace) -> None:
-        from umamba2 import challenges
+        from umamba2.challenges import find_challenge
 
-        challenge = challenges.find_challenge(options.challenge)
-        job = container.load_job(challenge, options)
-        warm(job)
+        challenge = find_challenge(options.challenge)
+        segmenter = container.load_segmenter(challenge, options)
+        warm(segmenter)
         self.ready = True
         say(f"ready for {challenge.name}")
         while not self.stopping:
@@ -91,7 +93,9 @@ class Server(ThreadingHTTPServer):
                 continue
             answer = _STOPPING
             try:
-                answer = invoke(challenge, job, options)
+                with handling_sigterm() as sigterm:
+                    answer = invoke(challenge, segmenter, options)
+                self.stopping = self.stopping or sigterm.asked
             finally:  # somebody is waiting, whatever happened
                 call.set_result(answer)
 
@@ -128,38 +132,36 @@ _LOADING: Answer = (503, {"error": "the model is being loaded"})
 _STOPPING: Answer = (503, {"error": "the server is stopping"})
 
 
-def warm(job: Job) -> None:
-    """Segment one empty tile, so that the first case does not pay for the device's and the kernels' start-up."""
+def warm(segmenter: Segmenter) -> None:
+    """Segment one tile of air, so that the first case does not pay for the device's and the kernels' start-up.
+
+    What there is to say about that tile concerns nobody.
+    """
     import numpy as np
 
-    from umamba2.scans.clicks import no_clicks
-    from umamba2.scans.volumes import Geometry, Volume
-
-    plan = job.predictor.plan
+    plan = segmenter.predictor.plan
     z, y, x = (plan.transpose.index(axis) for axis in range(3))  # where the plan keeps the scan's axes
     size = plan.patch_size[z], plan.patch_size[y], plan.patch_size[x]
-    spacing = plan.spacing[z], plan.spacing[y], plan.spacing[x]
-    geometry = Geometry.of_array(size, spacing)
-    job.segment(Volume(np.ones(size, np.float32), geometry), no_clicks() if job.predictor.takes_clicks else None)
+    segmenter.segment((np.ones(size, np.float32), (plan.spacing[z], plan.spacing[y], plan.spacing[x])))
 
 
-def invoke(challenge: Challenge, job: Job, options: argparse.Namespace) -> Answer:
+def invoke(challenge: Challenge, segmenter: Segmenter, options: argparse.Namespace) -> Answer:
     """Segment what the input folder holds; what to answer. Never raises: the next case may be a good one."""
-    from umamba2 import jobs
     from umamba2.errors import InputError
+    from umamba2.jobs import list_cases, run, succeeded
 
     try:
         source, output = container.mounts(challenge, options)
-        cases = jobs.list_cases(challenge, source, output, options.suffix)
-        deadline = container.deadline(options, time.monotonic())
-        outcomes = jobs.run(cases, job, output, deadline)  # says on stderr what is wrong with a case
+        cases = list_cases(challenge, source, output, options.suffix)
+        until = container.time_of_end(options, time.monotonic())
+        outcomes = run(cases, segmenter, output, until)  # says on stderr what is wrong with a case
     except Exception as error:
         known = isinstance(error, (InputError, OSError))
         problem = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         say(f"error: {problem}", sys.stderr)
         return 500, {"error": problem}
     problems = [problem for outcome in outcomes for problem in outcome.problems]
-    if not jobs.succeeded(outcomes, options.strict):
+    if not succeeded(outcomes, options.strict):
         return 500, {"error": "; ".join(problems)}
     return 201, {"cases": len(outcomes), "warnings": problems}
 

@@ -13,10 +13,12 @@ from umamba2 import challenges
 from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR, TASKS
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError
-from umamba2.jobs import Job, check_model, find_images, find_model, list_cases, recognise, run
+from umamba2.jobs import find_images, list_cases, recognise, run
 from umamba2.jobs import locate as locate_module
+from umamba2.models.locate import find_model
 from umamba2.scans.clicks import Clicks
 from umamba2.scans.volumes import read_labels, read_volume
+from umamba2.segmenter import Segmenter, check_model
 
 
 def test_published_settings():
@@ -169,7 +171,7 @@ def test_two_images_for_one_output(tmp_path):
     for name in ("a.nii", "a.nii.gz", "b.nii.gz"):
         write_image(tmp_path / name, scan((1, 2)))
     cases = list_cases(CHALLENGES[STSR], tmp_path, tmp_path / "out")
-    outcomes = run(cases, Job(StandIn(STSR), CHALLENGES[STSR]), tmp_path / "out")
+    outcomes = run(cases, Segmenter(StandIn(STSR), CHALLENGES[STSR]), tmp_path / "out")
     assert [outcome.written for outcome in outcomes] == [True, False, True]
     assert outcomes[1].problems == [
         f"{tmp_path / 'a.nii.gz'}: found {tmp_path / 'out/a_Mask.nii.gz'} taken by {tmp_path / 'a.nii'}, "
@@ -239,21 +241,20 @@ def test_ids_follow_the_named_map(tmp_path):
     predictor = StandIn(MULTICLASS)
     volume = volume_of(tmp_path, (2, 0), (26, 2), (44, 4), (46, 6))
     for label_map, ids in (("platform", [0, 2, 28, 50, 52]), ("public", [0, 2, 28, 104, 150]), ("training", None)):
-        labels = Job(predictor, CHALLENGES[MULTICLASS], label_map, postprocess=False).segment(volume)
+        labels = Segmenter(predictor, CHALLENGES[MULTICLASS], label_map, postprocess=False).segment(volume).labels
         assert labels.dtype == np.uint8
         assert np.unique(labels).tolist() == (ids or [0, 2, 26, 44, 46])
-    assert np.unique(Job(predictor, CHALLENGES[MULTICLASS], postprocess=False).segment(volume)).tolist() == [
-        0, 2, 28, 50, 52,
-    ]  # fmt: skip
+    labels = Segmenter(predictor, CHALLENGES[MULTICLASS], postprocess=False).segment(volume).labels
+    assert np.unique(labels).tolist() == [0, 2, 28, 50, 52]
 
 
 def test_small_components_go_where_the_challenge_says_so(tmp_path):
     # 21 voxels of 0.046 mm3 each: 36 reference voxels; the right incisive canal needs 33, the left one 75.
     volume = volume_of(tmp_path, (43, 1), (44, 3), (45, 5))
-    labels = Job(StandIn(MULTICLASS), CHALLENGES[MULTICLASS]).segment(volume)
+    labels = Segmenter(StandIn(MULTICLASS), CHALLENGES[MULTICLASS]).segment(volume).labels
     assert np.unique(labels).tolist() == [0, 52, 53]
     volume = volume_of(tmp_path, (1, 1), (12, 3))
-    assert np.unique(Job(StandIn(STSR), CHALLENGES[STSR]).segment(volume)).tolist() == [0, 1, 12]
+    assert np.unique(Segmenter(StandIn(STSR), CHALLENGES[STSR]).segment(volume).labels).tolist() == [0, 1, 12]
 
 
 def test_clicks_are_painted_after_small_components_went(tmp_path):
@@ -271,7 +272,7 @@ def test_clicks_reach_the_predictor_as_they_were(tmp_path):
     write_clicks(tmp_path / "iac_clicks_P5_2.json", ("Right_IAC", [1, 2, 3]), ("Left_IAC", [6, 10, 12]))
     predictor = StandIn(INTERACTIVE)
     cases = list_cases(CHALLENGES[INTERACTIVE], tmp_path, tmp_path / "out")
-    (outcome,) = run(cases, Job(predictor, CHALLENGES[INTERACTIVE]), tmp_path / "out")
+    (outcome,) = run(cases, Segmenter(predictor, CHALLENGES[INTERACTIVE]), tmp_path / "out")
     assert outcome.problems == []
     shape, spacing, clicks = predictor.calls[0]
     assert shape == (7, 11, 13)
@@ -285,7 +286,7 @@ def test_results_are_what_evalutils_writes(tmp_path):
         write_image(tmp_path / "images/cbct" / name, scan())
     out = tmp_path / "out"
     cases = list_cases(CHALLENGES[MULTICLASS], tmp_path, out)
-    run(cases, Job(StandIn(MULTICLASS), CHALLENGES[MULTICLASS]), out)
+    run(cases, Segmenter(StandIn(MULTICLASS), CHALLENGES[MULTICLASS]), out)
     assert (out / "results.json").read_text() == (
         '[{"outputs": [{"type": "metaio_image", "filename": "a.mha"}],'
         ' "inputs": [{"type": "metaio_image", "filename": "a.mha"}], "error_messages": []},'
@@ -315,7 +316,7 @@ def test_evalutils_is_asked_for_only_where_it_is_needed(monkeypatch):
 def test_stsr_gets_label_maps_and_nothing_else(tmp_path):
     write_image(tmp_path / "in/a.nii.gz", scan((5, 3)))
     cases = list_cases(CHALLENGES[STSR], tmp_path / "in", tmp_path / "out")
-    run(cases, Job(StandIn(STSR), CHALLENGES[STSR]), tmp_path / "out")
+    run(cases, Segmenter(StandIn(STSR), CHALLENGES[STSR]), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["a_Mask.nii.gz"]
     labels, _ = read_labels(tmp_path / "out/a_Mask.nii.gz")
     assert np.unique(labels).tolist() == [0, 5]

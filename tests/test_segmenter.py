@@ -1,0 +1,146 @@
+"""The front door: the same result as the command line's, typed, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_models import make_model
+from stand_in import OBLIQUE, StandIn, scan, write_clicks, write_image
+
+import umamba2
+from umamba2 import cli
+from umamba2.challenges import CHALLENGES
+from umamba2.scans.volumes import read_labels
+from umamba2.segmenter import Segmenter
+
+ROOT = Path(__file__).resolve().parents[1]
+MULTICLASS, INTERACTIVE = "toothfairy3-multiclass", "toothfairy3-interactive"
+
+
+@pytest.fixture
+def sample(tmp_path):
+    """A small scan with structures of a sample case in it."""
+    import SimpleITK as sitk
+
+    (path,) = (ROOT / "test" / MULTICLASS / "input/images/cbct").glob("*.mha")
+    image = sitk.ReadImage(str(path))
+    sitk.WriteImage(image, str(tmp_path / "scan.mha"))
+    return tmp_path / "scan.mha"
+
+
+def test_equals_the_command_line_to_the_voxel_and_the_report_takes_it(sample, tmp_path):
+    model, ours, theirs = ROOT / "resources" / MULTICLASS, tmp_path / "ours.mha", tmp_path / "theirs.mha"
+    segmentation = umamba2.load(model).segment(sample)
+    segmentation.write(ours)
+    assert cli.main(["predict", "-i", str(sample), "-o", str(theirs), "-m", str(model)]) == 0
+    first, second = read_labels(ours), read_labels(theirs)
+    np.testing.assert_array_equal(first[0], second[0])
+    assert first[1] == second[1]
+    assert len(np.unique(first[0])) > 10
+    assert set(np.unique(first[0])) - {0} <= set(segmentation.structures)
+    assert segmentation.structures[36] == "lower left first molar"
+    page = tmp_path / "page.html"
+    assert cli.main(["report", "-i", str(sample), "-s", str(ours), "-o", str(page)]) == 0
+    assert page.stat().st_size > 10_000
+
+
+def test_the_readmes_example_runs(sample, tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resources").symlink_to(ROOT / "resources")
+    exec(compile(code, "README.md", "exec"), {})
+    assert read_labels(tmp_path / "labels.mha")[0].any()
+
+
+def test_paths_volumes_and_arrays_are_the_same_scan(tmp_path):
+    segmenter = umamba2.load(make_model(tmp_path / "m", classes=13), challenge="stsr", device="cpu", precision="fp32")
+    array = np.random.default_rng(0).integers(-1000, 3000, (14, 40, 24)).astype(np.int16)
+    path = write_image(tmp_path / "a.nii.gz", array, None)
+    of_path = segmenter.segment(path)
+    assert of_path.labels.any()
+    for same in (str(path), umamba2.read_volume(path), (array, (1.0, 1.0, 1.0))):
+        np.testing.assert_array_equal(segmenter.segment(same).labels, of_path.labels)
+    assert of_path.labels.dtype == np.uint8
+    assert of_path.geometry.size == (24, 40, 14)
+    for wrong in ((array[0], (1, 1, 1)), (array, (1, 1))):
+        with pytest.raises(umamba2.InputError, match="scan: found an array of shape"):
+            segmenter.segment(wrong)
+
+
+def test_without_a_challenge_the_networks_ids_and_names(tmp_path):
+    model = make_model(tmp_path / "m", classes=5)
+    segmenter = umamba2.load(model, challenge="none", device="cpu")
+    assert segmenter.numbering == "training"
+    assert list(segmenter.structures) == [1, 2, 3, 4]
+    with pytest.raises(umamba2.InputError, match="numbering: found 'public' without a challenge"):
+        umamba2.load(model, challenge="none", numbering="public", device="cpu")
+    with pytest.raises(umamba2.InputError, match="challenge: found 'stsr-26', expected one of"):
+        umamba2.load(model, challenge="stsr-26")
+    with pytest.raises(umamba2.ModelError, match="found a model of 5 classes without clicks, expected 13"):
+        umamba2.load(model, challenge="stsr", device="cpu")
+
+
+def test_everything_that_is_wrong_is_in_the_record(tmp_path):
+    segmenter = Segmenter(StandIn(INTERACTIVE), CHALLENGES[INTERACTIVE])
+    array = scan().astype(np.float32)
+    array[0, 0, 0] = np.nan
+    path = write_image(tmp_path / "a.mha", array)
+    clicks = write_clicks(tmp_path / "c.json", ("Left_IAC", [1, 1, 1]), ("Tongue", [1, 1, 1]))
+    segmenter.predictor.predict = _warning(segmenter.predictor.predict)
+    first, second, third = segmenter.segment(path, clicks).warnings
+    assert first.startswith(f"{path}: found 1 NaN or infinite voxels")
+    assert second.startswith(f"{clicks}: click 2 left out, found the name 'Tongue'")
+    assert third == f"{path}: something odd"
+    with pytest.raises(umamba2.InputError, match="clicks: found some, expected none"):
+        Segmenter(StandIn("stsr"), CHALLENGES["stsr"]).segment(path, clicks)
+
+
+def _warning(predict):
+    def wrapped(volume, spacing, clicks=None, deadline=None, record=None):
+        record.warn("something odd")
+        return predict(volume, spacing, clicks, deadline, record)
+
+    return wrapped
+
+
+def test_no_model_means_the_demo_model_and_says_so(tmp_path, monkeypatch):
+    with pytest.warns(UserWarning, match=f"taking the demo model {MULTICLASS}, which has never seen a patient"):
+        assert umamba2.load(device="cpu").challenge.name == MULTICLASS
+    monkeypatch.setattr("umamba2.models.locate.DEMO_MODELS", tmp_path)
+    with pytest.raises(umamba2.ModelError, match="found no model"):
+        umamba2.load(challenge="stsr")
+
+
+def test_the_package_shows_what_it_has():
+    code = "import sys, umamba2; assert 'torch' not in sys.modules; print(*dir(umamba2))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"load", "Segmenter", "Segmentation", "Predictor", "read_volume", "InputError"} <= set(shown)
+    for name in umamba2.__all__:
+        assert getattr(umamba2, name).__name__ == name
+
+
+def test_a_type_checker_sees_through_the_front_door(tmp_path):
+    good = "import umamba2\nsegmenter = umamba2.load('m', tile_step=0.5)\nlabels = segmenter.segment('a.mha').labels\n"
+    (tmp_path / "good.py").write_text(good)
+    for number, bad in enumerate(("umamba2.load('m', tile_stp=0.5)", "umamba2.laod('m')", "segmenter.segment(3)")):
+        (tmp_path / f"bad{number}.py").write_text(f"{good}{bad}\n")
+    command = [sys.executable, "-m", "mypy", "--ignore-missing-imports", *map(str, sorted(tmp_path.glob("*.py")))]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    errors = sorted(line for line in done.stdout.splitlines() if ": error: " in line)
+    assert [line.split(":")[0] for line in errors] == ["bad0.py", "bad1.py", "bad2.py"], done.stdout
+    assert 'Unexpected keyword argument "tile_stp"' in errors[0]
+
+
+def test_oblique_scans_come_back_on_their_grid(tmp_path):
+    path = write_image(tmp_path / "a.mha", scan((1, 2)))
+    segmentation = Segmenter(StandIn("stsr"), CHALLENGES["stsr"]).segment(path)
+    segmentation.write(tmp_path / "out.mha")
+    labels, geometry = read_labels(tmp_path / "out.mha")
+    assert geometry == OBLIQUE
+    assert np.argwhere(labels == 1).min(0).tolist() == [2, 4, 3]

@@ -1,0 +1,269 @@
+"""The front door: load a model once, segment any number of scans.
+
+>>> import umamba2
+>>> segmenter = umamba2.load("resources/toothfairy3-multiclass")
+>>> segmentation = segmenter.segment("scan.mha")
+>>> segmentation.write("labels.mha")
+
+The command line, the container, the server and the evalutils class all come through here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from umamba2.anatomy.structures import LABEL_MAPS, STRUCTURES, output_table
+from umamba2.challenges import CHALLENGES, Challenge, find_challenge
+from umamba2.engine.record import Record
+from umamba2.errors import InputError, ModelError, Terminated
+from umamba2.messages import unexpected
+from umamba2.models.locate import demo_model, find_model
+from umamba2.scans.clicks import Clicks, no_clicks, read_clicks
+from umamba2.scans.volumes import Geometry, Volume, as_volume, read_volume, write_labels
+
+if TYPE_CHECKING:
+    from umamba2.engine.predict import Predictor
+
+Scan: TypeAlias = "str | Path | Volume | tuple[npt.NDArray[Any], Sequence[float]]"
+PLAIN = "none"  # in place of a challenge: the network's own answer and ids
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What was found in one scan.
+
+    Attributes:
+        labels: The label map, uint8 (z, y, x), on the scan's own grid, in the ids of ``structures``.
+        geometry: That grid.
+        structures: The name of every id that the model can give; 0 is background and is not among them.
+        record: How it was done: seconds, memory, tiles, warnings.
+    """
+
+    labels: npt.NDArray[np.uint8]
+    geometry: Geometry
+    structures: dict[int, str]
+    record: Record
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One line for everything that was not as it should be."""
+        return tuple(self.record.warnings)
+
+    def write(self, path: str | Path) -> None:
+        """Write the label map, compressed; the name's ending chooses the format. Raises InputError if it cannot be."""
+        write_labels(path, self.labels, self.geometry)
+
+
+class Segmenter:
+    """A model with the settings, the post-processing and the ids of a challenge; `load` makes one.
+
+    Args:
+        predictor: The loaded model.
+        challenge: Whose post-processing and ids to use; None for the network's own answer and ids.
+        numbering: The ids of the label maps, one of the challenge's; None for its default.
+        postprocess: Whether to apply the challenge's post-processing.
+        names: The model's own names of its classes, which count where there is no challenge.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        challenge: Challenge | None = None,
+        numbering: str | None = None,
+        postprocess: bool = True,
+        names: dict[int, str] | None = None,
+    ):
+        if challenge is None and numbering not in (None, "training"):
+            raise InputError(f"numbering: found {numbering!r} without a challenge, expected the name of a challenge")
+        if numbering is not None and numbering not in LABEL_MAPS:
+            raise InputError(f"numbering: found {numbering!r}, expected one of {', '.join(LABEL_MAPS)}")
+        self.predictor, self.challenge, self.postprocess = predictor, challenge, postprocess
+        self.numbering = numbering or (challenge.label_map if challenge else "training")
+        self._names = names or {}
+
+    @property
+    def takes_clicks(self) -> bool:
+        """Whether the model is steered by clicks."""
+        return self.predictor.takes_clicks
+
+    @property
+    def structures(self) -> dict[int, str]:
+        """The name of every id that a label map can have, without background."""
+        if self.challenge is None:
+            return {i: self._names.get(i, f"class {i}") for i in range(1, self.predictor.num_classes)}
+        return {getattr(s, self.numbering): s.name for s in STRUCTURES[self.challenge.name]}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the result besides the scan, as JSON can hold it."""
+        return {
+            **self.predictor.settings,
+            "challenge": self.challenge and self.challenge.name,
+            "numbering": self.numbering,
+            "postprocess": self.postprocess,
+        }
+
+    def segment(
+        self,
+        scan: Scan,
+        clicks: str | Path | Clicks | None = None,
+        deadline: float | None = None,
+        record: Record | None = None,
+    ) -> Segmentation:
+        """Segment one scan.
+
+        Args:
+            scan: An image file, a volume, or an array (z, y, x) with its spacing (z, y, x) in mm.
+            clicks: A click file, or clicks as voxels (z, y, x) of the scan; only for models that take them. What
+                cannot be used of a click file costs a warning.
+            deadline: On `time.monotonic`'s clock, when the network must be done; post-processing comes after it. Gives
+                up mirror images first, then folds, overlap and detail. None: no limit.
+            record: Where to note how it went, for callers who want it even if this fails; None for a new one.
+
+        Raises:
+            InputError: The scan cannot be read or segmented; the message names it.
+        """
+        record = Record() if record is None else record
+        with record.timed("read"):
+            volume, name = _volume(scan)
+            for warning in volume.warnings:
+                record.warn(warning)
+            used = self._clicks(clicks, volume, record)
+        noted = len(record.warnings)
+        try:
+            labels = self.predictor.predict(volume.array, volume.spacing, used, deadline, record)
+            labels = self._finished(labels, volume, used, record)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        finally:  # the engine does not know the file
+            record.warnings[noted:] = [f"{name}: {warning}" for warning in record.warnings[noted:]]
+        return Segmentation(labels, volume.geometry, self.structures, record)
+
+    def _clicks(self, clicks: str | Path | Clicks | None, volume: Volume, record: Record) -> Clicks | None:
+        if not self.takes_clicks:
+            if clicks is not None:
+                raise InputError("clicks: found some, expected none: this model takes no clicks")
+            return None
+        if not isinstance(clicks, (str, Path)):
+            return no_clicks() if clicks is None else clicks
+        try:
+            usable, remarks = read_clicks(clicks, volume.array.shape)
+        except InputError as error:
+            record.warn(f"{error}; going on without clicks")
+            return no_clicks()
+        for remark in remarks:
+            record.warn(remark)
+        return usable
+
+    def _finished(
+        self, labels: npt.NDArray[np.uint8], volume: Volume, clicks: Clicks | None, record: Record
+    ) -> npt.NDArray[np.uint8]:
+        """Labels of the network's classes (z, y, x), post-processed, in the ids of the numbering."""
+        if self.challenge is None:
+            return labels
+        if self.postprocess:
+            with record.timed("postprocess"):
+                try:
+                    labels = self.challenge.clean(labels, volume.spacing, clicks)
+                except (Exception, Terminated) as error:  # the network's answer as it is beats none
+                    record.warn(f"post-processing: found {unexpected(error)}, going on without it")
+        return output_table(self.challenge.name, self.numbering)[labels]
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    challenge: str | Challenge | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    folds: int | str | Iterable[int | str] | None = None,
+    tile_step: float | None = None,
+    mirror: bool = True,
+    postprocess: bool = True,
+    numbering: str | None = None,
+    progress: bool = False,
+) -> Segmenter:
+    """Load a model with the settings of the challenge that it is for.
+
+    Args:
+        model: A model folder, or one that has a model in a subfolder of the challenge's name. None takes the demo
+            model of the challenge, with a warning: it has learned from made-up scans alone.
+        challenge: Whose settings, post-processing and ids to use. None takes the one that the model names, if it does;
+            "none" takes none, which gives the network's own answer and ids.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        precision: "auto" (fp16 on CUDA, bf16 on CPUs with bf16 instructions, else fp32), "fp16", "bf16" or "fp32".
+        folds: Which to average: 0-4 and "all"; None for every one there is.
+        tile_step: Distance of the tiles as a fraction of the patch, in (0, 1]; None for the challenge's, else 0.5.
+        mirror: Whether to average over mirror images.
+        postprocess: Whether to apply the challenge's post-processing.
+        numbering: The ids of the label maps: "platform", "public" or "training"; None for the challenge's default.
+        progress: Whether to show a bar over the tiles on stderr.
+
+    Raises:
+        ModelError: There is no model, it cannot be read, or it is one for another challenge.
+        InputError: A setting is out of range.
+    """
+    wanted: Challenge | None
+    if isinstance(challenge, str):
+        wanted = None if challenge == PLAIN else find_challenge(challenge)
+    else:
+        wanted = challenge
+    if model is None:
+        model = demo_model(wanted.name if wanted else None)
+        problem = f"no model given: taking the demo model {model.name}, which has never seen a patient"
+        warnings.warn(problem, stacklevel=2)
+    folder = find_model(wanted.name, [model]) if wanted else Path(model)
+
+    from umamba2.engine.predict import Predictor  # torch takes seconds to import: not before it is needed
+    from umamba2.models.folder import load_model
+
+    loaded = load_model(folder, folds)
+    if challenge is None and wanted is None and loaded.challenge is not None:
+        if loaded.challenge not in tuple(CHALLENGES):  # it may be anything that JSON can hold
+            expected = f"{', '.join(CHALLENGES)} (or the challenge {PLAIN!r})"
+            raise ModelError(f"{folder}: found a model for {loaded.challenge!r}, expected {expected}")
+        wanted = CHALLENGES[loaded.challenge]
+    settings = wanted.predictor_settings() if wanted else {}
+    if tile_step is not None:
+        settings["tile_step"] = tile_step
+    if not mirror:
+        settings["mirror_axes"] = ()
+    predictor = Predictor.from_folder(loaded, device=device, precision=precision, progress=progress, **settings)
+    if wanted is not None:
+        check_model(predictor, wanted, folder)
+    names = {channel: name for name, channel in loaded.labels.items()}
+    return Segmenter(predictor, wanted, numbering, postprocess, names)
+
+
+def check_model(predictor: Predictor, challenge: Challenge, model: str | Path) -> None:
+    """Raise ModelError, naming the model, if it is not one for this challenge."""
+    if predictor.challenge not in (None, challenge.name):
+        raise ModelError(f"{model}: found a model for {predictor.challenge}, expected one for {challenge.name}")
+
+    def describe(classes: int, clicks: bool) -> str:
+        return f"{classes} classes {'with' if clicks else 'without'} clicks"
+
+    found = describe(predictor.num_classes, predictor.takes_clicks)
+    expected = describe(challenge.num_classes, challenge.takes_clicks)
+    if found != expected:
+        raise ModelError(f"{model}: found a model of {found}, expected {expected} for {challenge.name}")
+
+
+def _volume(scan: Scan) -> tuple[Volume, str]:
+    """A scan as a volume, and what messages call it."""
+    if isinstance(scan, Volume):
+        return scan, scan.name
+    if isinstance(scan, (str, Path)):
+        return read_volume(scan), str(scan)
+    array, spacing = scan
+    if array.ndim != 3 or len(spacing) != 3:
+        found = f"an array of shape {array.shape} with spacing {tuple(spacing)}"
+        raise InputError(f"scan: found {found}, expected (z, y, x) and three numbers of mm")
+    return as_volume(array, Geometry.of_array(array.shape, spacing), "scan"), "scan"

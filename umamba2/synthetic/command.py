@@ -1,0 +1,40 @@
+"""``umamba2 phantom``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from umamba2.arguments import positive
+from umamba2.errors import InputError, needing
+from umamba2.messages import say
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``phantom`` to the commands of an argparse parser."""
+    parser = commands.add_parser("phantom", help="write synthetic scans with exact labels and clicks")
+    parser.set_defaults(command=run)
+    add = parser.add_argument
+    add("out", type=Path)
+    add("--count", type=positive(int), default=1)
+    add("--seed", type=int, default=0)
+    add("--shape", type=positive(int), nargs=3, metavar=("Z", "Y", "X"), default=(170, 272, 345))
+    add(
+        "--spacing", type=positive(float), nargs="+", metavar="MM", default=[0.3], help="one number or three, (z, y, x)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the phantoms; returns 0."""
+    spacing = options.spacing * 3 if len(options.spacing) == 1 else options.spacing
+    if len(spacing) != 3:
+        raise InputError(f"--spacing: found {len(spacing)} numbers, expected one or three")
+    with needing("phantoms", "phantoms"):
+        from umamba2.synthetic.phantoms import write_phantoms
+    try:
+        cases = write_phantoms(options.out, options.count, options.seed, tuple(options.shape), tuple(spacing))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{options.out}: {error}") from None
+    say(f"{options.out}  {len(cases)} phantoms: {', '.join(cases)}")
+    return 0
