@@ -14,7 +14,7 @@ from umamba2.engine import window
 from umamba2.engine.record import Record
 from umamba2.evaluation.metrics import dice
 from umamba2.models.locate import find_model
-from umamba2.scans.clicks import NAMES, Clicks, no_clicks
+from umamba2.scans.clicks import NAMES, Clicks
 from umamba2.segmenter import check_model
 from umamba2.synthetic.phantoms import make_phantom
 
@@ -55,7 +55,7 @@ def test_interactive_gets_better_with_clicks(contrast, rise):
         np.array([point for _, point in phantom.clicks], np.float32),
         np.array([NAMES[name] for name, _ in phantom.clicks]),
     )
-    without = mean_dice(segment(INTERACTIVE, phantom, empty()), truth, (1, 2))
+    without = mean_dice(segment(INTERACTIVE, phantom, no_clicks()), truth, (1, 2))
     with_clicks = mean_dice(segment(INTERACTIVE, phantom, clicks), truth, (1, 2))
     assert with_clicks > 0.58
     assert with_clicks > without + rise

@@ -131,7 +131,9 @@ def test_a_type_checker_sees_through_the_front_door(tmp_path):
     for number, bad in enumerate(("umamba2.load('m', tile_stp=0.5)", "umamba2.laod('m')", "segmenter.segment(3)")):
         (tmp_path / f"bad{number}.py").write_text(f"{good}{bad}\n")
     command = [sys.executable, "-m", "mypy", "--ignore-missing-imports", *map(str, sorted(tmp_path.glob("*.py")))]
-    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
     errors = sorted(line for line in done.stdout.splitlines() if ": error: " in line)
     assert [line.split(":")[0] for line in errors] == ["bad0.py", "bad1.py", "bad2.py"], done.stdout
     assert 'Unexpected keyword argument "tile_stp"' in errors[0]

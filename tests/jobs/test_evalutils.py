@@ -92,9 +92,7 @@ def test_problems_become_error_messages(mount, tmp_path, capsys):
 def test_wrong_challenges_and_models(tmp_path):
     with pytest.raises(InputError, match="found 'stsr', expected one of ToothFairy3's"):
         ToothFairy3Algorithm(STSR, Segmenter(StandIn(STSR), CHALLENGES[STSR]))
-    with pytest.raises(
-        InputError, match="found a segmenter for toothfairy3-interactive, expected one"
-    ):
+    with pytest.raises(InputError, match="found a segmenter for toothfairy3-interactive, expected one"):
         ToothFairy3Algorithm(MULTICLASS, Segmenter(StandIn(INTERACTIVE), CHALLENGES[INTERACTIVE]))
     with pytest.raises(InputError, match="found no model"):
         ToothFairy3Algorithm(MULTICLASS, model=write_model(tmp_path / "x" / STSR, STSR).parent)
