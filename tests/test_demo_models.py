@@ -14,7 +14,7 @@ from umamba2.engine import window
 from umamba2.engine.record import Record
 from umamba2.evaluation.metrics import dice
 from umamba2.models.locate import find_model
-from umamba2.scans.clicks import NAMES, Clicks
+from umamba2.scans.clicks import NAMES, Clicks, no_clicks
 from umamba2.segmenter import check_model
 from umamba2.synthetic.phantoms import make_phantom
 
