@@ -49,6 +49,7 @@ class StandInModel:
     folds: list[str] | None
     challenge: str | None
     labels: dict = field(default_factory=dict)
+    orientation: str | None = None
 
 
 def load_stand_in(folder, folds=None):

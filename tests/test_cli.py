@@ -30,7 +30,8 @@ def predict(tmp_path, monkeypatch, capfd):
 
     def run(task, source, out, *options, states=None):
         model = write_model(tmp_path / "model", task, states)
-        code = cli.main(["predict", "-i", str(source), "-o", str(out), "-m", str(model), *map(str, options)])
+        files = ["-i", str(source), "-o", str(out), "-m", str(model)]
+        code = cli.main(["predict", *files, "--orientation", "keep", *map(str, options)])
         return code, capfd.readouterr().err.splitlines()
 
     return run

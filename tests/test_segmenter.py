@@ -146,3 +146,68 @@ def test_oblique_scans_come_back_on_their_grid(tmp_path):
     labels, geometry = read_labels(tmp_path / "out.mha")
     assert geometry == OBLIQUE
     assert np.argwhere(labels == 1).min(0).tolist() == [2, 4, 3]
+
+
+# --- orientation ------------------------------------------------------------------------------------------------------
+
+
+class Sided(StandIn):
+    """Finds what lies to the left, low and in front in an array that lies as it learned: one bright corner each."""
+
+    def predict(self, volume, spacing, clicks=None, deadline=None, record=None):
+        self.calls.append((volume.shape, tuple(spacing), clicks))
+        labels = np.zeros(volume.shape, np.uint8)
+        labels[:, :, volume.shape[2] // 2 :] = 1  # the patient's left where x grows to the left
+        labels[: volume.shape[0] // 3] = 2
+        labels[:, : volume.shape[1] // 4] = 0
+        return labels
+
+
+@pytest.mark.parametrize("code", ["LPS", "RAS", "RPS", "PSR", "AIL", "SLA"])
+@pytest.mark.parametrize("learned", ["LPS", "RAI"])
+def test_scans_are_turned_to_how_the_model_learned_and_labels_back(tmp_path, code, learned):
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(-1000, 3000, (8, 9, 10)).astype(np.int16))
+    image.SetSpacing((0.3, 0.4, 0.5))
+    sitk.WriteImage(sitk.DICOMOrient(image, "LPS"), str(tmp_path / "upright.mha"))
+    sitk.WriteImage(sitk.DICOMOrient(image, code), str(tmp_path / "other.mha"))
+    segmenter = Segmenter(Sided(INTERACTIVE), CHALLENGES[INTERACTIVE], postprocess=False, orientation=learned)
+    corner = write_clicks(tmp_path / "a.json", ("Left_IAC", [1, 2, 3]))
+    upright = segmenter.segment(tmp_path / "upright.mha", corner)
+    assert upright.warnings == ()
+    other = umamba2.read_volume(tmp_path / "other.mha")
+    point = image.TransformIndexToPhysicalPoint((3, 2, 1))
+    index = sitk.ReadImage(str(tmp_path / "other.mha")).TransformPhysicalPointToIndex(point)
+    clicks = write_clicks(tmp_path / "b.json", ("Left_IAC", list(index[::-1])))
+    found = segmenter.segment(tmp_path / "other.mha", clicks)
+    assert found.geometry == other.geometry
+    found.write(tmp_path / "labels.mha")
+    back = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "labels.mha")), "LPS")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), upright.labels)
+    first, second = segmenter.predictor.calls
+    assert first[:2] == second[:2]
+    np.testing.assert_array_equal(first[2].coordinates, second[2].coordinates)
+
+
+def test_doubts_about_orientation_are_warnings(tmp_path):
+    import SimpleITK as sitk
+
+    def warnings(path, orientation):
+        return Segmenter(StandIn("stsr"), CHALLENGES["stsr"], orientation=orientation).segment(path).warnings
+
+    oblique = write_image(tmp_path / "oblique.mha", scan())
+    bare = write_image(tmp_path / "bare.tif", scan(), None)
+    image = sitk.GetImageFromArray(scan())
+    sitk.WriteImage(image, str(tmp_path / "usual.mha"))
+    sitk.WriteImage(sitk.DICOMOrient(image, "RAS"), str(tmp_path / "ras.mha"))
+    assert warnings(tmp_path / "usual.mha", None) == warnings(tmp_path / "usual.mha", "LPS") == ()
+    assert warnings(tmp_path / "ras.mha", "LPS") == warnings(tmp_path / "ras.mha", "keep") == ()
+    (line,) = warnings(tmp_path / "ras.mha", None)
+    assert line.startswith(f"{tmp_path / 'ras.mha'}: orientation: found RAS, expected LPS")
+    assert any("tilted by" in line for line in warnings(oblique, "LPS"))
+    (line,) = warnings(bare, "LPS")
+    assert "found none stated" in line
+    assert warnings(oblique, "keep") == warnings(bare, "keep") == ()
+    with pytest.raises(umamba2.InputError, match="orientation: found 'LLS'"):
+        Segmenter(StandIn("stsr"), CHALLENGES["stsr"], orientation="LLS").segment(oblique)

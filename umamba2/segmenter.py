@@ -26,6 +26,8 @@ from umamba2.errors import InputError, ModelError, Terminated
 from umamba2.messages import unexpected
 from umamba2.models.locate import demo_model, find_model
 from umamba2.scans.clicks import Clicks, no_clicks, read_clicks
+from umamba2.scans.orientation import UPRIGHT, tilt, turned, turned_back, turned_points
+from umamba2.scans.orientation import code as code_of
 from umamba2.scans.volumes import Geometry, Volume, as_volume, read_volume, write_labels
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 Scan: TypeAlias = "str | Path | Volume | tuple[npt.NDArray[Any], Sequence[float]]"
 PLAIN = "none"  # in place of a challenge: the network's own answer and ids
+AUTO, KEEP = "auto", "keep"  # in place of an orientation: the model's own; arrays as they are, without a word
+MOST_TILT = 20.0  # degrees between a scan's axes and the patient's; training scans lean less
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,9 @@ class Segmenter:
         numbering: The ids of the label maps, one of the challenge's; None for its default.
         postprocess: Whether to apply the challenge's post-processing.
         names: The model's own names of its classes, which count where there is no challenge.
+        orientation: How the model's training arrays lay in the patient, such as "LPS": scans are turned to it, labels
+            and clicks with them. None: not known, arrays are taken as they are, with a warning where the scan does
+            not lie as usual. "keep": taken as they are without a word.
     """
 
     def __init__(
@@ -79,6 +86,7 @@ class Segmenter:
         numbering: str | None = None,
         postprocess: bool = True,
         names: dict[int, str] | None = None,
+        orientation: str | None = KEEP,
     ):
         if challenge is None and numbering not in (None, "training"):
             raise InputError(f"numbering: found {numbering!r} without a challenge, expected the name of a challenge")
@@ -86,6 +94,7 @@ class Segmenter:
             raise InputError(f"numbering: found {numbering!r}, expected one of {', '.join(LABEL_MAPS)}")
         self.predictor, self.challenge, self.postprocess = predictor, challenge, postprocess
         self.numbering = numbering or (challenge.label_map if challenge else "training")
+        self.orientation = orientation
         self._names = names or {}
 
     @property
@@ -108,6 +117,7 @@ class Segmenter:
             "challenge": self.challenge and self.challenge.name,
             "numbering": self.numbering,
             "postprocess": self.postprocess,
+            "orientation": self.orientation,
         }
 
     def segment(
@@ -138,8 +148,14 @@ class Segmenter:
             used = self._clicks(clicks, volume, record)
         noted = len(record.warnings)
         try:
-            labels = self.predictor.predict(volume.array, volume.spacing, used, deadline, record)
-            labels = self._finished(labels, volume, used, record)
+            code = self._turn_to(volume, record)
+            array, grid = turned(volume.array, volume.grid, code)
+            if used is not None:
+                places = turned_points(used.coordinates, volume.array.shape, volume.grid, code)
+                used = Clicks(places, used.labels)
+            labels = self.predictor.predict(array, grid.zyx_spacing, used, deadline, record)
+            labels = self._finished(labels, grid.zyx_spacing, used, record)
+            labels = np.ascontiguousarray(turned_back(labels, volume.grid, code))
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
         finally:  # the engine does not know the file
@@ -162,8 +178,30 @@ class Segmenter:
             record.warn(remark)
         return usable
 
+    def _turn_to(self, volume: Volume, record: Record) -> str:
+        """How a scan's array shall lie, with a warning where that is in doubt."""
+        own, wanted = code_of(volume.grid), self.orientation
+        if wanted == KEEP:
+            return own
+        if not volume.oriented:
+            record.warn(f"orientation: found none stated, taken as {wanted or UPRIGHT}, left and right may be swapped")
+            return own
+        lean = tilt(volume.grid)
+        if lean > MOST_TILT:
+            record.warn(f"orientation: found a scan tilted by {lean:.0f} degrees, expected at most {MOST_TILT:.0f}")
+        if wanted is not None:
+            return wanted
+        if own != UPRIGHT:
+            expected = f"{UPRIGHT}, as the model does not say how its training scans lay"
+            record.warn(f"orientation: found {own}, expected {expected}; taken as it is (--orientation states it)")
+        return own
+
     def _finished(
-        self, labels: npt.NDArray[np.uint8], volume: Volume, clicks: Clicks | None, record: Record
+        self,
+        labels: npt.NDArray[np.uint8],
+        spacing: tuple[float, float, float],
+        clicks: Clicks | None,
+        record: Record,
     ) -> npt.NDArray[np.uint8]:
         """Labels of the network's classes (z, y, x), post-processed, in the ids of the numbering."""
         if self.challenge is None:
@@ -171,7 +209,7 @@ class Segmenter:
         if self.postprocess:
             with record.timed("postprocess"):
                 try:
-                    labels = self.challenge.clean(labels, volume.spacing, clicks)
+                    labels = self.challenge.clean(labels, spacing, clicks)
                 except (Exception, Terminated) as error:  # the network's answer as it is beats none
                     record.warn(f"post-processing: found {unexpected(error)}, going on without it")
         return output_table(self.challenge.name, self.numbering)[labels]
@@ -188,6 +226,7 @@ def load(
     mirror: bool = True,
     postprocess: bool = True,
     numbering: str | None = None,
+    orientation: str = AUTO,
     progress: bool = False,
 ) -> Segmenter:
     """Load a model with the settings of the challenge that it is for.
@@ -204,6 +243,8 @@ def load(
         mirror: Whether to average over mirror images.
         postprocess: Whether to apply the challenge's post-processing.
         numbering: The ids of the label maps: "platform", "public" or "training"; None for the challenge's default.
+        orientation: How the model's training arrays lay in the patient, such as "LPS"; "auto" takes what the model
+            says; "keep" takes every scan's array as it is, as the challenges' platforms do.
         progress: Whether to show a bar over the tiles on stderr.
 
     Raises:
@@ -239,7 +280,9 @@ def load(
     if wanted is not None:
         check_model(predictor, wanted, folder)
     names = {channel: name for name, channel in loaded.labels.items()}
-    return Segmenter(predictor, wanted, numbering, postprocess, names)
+    return Segmenter(
+        predictor, wanted, numbering, postprocess, names, loaded.orientation if orientation == AUTO else orientation
+    )
 
 
 def check_model(predictor: Predictor, challenge: Challenge, model: str | Path) -> None:

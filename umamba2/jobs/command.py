@@ -43,6 +43,13 @@ def add_predict(commands: Any) -> None:
     add("--no-postprocess", action="store_true", help="the network's answer as it is")
     for option, what in _SIDE_FILES.items():
         add(f"--{option}", action="store_true", help=what)
+    add(
+        "--orientation",
+        default="auto",
+        metavar="CODE",
+        help="how the model's training scans lay in the patient, such as LPS (default: what the model says); keep: "
+        "take scans as they are",
+    )
     add_inference_options(parser)
     add("--quiet", action="store_true", help="no progress bar")
 
@@ -95,6 +102,7 @@ def _segmenter(options: argparse.Namespace) -> Segmenter:
         mirror=not options.no_mirroring,
         postprocess=not options.no_postprocess,
         numbering=options.numbering,
+        orientation=options.orientation,
         progress=not options.quiet and sys.stderr.isatty(),
     )
 

@@ -94,6 +94,7 @@ def load_segmenter(challenge: Challenge, options: argparse.Namespace) -> Segment
         device=options.device,
         precision=options.precision,
         numbering=options.numbering,
+        orientation="keep",  # the platforms' headers are not reliable, and their training and test arrays lie alike
     )
 
 

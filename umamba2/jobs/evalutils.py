@@ -54,7 +54,8 @@ class ToothFairy3Algorithm(SegmentationAlgorithm):
         self.challenge = find_challenge(challenge)
         if not self.challenge.has_results:
             raise InputError(f"challenge: found {challenge!r}, expected one of ToothFairy3's")
-        self.segmenter = model if isinstance(model, Segmenter) else load(model, challenge=challenge, **settings)
+        options = {"challenge": challenge, "orientation": "keep", **settings}
+        self.segmenter = model if isinstance(model, Segmenter) else load(model, **options)
         if self.segmenter.challenge != self.challenge:
             found = self.segmenter.challenge.name if self.segmenter.challenge else "no challenge"
             raise ModelError(f"model: found a segmenter for {found}, expected one for {challenge}")

@@ -95,6 +95,12 @@ class Model:
         """The challenge a model was made for, if it says so (`"challenge"` in its dataset description)."""
         return self.dataset.get("challenge")
 
+    @property
+    def orientation(self) -> str | None:
+        """How the training arrays lay in the patient, such as "LPS" (see `scans.orientation`), if it is known."""
+        code = self.dataset.get("orientation")
+        return code if isinstance(code, str) else None
+
     def network(self) -> UMamba2:
         """A network for this model, its weights not yet set; `load_weights` puts a fold's in.
 
