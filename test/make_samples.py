@@ -8,14 +8,14 @@ those that the demo models are trained on.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR, output_table, training_table
-from umamba2.scans.volumes import Geometry, write_labels
+from umamba2.files import write_file
+from umamba2.scans.clicks import NAMES, click_json
+from umamba2.scans.volumes import Geometry, write_labels, write_volume
 from umamba2.synthetic.phantoms import make_phantom
 
 HERE = Path(__file__).parent
@@ -31,12 +31,7 @@ def geometry(shape, spacing) -> Geometry:
 
 def write_image(path: Path, image: np.ndarray, where: Geometry) -> None:
     """Write an int16 (z, y, x) image, compressed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rounded = sitk.GetImageFromArray(np.rint(image / STEP_HU).astype(np.int16) * np.int16(STEP_HU))
-    rounded.SetSpacing(where.spacing)
-    rounded.SetOrigin(where.origin)
-    rounded.SetDirection(where.direction)
-    sitk.WriteImage(rounded, str(path), useCompression=True)
+    write_volume(path, np.rint(image / STEP_HU).astype(np.int16) * np.int16(STEP_HU), where)
 
 
 def graded(labels: np.ndarray, task: str) -> np.ndarray:
@@ -63,14 +58,9 @@ def interactive(seed: int) -> None:
     folder = HERE / INTERACTIVE
     for count in (0, 5):
         base = f"phantom{seed}_{count}"
-        points = [
-            {"point": [int(index) for index in point], "name": name}
-            for side in ("Left_IAC", "Right_IAC")
-            for name, point in [click for click in phantom.clicks if click[0] == side][:count]
-        ]
-        clicks = {"version": {"major": 1, "minor": 0}, "type": "Multiple points", "points": points}
+        clicks = [c for side in NAMES for c in [c for c in phantom.clicks if c[0] == side][:count]]
         write_image(folder / f"input/images/cbct/{base}.mha", image, where)
-        (folder / f"input/iac_clicks_{base}.json").write_text(json.dumps(clicks, indent=1) + "\n")
+        write_file(folder / f"input/iac_clicks_{base}.json", click_json(clicks))
     write_labels(folder / f"expected/phantom{seed}.mha", graded(labels, INTERACTIVE), where)
 
 

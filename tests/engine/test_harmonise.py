@@ -13,7 +13,8 @@ from small_models import INTENSITY, make_model
 from umamba2.engine.harmonise import AIR, SOFT_TISSUE, anchors, harmonise
 from umamba2.engine.preprocess import prepare
 from umamba2.models.folder import HARMONISED, Plan, load_model, slim
-from umamba2.synthetic.phantoms import PHARYNX, make_phantom
+from umamba2.synthetic.phantoms import make_phantom
+from umamba2.synthetic.textbook import DATASET_ID
 
 SHAPE, SPACING = (52, 100, 120), (0.8, 0.8, 0.8)
 
@@ -54,7 +55,7 @@ def test_air_soft_tissue_and_dentine_land_in_their_ranges(seed):
     scan = phantom(seed)
     image = harmonise(scan.image * np.float32(1.7) + 300)
     teeth = (scan.labels > 10) & (scan.labels < 49)
-    assert abs(np.median(image[scan.labels == PHARYNX]) - AIR) < 120
+    assert abs(np.median(image[scan.labels == DATASET_ID["pharynx"]]) - AIR) < 120
     soft = image[(scan.labels == 0) & (image > -400) & (image < 400)]
     assert abs(np.median(soft) - SOFT_TISSUE) < 60
     assert 1000 < np.median(image[teeth]) < 2400

@@ -1,1 +1,27 @@
-"""Scans that nobody took: phantoms with exact labels, and random images of real label maps."""
+"""Scans that nobody took: phantoms with exact labels, and random images of real label maps.
+
+>>> from umamba2.synthetic import make_phantom
+>>> phantom = make_phantom(7)  # phantom.image, phantom.labels, phantom.clicks ...
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from umamba2.lazy import lazily
+
+if TYPE_CHECKING:
+    from umamba2.synthetic.appearance import image_of_labels
+    from umamba2.synthetic.phantoms import Phantom, make_phantom, write_phantoms
+    from umamba2.synthetic.tooth_shapes import ToothShape, read_tooth_shapes
+
+__all__ = ["Phantom", "ToothShape", "image_of_labels", "make_phantom", "read_tooth_shapes", "write_phantoms"]
+
+_HOMES = {
+    "image_of_labels": "appearance",
+    **dict.fromkeys(("Phantom", "make_phantom", "write_phantoms"), "phantoms"),
+    **dict.fromkeys(("ToothShape", "read_tooth_shapes"), "tooth_shapes"),
+}
+
+if not TYPE_CHECKING:
+    __getattr__ = lazily(__name__, _HOMES)

@@ -6,17 +6,22 @@ arXiv 2107.09559). Phantoms use the grey values and the scanner; label maps of r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
-from numpy.typing import ArrayLike
+import numpy.typing as npt
 from scipy import ndimage
 
-MANDIBLE, MAXILLA, PHARYNX = 1, 2, 7
-CANALS, SINUSES, METAL, SMALL_CANALS = (3, 4), (5, 6), (8, 9, 10), (103, 104, 105)
-PULP = 100  # this much above a tooth's FDI number is its pulp
+from umamba2.anatomy.structures import PULP_OFFSET
+from umamba2.synthetic.textbook import DATASET_ID, FDI_OF, Array, Labels, Mask
+
+Image = npt.NDArray[np.int16]
+
 ORAL_AIR = 0.6  # how often there is air in the mouth
 
 
-def draw_greys(rng: np.random.Generator) -> dict:
+def draw_greys(rng: np.random.Generator) -> dict[str, Any]:
     """Grey values (HU-like) of every tissue and the properties of the scanner.
 
     The ranges are far wider than those of patients and overlap; only air, soft tissue and bone keep their order, by
@@ -35,14 +40,14 @@ def draw_greys(rng: np.random.Generator) -> dict:
     }  # fmt: skip
 
 
-def expose(image: np.ndarray, spacing: ArrayLike, grey: dict, rng: np.random.Generator) -> np.ndarray:
-    """What the scanner makes of an image (z, y, x), float32, which is changed: noise, blur, bias, gain; int16."""
+def expose(image: Array, spacing: npt.ArrayLike, grey: dict[str, Any], rng: np.random.Generator) -> Image:
+    """What the scanner of `draw_greys` makes of a float32 image (z, y, x), which is changed: noise, blur, gain."""
     edges = np.asarray(spacing, float)
     sigma = grey["blur"] / edges
     # blurring shrinks white noise by about this factor, so it is made that much stronger first
     shrink = np.prod(np.minimum(1, 1 / np.sqrt(2 * np.sqrt(np.pi) * np.maximum(sigma, 1e-3))))
     image += rng.standard_normal(image.shape, np.float32) * np.float32(grey["noise"] / shrink)
-    image = ndimage.gaussian_filter(image, sigma, output=image, truncate=3.0)
+    ndimage.gaussian_filter(image, sigma, output=image, truncate=3.0)
     z, y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in image.shape)
     plane = grey["bias"][0] * x + (grey["bias"][1] * y + grey["bias"][2] * y * y)[:, None]
     image += plane.astype(np.float32) + (grey["bias"][3] * z).astype(np.float32)[:, None, None]
@@ -57,25 +62,33 @@ def expose(image: np.ndarray, spacing: ArrayLike, grey: dict, rng: np.random.Gen
     return np.clip(image, -1000, grey["ceiling"], out=image).astype(np.int16)
 
 
-def image_of_labels(labels: np.ndarray, spacing: ArrayLike, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A random image of a label map, int16, and the label map with the pulp of every tooth, uint8; both (z, y, x).
+def image_of_labels(labels: npt.NDArray[Any], spacing: npt.ArrayLike, seed: int) -> tuple[Image, Labels]:
+    """A random image of a label map, and the label map with the pulp of every tooth.
 
-    ``labels`` in ToothFairy3's dataset ids; ``spacing`` mm (z, y, x). What label maps do not show is made up: soft
-    tissue around everything, bone with a cortex and a texture, enamel on what sticks out of the bone, pulp in the
-    middle of teeth that have none, air in front of the face and in the mouth.
+    What label maps do not show is made up: soft tissue around everything, bone with a cortex and a texture, enamel on
+    what sticks out of the bone, pulp in the middle of teeth that have none, air in front of the face and in the mouth.
+
+    Args:
+        labels: ToothFairy3's dataset ids (z, y, x).
+        spacing: mm (z, y, x).
+        seed: Not negative; the same seed gives the same image.
     """
     rng = np.random.default_rng([seed, 6])
     grey = draw_greys(rng)
     edges = np.asarray(spacing, float)
-    labels = labels.astype(np.uint8)
-    teeth = ((labels > 10) & (labels < 50)) | (labels > 110)
-    hollow = np.isin(labels, (PHARYNX, *SINUSES))
-    bone = np.isin(labels, (MANDIBLE, MAXILLA, *CANALS, *SMALL_CANALS))
-    structures = (labels > 0) & ~hollow
+    filled = labels.astype(np.uint8)
+    fdi = FDI_OF[filled]
+    teeth, canals = (
+        fdi > 0,
+        [_where(filled, words) for words in ("alveolar canal", ("incisive canal", "lingual canal"))],
+    )
+    hollow = _where(filled, ("pharynx", "sinus"))
+    bone = _where(filled, "jawbone") | canals[0] | canals[1]
+    structures = (filled > 0) & ~hollow
 
     away = ndimage.distance_transform_edt(~structures, edges).astype(np.float32)
     flesh = rng.uniform(8, 20)
-    image = np.full(labels.shape, grey["air"], np.float32)
+    image = np.full(filled.shape, grey["air"], np.float32)
     image[_between(away < flesh)] = grey["soft"] + grey["fat"]
     image[_between(away < rng.uniform(0.4, 0.9) * flesh)] = grey["soft"]
     if teeth.any() and rng.random() < ORAL_AIR:
@@ -83,42 +96,46 @@ def image_of_labels(labels: np.ndarray, spacing: ArrayLike, seed: int) -> tuple[
     image[hollow] = grey["air"]
 
     depth = ndimage.distance_transform_edt(bone | teeth, edges).astype(np.float32)
-    texture = _cloud(labels.shape, edges, rng.uniform(0.7, 2.0), rng)
+    texture = _cloud(filled.shape, edges, rng.uniform(0.7, 2.0), rng)
     image[bone] = grey["trabecular"] + grey["texture"] * texture[bone]
     image[bone & (depth < rng.uniform(0.8, 2.5))] = grey["cortical"]
-    for ids in (CANALS, SMALL_CANALS):
-        canal = np.isin(labels, ids)
+    for canal in canals:
         image[canal] += rng.choice([0.2, 0.6, 1.0]) * (grey["canal"] - image[canal])
 
     inside = ndimage.distance_transform_edt(teeth, edges).astype(np.float32)
     sticking_out = ndimage.distance_transform_edt(~bone, edges) > rng.uniform(1.0, 2.0)
-    for tooth in np.unique(labels[teeth] % PULP):
-        own = teeth & (labels % PULP == tooth)
-        image[own] = grey["dentine"] * rng.uniform(0.88, 1.12)
+    for tooth in np.unique(fdi[teeth]):
+        image[fdi == tooth] = grey["dentine"] * rng.uniform(0.88, 1.12)
     image[teeth & sticking_out & (inside < rng.uniform(0.7, 1.6))] = grey["enamel"]
     middle = ndimage.maximum_filter(inside, [max(1, round(7 / mm)) for mm in edges])
-    pulp = teeth & (labels < 50) & (inside > np.maximum(0.9, rng.uniform(0.55, 0.75) * middle))
-    labels[pulp] += PULP
-    image[labels > 110] = grey["pulp"]
-    image[np.isin(labels, METAL)] = grey["metal"]
+    pulp = teeth & (filled == fdi) & (inside > np.maximum(0.9, rng.uniform(0.55, 0.75) * middle))
+    filled[pulp] += PULP_OFFSET
+    image[teeth & (filled != fdi)] = grey["pulp"]
+    image[_where(filled, ("bridge", "crown", "implant"))] = grey["metal"]
 
     image = ndimage.gaussian_filter(image, 0.5)  # edges of label maps are stairs
-    return expose(image, edges, grey, rng), labels
+    return expose(image, edges, grey, rng), filled
 
 
-def _cloud(shape: tuple[int, ...], spacing: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
+def _where(labels: Labels, endings: str | tuple[str, ...]) -> Mask:
+    """The voxels of all structures whose names end so."""
+    return np.isin(labels, [label for name, label in DATASET_ID.items() if name.endswith(endings)])
+
+
+def _cloud(shape: Sequence[int], spacing: Array, size: float, rng: np.random.Generator) -> Array:
     """Smooth noise of unit strength with lumps of about ``size`` mm, float32."""
     coarse = rng.standard_normal([max(2, int(n * mm / size)) for n, mm in zip(shape, spacing, strict=True)])
     zoom = [n / m for n, m in zip(shape, coarse.shape, strict=True)]
-    return ndimage.zoom(coarse.astype(np.float32), zoom, order=1)
+    cloud: Array = ndimage.zoom(coarse.astype(np.float32), zoom, order=1)
+    return cloud
 
 
-def _between(mask: np.ndarray) -> np.ndarray:
+def _between(mask: Mask) -> Mask:
     """The mask and what lies between parts of it from left to right: tongue and throat between the jaws."""
     return np.maximum.accumulate(mask, axis=2) & np.maximum.accumulate(mask[..., ::-1], axis=2)[..., ::-1]
 
 
-def _oral_air(teeth: np.ndarray, spacing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _oral_air(teeth: Mask, spacing: Array, rng: np.random.Generator) -> Mask:
     """An ellipsoid of air behind the front teeth."""
     where = np.argwhere(teeth)
     low, high = where.min(0) * spacing, where.max(0) * spacing
@@ -127,4 +144,5 @@ def _oral_air(teeth: np.ndarray, spacing: np.ndarray, rng: np.random.Generator) 
     z, y, x = (
         ((np.arange(n) * mm - c) / r) ** 2 for n, mm, c, r in zip(teeth.shape, spacing, centre, radii, strict=True)
     )
-    return z[:, None, None] + y[:, None] + x < 1
+    air: Mask = z[:, None, None] + y[:, None] + x < 1
+    return air

@@ -1,40 +1,37 @@
-"""``umamba2 phantom``."""
+"""``umamba2 phantom``: synthetic scans with exact labels and clicks."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from umamba2.arguments import positive
 from umamba2.errors import InputError, needing
 from umamba2.messages import say
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``phantom`` to the commands of an argparse parser."""
     parser = commands.add_parser("phantom", help="write synthetic scans with exact labels and clicks")
     parser.set_defaults(command=run)
-    add = parser.add_argument
-    add("out", type=Path)
-    add("--count", type=positive(int), default=1)
-    add("--seed", type=int, default=0)
-    add("--shape", type=positive(int), nargs=3, metavar=("Z", "Y", "X"), default=(170, 272, 345))
-    add(
-        "--spacing", type=positive(float), nargs="+", metavar="MM", default=[0.3], help="one number or three, (z, y, x)"
-    )
+    parser.add_argument("out", type=Path, help="folder")
+    parser.add_argument("--count", type=positive(int), default=1, help="how many (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first (default: 0)")
+    parser.add_argument("--shape", type=positive(int), nargs=3, metavar=("Z", "Y", "X"), default=(170, 272, 345))
+    parser.add_argument("--spacing", type=positive(float, "mm"), nargs="+", metavar="MM", default=[0.3],
+                        help="one number, or three (z, y, x); default: 0.3")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the phantoms; returns 0."""
+    """Write the phantoms, and one line on stdout; returns 0."""
     spacing = options.spacing * 3 if len(options.spacing) == 1 else options.spacing
     if len(spacing) != 3:
         raise InputError(f"--spacing: found {len(spacing)} numbers, expected one or three")
-    with needing("phantoms", "phantoms"):
+    with needing("phantoms", "phantom"):
         from umamba2.synthetic.phantoms import write_phantoms
     try:
         cases = write_phantoms(options.out, options.count, options.seed, tuple(options.shape), tuple(spacing))
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise InputError(f"{options.out}: {error}") from None
     say(f"{options.out}  {len(cases)} phantoms: {', '.join(cases)}")
     return 0

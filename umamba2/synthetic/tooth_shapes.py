@@ -6,9 +6,10 @@ says nothing about left or right, so a tooth stands in for its mirror image as i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -17,7 +18,7 @@ from umamba2.anatomy.structures import FDI_TEETH
 from umamba2.errors import InputError
 from umamba2.scans.orientation import orientation
 from umamba2.scans.volumes import read_labels
-from umamba2.synthetic.phantoms import TOOTH_SIZES
+from umamba2.synthetic.textbook import FDI_OF, TOOTH_SIZES, Array, Labels, Mask
 
 CELL = 0.3  # mm, the grid of a shape
 MARGIN = 2.0  # mm around the tooth
@@ -26,37 +27,32 @@ APEX = 0.8  # mm of root beyond the end of its canal
 
 @dataclass(frozen=True)
 class ToothShape:
-    """One tooth: signed distances to its surface and to its pulp in its own frame, and its sizes.
-
-    ``surface`` and ``pulp`` are grids (a, b, c) of distances in mm, negative inside, whose first cell lies at ``low``;
-    ``crown`` and ``root`` are the heights above and below the neck and ``half`` the half widths of the crown, distal
-    and buccal, all in mm. ``scale`` stretches a, b, the crown and the root.
-    """
+    """One tooth: distances in mm, negative inside, to its surface and to its pulp in its own frame, and its sizes."""
 
     fdi: int
-    surface: np.ndarray
-    pulp: np.ndarray
-    low: np.ndarray
-    crown: float
-    root: float
-    half: tuple[float, float]
-    scale: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    surface: Array  # grid (a, b, c) of distances
+    pulp: Array  # the same grid
+    low: Array  # where its first cell lies, mm
+    crown: float  # height above the neck, mm
+    root: float  # height below the neck, mm
+    half: tuple[float, float]  # half widths of the crown, distal and buccal, mm
+    scale: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)  # stretches a, b, the crown and the root
 
     def stretched(self, crown: float, root: float, half: tuple[float, float]) -> ToothShape:
-        """The same tooth at other sizes."""
+        """The same tooth at other sizes in mm: heights of crown and root, half widths of the crown."""
         return replace(
             self, scale=(half[0] / self.half[0], half[1] / self.half[1], crown / self.crown, root / self.root)
         )
 
-    def distance(self, a, b, c) -> np.ndarray:
+    def distance(self, a: Array, b: Array, c: Array) -> Array:
         """Roughly the distance in mm to the tooth's surface, negative inside."""
         return self._look(self.surface, a, b, c)
 
-    def core(self, a, b, c) -> np.ndarray:
+    def core(self, a: Array, b: Array, c: Array) -> Array:
         """Roughly the distance in mm to the wall of the pulp: a chamber about the neck and thin canals in the roots."""
         return self._look(self.pulp, a, b, c)
 
-    def _look(self, grid, a, b, c):
+    def _look(self, grid: Array, a: Array, b: Array, c: Array) -> Array:
         wide, deep, crown, root = self.scale
         scaled = a / wide, b / deep, np.where(c > 0, c / crown, c / root)
         cells = np.stack([(v - low) / CELL for v, low in zip(scaled, self.low, strict=True)], dtype=np.float32)
@@ -64,16 +60,22 @@ class ToothShape:
         inside = np.clip(cells, 0, last)
         beyond = np.sqrt(np.square(cells - inside).sum(axis=0)) * CELL
         near = ndimage.map_coordinates(grid, inside, order=1, mode="nearest", output=np.float32)
-        return (near + beyond) * np.float32((wide + deep) / 2)  # most of the surface faces sideways
+        distance: Array = (near + beyond) * np.float32((wide + deep) / 2)  # most of the surface faces sideways
+        return distance
 
 
 def read_tooth_shapes(paths: Iterable[str | Path]) -> dict[int, list[ToothShape]]:
-    """The shapes of the whole teeth in label maps, by FDI number (11-48; ids 111-148 are the pulps of the same teeth).
+    """The shapes of the whole teeth in label maps, by FDI number.
 
-    Every format that `scans.volumes.read_labels` reads will do. Which way the jaws face is told by the teeth, so maps
-    that are upside down or mirrored are read too. Teeth cut by the border, fragments, and teeth alone in their jaw,
-    whose front and back nothing tells, are left out. Raises InputError for files that cannot be read and maps that have
-    no FDI numbers.
+    The teeth show which way the jaws face, so maps that are upside down or mirrored are read too. Teeth cut by the
+    border, fragments, and teeth alone in their jaw, which do not show their front, are left out.
+
+    Args:
+        paths: Label maps in any format that `read_labels` reads: 11-48 are teeth, 111-148, if there are any, their
+            pulps; other ids are ignored.
+
+    Raises:
+        InputError: A file cannot be read, or has no FDI numbers.
     """
     shapes: dict[int, list[ToothShape]] = {}
     for path in paths:
@@ -83,21 +85,18 @@ def read_tooth_shapes(paths: Iterable[str | Path]) -> dict[int, list[ToothShape]
     return shapes
 
 
-def _read(path) -> tuple[np.ndarray, np.ndarray]:
+def _read(path: str | Path) -> tuple[Labels, Array]:
     """A label map of FDI numbers and 0 alone, (z, y, x) growing upwards, backwards and to the left, and its spacing."""
     labels, geometry = read_labels(path)
-    ids = np.unique(labels)
-    ids = ids[(ids > 10) & (ids < 49)]
-    odd = [int(i) for i in ids if i not in FDI_TEETH]
-    if odd or not ids.size:
+    ids = [int(i) for i in np.unique(labels) if FDI_TEETH[0] <= i <= FDI_TEETH[-1]]
+    odd = [i for i in ids if i not in FDI_TEETH]
+    if odd or not ids:
         raise InputError(f"{path}: found {f'the id {odd[0]}' if odd else 'no tooth'}, expected FDI numbers (11-48)")
-    labels = np.where((labels > 110) & (labels < 149), labels - 100, labels)
-    labels = np.where((labels > 10) & (labels < 49), labels, 0).astype(np.uint8)
     upright = orientation(geometry)
-    return upright.upright(labels), np.array(upright.spacing)
+    return upright.upright(FDI_OF[np.where((labels > 0) & (labels < 256), labels, 0)]), np.array(upright.spacing)
 
 
-def _tooth_shapes(labels, spacing) -> list[ToothShape]:
+def _tooth_shapes(labels: Labels, spacing: Array) -> list[ToothShape]:
     boxes = ndimage.find_objects(labels)
     teeth = {fdi: box for fdi, box in enumerate(boxes, start=1) if box is not None}
     centres = {
@@ -124,11 +123,11 @@ def _tooth_shapes(labels, spacing) -> list[ToothShape]:
     return found
 
 
-def _facing(centres: dict) -> np.ndarray:
+def _facing(centres: dict[int, Array]) -> Array:
     """The sign (z, y, x) with which each axis grows upwards, backwards and to the patient's left, told by the teeth."""
 
-    def towards(axis: int, one, other) -> float:
-        one, other = ([c[axis] for fdi, c in centres.items() if chosen(fdi)] for chosen in (one, other))
+    def towards(axis: int, *groups: Callable[[int], bool]) -> float:
+        one, other = ([c[axis] for fdi, c in centres.items() if chosen(fdi)] for chosen in groups)
         return -1.0 if one and other and np.mean(one) < np.mean(other) else 1.0
 
     return np.array([
@@ -138,7 +137,7 @@ def _facing(centres: dict) -> np.ndarray:
     ])  # fmt: skip
 
 
-def _tooth_shape(labels, spacing, fdi: int, box, signs, distal) -> ToothShape | None:
+def _tooth_shape(labels: Labels, spacing: Array, fdi: int, box: Any, signs: Array, distal: Array) -> ToothShape | None:
     """One tooth in its own frame, or None if it is not whole. ``signs`` and ``distal`` are (z, y, x)."""
     if any(s.start == 0 or s.stop == n for s, n in zip(box, labels.shape, strict=True)):
         return None
@@ -181,12 +180,11 @@ def _tooth_shape(labels, spacing, fdi: int, box, signs, distal) -> ToothShape | 
     cells = cells / (signs * spacing)[:, None, None, None]
     surface = ndimage.map_coordinates(field.astype(np.float32), cells, order=1, mode="nearest")
     pulp = _pulp(surface, c, height, top - bottom - height, fdi % 10)
-    return ToothShape(
-        fdi, surface, pulp, low, height, top - bottom - height, tuple((np.ptp(over, axis=0) / 2)[:2].tolist())
-    )
+    half = np.ptp(over, axis=0) / 2
+    return ToothShape(fdi, surface, pulp, low, height, top - bottom - height, (float(half[0]), float(half[1])))
 
 
-def _pulp(surface, c, crown: float, root: float, position: int) -> np.ndarray:
+def _pulp(surface: Array, c: Array, crown: float, root: float, position: int) -> Array:
     """Distance to the pulp: what lies deeper in the tooth than a share of the greatest depth nearby.
 
     The share is least about the neck, where the chamber is, and grows towards the apex and, to 1, within the crown.
@@ -200,12 +198,13 @@ def _pulp(surface, c, crown: float, root: float, position: int) -> np.ndarray:
     at = (-root, -0.5 * root, -0.25 * root, -0.1 * root, 0.15 * crown, 0.4 * crown, crown)
     share = np.interp(c[0, 0], at, (0.85, 0.80, 0.76, neck, neck, 1.1, 2.0))
     middle = _off_middle(surface < 0, 0.75 if molar else 0.35)
-    return np.maximum(np.maximum(share * ridge + 0.05 - depth, middle), APEX - root - c).astype(np.float32)
+    pulp: Array = np.maximum(np.maximum(share * ridge + 0.05 - depth, middle), APEX - root - c).astype(np.float32)
+    return pulp
 
 
-def _off_middle(inside, part: float) -> np.ndarray:
+def _off_middle(inside: Mask, part: float) -> Array:
     """Distance to the middle ``part`` (0-1) of every section across the tooth, each taken as an ellipse."""
-    out = np.full(inside.shape, CELL, np.float32)
+    distance: Array = np.full(inside.shape, CELL, np.float32)
     for k in range(inside.shape[2]):
         sections, count = ndimage.label(inside[:, :, k])
         for number in range(1, count + 1):
@@ -214,5 +213,6 @@ def _off_middle(inside, part: float) -> np.ndarray:
             spread = away.T @ away / len(points) + 0.1 * np.eye(2)
             radius = np.sqrt((away @ np.linalg.inv(spread) * away).sum(axis=1)) / 2  # 1 at the rim of an ellipse
             longest = 2 * np.sqrt(np.linalg.eigvalsh(spread)[-1])
-            out[points[:, 0], points[:, 1], k] = (radius - part) * longest * CELL
-    return ndimage.gaussian_filter1d(out, 1, axis=2)
+            distance[points[:, 0], points[:, 1], k] = (radius - part) * longest * CELL
+    ndimage.gaussian_filter1d(distance, 1, axis=2, output=distance)
+    return distance
