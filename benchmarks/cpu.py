@@ -158,7 +158,7 @@ def apart(function: str, *arguments: object) -> dict:
 
 
 def predictor_of(folder: Path, precision: str, step: float) -> Predictor:
-    return Predictor.from_folder(folder, device="cpu", precision=precision, tile_step=step, mirror_axes=())
+    return Predictor.load(folder, device="cpu", precision=precision, tile_step=step, mirror_axes=())
 
 
 def ours(folder: Path, precision: str, step: float, spacing=SPACING):

@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--challenges", nargs="+", default=list(CHALLENGES), choices=list(CHALLENGES))
     options = parser.parse_args()
     predictors = {
-        name: Predictor.from_folder(options.models / name, **CHALLENGES[name].predictor_settings())
+        name: Predictor.load(options.models / name, **CHALLENGES[name].predictor_settings())
         for name in options.challenges
     }
     shapes = read_tooth_shapes(options.teeth) if options.teeth else None

@@ -18,7 +18,7 @@ The rows "forward pass, ..." are for choices that only a GPU can make. What PyTo
 - `cudnn.benchmark` tries all algorithms once per shape: it must win back the row "first pass" within a case.
 - A CUDA graph saves launches, some 5 us each for a few hundred kernels, so milliseconds of a pass.
 
-If a variant wins, `engine.network.ready_network` is the place for it (as `fast.quicken` is for CPUs), and
+If a variant wins, `engine.network.ready_network` is the place for it (as `fast.optimize_for_cpu` is for CPUs), and
 `runner._laid_out` for the layout. Also to look at, with a profiler: whether anything but convolutions and norms counts;
 the copy of the scan to the device (from pageable memory, once per case); how much of a case is not the network
 (``run.json`` has the seconds per stage); batches of mirror images against one after the other (`Runner.batch`); and
@@ -112,7 +112,7 @@ def measure(folder: Path, device: torch.device, scan: np.ndarray, repeats: int) 
 
 
 def our_predictor(folder: Path, device: torch.device, precision: str) -> Predictor:
-    return Predictor.from_folder(
+    return Predictor.load(
         folder, device=str(device), precision=precision, tile_step=STEP, mirror_axes=MIRROR_AXES, blend="published"
     )
 

@@ -33,7 +33,7 @@ def main() -> None:
     phantom = make_phantom(SEED)
     truth = training_table(MULTICLASS)[phantom.labels]
     challenge = CHALLENGES[MULTICLASS]
-    predictor = Predictor.from_folder(ROOT / "resources" / MULTICLASS, **challenge.predictor_settings())
+    predictor = Predictor.load(ROOT / "resources" / MULTICLASS, **challenge.predictor_settings())
     found = challenge.clean(
         predictor.predict(phantom.image.astype(np.float32), phantom.spacing), phantom.spacing, clicks=None
     )

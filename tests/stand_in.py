@@ -58,12 +58,12 @@ def load_stand_in(folder, folds=None):
 
 
 class StandInLoader:
-    """Has `Predictor.from_folder`; which stand-in it makes is in the folder's `model.json`."""
+    """Has `Predictor.load`; which stand-in it makes is in the folder's `model.json`."""
 
     made: list[StandIn] = []  # noqa: RUF012  cleared by the fixture
 
     @classmethod
-    def from_folder(cls, folder, **settings):
+    def load(cls, folder, **settings):
         if isinstance(folder, StandInModel):
             folder, settings["folds"] = folder.folder, folder.folds
         predictor = StandIn(**json.loads((Path(folder) / "model.json").read_text()))

@@ -29,7 +29,7 @@ def phantom():
 
 def segment(task, phantom, clicks=None):
     challenge = CHALLENGES[task]
-    predictor = Predictor.from_folder(
+    predictor = Predictor.load(
         find_model(task, [RESOURCES]), device="cpu", precision="fp32", **challenge.predictor_settings()
     )
     labels = predictor.predict(phantom.image.astype(np.float32), phantom.spacing, clicks)
@@ -69,7 +69,7 @@ def test_stsr(phantom):
 @pytest.mark.parametrize("task", TASKS)
 def test_models_fit_their_challenge_and_the_image(task):
     folder = find_model(task, [RESOURCES])
-    predictor = Predictor.from_folder(folder, device="cpu")
+    predictor = Predictor.load(folder, device="cpu")
     check_model(predictor, CHALLENGES[task], folder)
     assert predictor.challenge == task
 
@@ -86,7 +86,7 @@ def test_leaving_out_tiles_of_air_only_takes_away_what_was_wrong(monkeypatch):
     """
     phantom = make_phantom(SEED, (50, 84, 112), (1.0, 1.0, 1.0))
     image = np.pad(phantom.image.astype(np.float32), ((0, 0), (0, 0), (0, 130)), constant_values=-1000)
-    predictor = Predictor.from_folder(find_model(STSR, [RESOURCES]), device="cpu", precision="fp32", tile_step=0.9)
+    predictor = Predictor.load(find_model(STSR, [RESOURCES]), device="cpu", precision="fp32", tile_step=0.9)
     record = Record()
     found = predictor.predict(image, phantom.spacing, record=record)
     assert record.tiles_of_air > 0

@@ -6,11 +6,20 @@ import torch
 
 from umamba2.engine.blend import Accumulator
 from umamba2.engine.budget import Budget
+from umamba2.engine.preprocess import Prepared
 from umamba2.engine.record import Record
 from umamba2.engine.tiles import Sweep, all_classes, gaussian
 from umamba2.engine.window import SlidingWindow
 
 CPU = torch.device("cpu")
+
+
+def window_of(predictor, tensor, clicks=None, budget=None, record=None):
+    """The sliding window over a prepared scan, (1, z, y, x), whose grid is the network's."""
+    shape = tuple(tensor.shape[1:])
+    prepared = Prepared(tensor, tuple(slice(0, n) for n in shape), shape, (0, 1, 2), None)
+    budget = budget or Budget(None, len(predictor.runner.passes))
+    return SlidingWindow(predictor.runner, prepared, clicks, predictor.blend, budget, record or Record())
 
 
 @torch.inference_mode()
@@ -22,12 +31,9 @@ def scores(predictor, tensor, clicks=None):
         assert out[all_classes(box)].isnan().all(), "finished twice"
         out[all_classes(box)] = part
 
-    sweep = Sweep(tensor.shape[1:], predictor.plan.patch_size, predictor.tile_step)
-    accumulator = Accumulator(
-        sweep, predictor.plan.patch_size, predictor.num_classes, predictor.blend, False, CPU, finish
-    )
-    window = SlidingWindow(predictor.runner, predictor.blend, Budget(None, len(predictor.runner.passes)), Record())
-    window._fill(accumulator, tensor[0], clicks)
+    patch, classes = predictor.plan.patch_size, predictor.num_classes
+    sweep = Sweep(tensor.shape[1:], patch, predictor.tile_step)
+    window_of(predictor, tensor, clicks)._fill(Accumulator(sweep, patch, classes, predictor.blend, False, CPU, finish))
     return out
 
 

@@ -276,7 +276,7 @@ def load(
         settings["tile_step"] = tile_step
     if not mirror:
         settings["mirror_axes"] = ()
-    predictor = Predictor.from_folder(loaded, device=device, precision=precision, progress=progress, **settings)
+    predictor = Predictor.load(loaded, device=device, precision=precision, progress=progress, **settings)
     if wanted is not None:
         check_model(predictor, wanted, folder)
     names = {channel: name for name, channel in loaded.labels.items()}

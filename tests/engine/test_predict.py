@@ -31,7 +31,7 @@ def click_folder(tmp_path):
 
 
 def load(folder, **options):
-    return Predictor.from_folder(folder, **{"device": "cpu", "precision": "fp32", "mirror_axes": (), **options})
+    return Predictor.load(folder, **{"device": "cpu", "precision": "fp32", "mirror_axes": (), **options})
 
 
 def scan(shape=(16, 40, 24), seed=0):
@@ -101,7 +101,7 @@ def test_clicks_are_mirrored_with_the_tile(click_folder):
 
 def test_without_pairs_clicks_keep_their_side(click_folder):
     predictor = load(click_folder, mirror_axes=(2,))
-    _, labels = predictor.runner._prompt(Clicks(np.zeros((1, 3)), np.array([0])), [(2,)])
+    _, labels = predictor.runner._click_tensors(Clicks(np.zeros((1, 3)), np.array([0])), [(2,)])
     assert labels.tolist() == [[0]]
 
 
@@ -156,13 +156,13 @@ def test_bf16_agrees_with_fp32(folder):
 def test_clicks_in_scan_voxels_reach_the_network_on_its_grid(click_folder, monkeypatch):
     seen = []
 
-    def labels(self, prepared, clicks, step):
-        seen.append(clicks)
-        return np.zeros(prepared.box_shape, np.uint8)
+    def labels(self, step):
+        seen.append(self.clicks.coordinates - [before for before, _ in self.pads])
+        return np.zeros(self.prepared.box_shape, np.uint8)
 
     monkeypatch.setattr(SlidingWindow, "labels", labels)
     load(click_folder).predict(scan((24, 40, 32)), (0.15, 0.15, 0.15), CLICKS)
-    np.testing.assert_allclose(seen[0].coordinates, (CLICKS.coordinates + 0.5) / 2 - 0.5)
+    np.testing.assert_allclose(seen[0], (CLICKS.coordinates + 0.5) / 2 - 0.5)
 
 
 def test_clicks_as_a_plain_tuple_or_none_or_empty(click_folder):
@@ -214,9 +214,9 @@ def test_sides_trade_places_by_the_names_of_the_classes(tmp_path):
     names = ("background", "Left canal", "jaw", "Right canal", "left tooth of the lower jaw")
     checkpoint["init_args"]["dataset_json"]["labels"] = {name: i for i, name in enumerate(names)}
     torch.save(checkpoint, path)
-    predictor = Predictor.from_folder(folder, device="cpu", precision="fp32")
+    predictor = Predictor.load(folder, device="cpu", precision="fp32")
     assert predictor.runner._swap.tolist() == [0, 3, 2, 1, 4]
-    assert Predictor.from_folder(folder, device="cpu", left_right_pairs=()).runner._swap.tolist() == [0, 1, 2, 3, 4]
+    assert Predictor.load(folder, device="cpu", left_right_pairs=()).runner._swap.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_loaded_model_serves_too(folder):

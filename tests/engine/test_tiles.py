@@ -89,7 +89,7 @@ def test_cells_part_the_volume_and_end_with_the_last_of_their_tiles(shape, patch
         seen += own
     assert (seen == covered).all()
     assert waiting == 0
-    assert sweep.waiting == most
+    assert sweep.pending_voxels == most
     assert outer is None or sweep.outer == outer
 
 
@@ -107,4 +107,6 @@ def test_rows_are_finished_in_order(shape, patch, step, outer):
 
 def test_fewest_voxels_wait_in_the_order_of_axes_that_is_chosen():
     shape, patch = (40, 12, 14), (10, 8, 8)
-    assert Sweep(shape, patch, 0.5).waiting == min(Sweep(shape, patch, 0.5, outer).waiting for outer in range(3))
+    assert Sweep(shape, patch, 0.5).pending_voxels == min(
+        Sweep(shape, patch, 0.5, outer).pending_voxels for outer in range(3)
+    )

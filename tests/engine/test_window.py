@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import PATCH, make_model
-from windows import CPU, hold_everything
+from windows import CPU, hold_everything, window_of
 
 from umamba2 import Predictor
 from umamba2.engine import blend as accumulate
@@ -20,15 +20,14 @@ from umamba2.engine import memory, window
 from umamba2.engine import runner as runner_module
 from umamba2.engine.blend import Accumulator
 from umamba2.engine.budget import Budget
-from umamba2.engine.faults import Moved
-from umamba2.engine.labelmap import OtherGrid, SameGrid, best
+from umamba2.engine.faults import DeviceChanged
+from umamba2.engine.labelmap import OtherGrid, SameGrid, best_class
 from umamba2.engine.network import PRECISIONS
-from umamba2.engine.pieces import in_pieces
 from umamba2.engine.record import Record
 from umamba2.engine.runner import Runner
+from umamba2.engine.subtiles import run_in_subtiles
 from umamba2.engine.tiles import Sweep, all_classes, padding
-from umamba2.engine.window import SlidingWindow
-from umamba2.models.folder import load_model
+from umamba2.nets import ClickTensors
 
 SPACING = (0.3, 0.3, 0.3)
 CLASSES = 3
@@ -45,11 +44,11 @@ def test_best_is_the_first_of_the_highest(classes):
     scores = torch.randn(classes, 3, 20, 30)
     ties = torch.randint(-2, 3, scores.shape).float()
     for some in (scores, ties, ties[:, :, ::2], -ties.abs()):
-        assert torch.equal(best(some), torch.from_numpy(some.numpy().argmax(0).astype(np.uint8)))
+        assert torch.equal(best_class(some), torch.from_numpy(some.numpy().argmax(0).astype(np.uint8)))
 
 
 def load(folder, **options):
-    return Predictor.from_folder(folder, **{"device": "cpu", "precision": "fp32", **options})
+    return Predictor.load(folder, **{"device": "cpu", "precision": "fp32", **options})
 
 
 def scan(shape=SHAPE, seed=0):
@@ -76,7 +75,7 @@ def streamed(sweep, patch, how, logits_of, relative=False):
     for tile in sweep.tiles:
         logits = logits_of(tile)
         accumulator.add(tile, None if logits is None else logits.clone())
-    assert not accumulator._waiting
+    assert not accumulator._pending
     return out
 
 
@@ -155,7 +154,7 @@ def test_labels_equal_those_of_everything_resampled_at_once(shape, patch, step, 
     best, second = expected.topk(2, dim=0).values
     clear = best - second > (0.3 if half else 1e-4)  # of scores that spread over some 15
     assert torch.equal(labels.labels[clear], expected.argmax(0).to(torch.uint8)[clear])
-    assert not labels._slabs
+    assert not labels._pending
 
 
 def test_a_part_that_no_tile_answers_is_background():
@@ -211,7 +210,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in ("budget", "window"):
+    for module in ("budget", "coarse", "window"):
         monkeypatch.setattr(f"umamba2.engine.{module}.time", clock)
     return clock
 
@@ -335,10 +334,10 @@ def failing(predictor, monkeypatch, error, when):
     engine = predictor.runner
 
     def wrapped(net):
-        def run(x, *prompt):
+        def run(x, clicks):
             if when(x):
                 raise error
-            return net(x, *prompt)
+            return net(x, clicks)
 
         return run
 
@@ -385,9 +384,9 @@ def test_memory_that_runs_out_in_the_middle_leaves_finished_tiles_alone(folder, 
 
 def test_too_little_for_all_scores_costs_overlap(folder, monkeypatch):
     predictor = load(folder, tile_step=0.3)
-    waiting = {step: 4 * predictor.num_classes * Sweep(SHAPE, PATCH, step).waiting for step in (0.3, 0.5)}
+    waiting = {step: 4 * predictor.num_classes * Sweep(SHAPE, PATCH, step).pending_voxels for step in (0.3, 0.5)}
     assert waiting[0.5] < waiting[0.3]
-    room = window.SPARE_BYTES + predictor.runner.tile_bytes(8) + waiting[0.5]
+    room = window.RESERVED_BYTES + predictor.runner.tile_bytes(8) + waiting[0.5]
     monkeypatch.setattr(memory, "available", lambda: room)
     record = Record()
     labels = predictor.predict(scan(), SPACING, record=record)
@@ -417,12 +416,8 @@ def test_too_little_for_a_tile_makes_tiles_smaller(folder, monkeypatch, spacing)
 
 def test_scores_that_wait_for_resampling_count(folder, monkeypatch):
     predictor, shape = load(folder), (40, 60, 60)
-    same, other = [
-        window.SlidingWindow(predictor.runner, "nnunet", Budget(None, 8), Record())._bytes(
-            Sweep(shape, PATCH, 0.5, 0), shape, outer
-        )
-        for outer in (None, 0)
-    ]
+    window = window_of(predictor, torch.zeros(1, *shape))
+    same, other = (window._host_bytes(Sweep(shape, PATCH, 0.5, 0), outer) for outer in (None, 0))
     rows = max(b - a for a, b in Sweep(shape, PATCH, 0.5, 0).rows())
     assert other - same == 4 * predictor.num_classes * rows * 60 * 60
 
@@ -496,7 +491,7 @@ def test_a_failure_of_the_blending_keeps_what_is_finished(folder, monkeypatch, s
     assert labels[:6].any()
 
 
-@pytest.mark.parametrize("step", ["_room", "_weighted", "_keep", "finish"])
+@pytest.mark.parametrize("step", ["_empty_sums", "_weighted", "_keep", "finish"])
 @pytest.mark.parametrize("how", Accumulator.METHODS)
 def test_blending_goes_on_in_the_hosts_memory(monkeypatch, how, step):
     """Wherever a device's memory runs out, nothing is added twice and nothing is lost."""
@@ -529,7 +524,7 @@ class OnDevice:
     def __init__(self, predictor, monkeypatch, lasts=lambda runner: False):
         runner = self.runner = predictor.runner
         self.tried, gpu, mean = [], torch.device("cuda"), Runner._mean
-        monkeypatch.setattr("umamba2.engine.window.SlidingWindow._at_hand", lambda self, volume: volume)
+        monkeypatch.setattr("umamba2.engine.window.SlidingWindow._to_device_if_it_fits", lambda self, volume: volume)
         monkeypatch.setattr("umamba2.engine.window.SlidingWindow._score_device", lambda self, size: CPU)
         runner.device = gpu
 
@@ -573,7 +568,7 @@ def test_the_cpu_that_takes_over_gets_a_plan_of_its_own(folder, clock, monkeypat
             clock.now += np.prod(tile.shape) / np.prod(PATCH) * len(rest[1])
         elif len(calls) == 20:
             moved.append(1)
-            raise Moved
+            raise DeviceChanged
         return fast(tile, *rest)
 
     moved: list[int] = []
@@ -609,10 +604,10 @@ def test_networks_that_do_not_fit_run_on_the_cpu(folder, monkeypatch):
     predictor = load(folder, folds=0, mirror_axes=())
     loaded.append(1)
     predictor.runner.dtype = torch.bfloat16
-    predictor.runner.nets = predictor.runner._ready(load_model(folder, ["0"]))
+    predictor.runner.nets = predictor.runner._ready()
     device = OnDevice(predictor, monkeypatch, lasts=lambda runner: True)
     net, calls = predictor.runner.nets["0"], []
-    sick = lambda x: net(x) * (torch.nan if calls.append(1) or len(calls) == 1 else 1)  # noqa: E731
+    sick = lambda x, clicks: net(x) * (torch.nan if calls.append(1) or len(calls) == 1 else 1)  # noqa: E731
     monkeypatch.setitem(predictor.runner.nets, "0", sick)
     record = Record()
     predictor.predict(scan(), SPACING, record=record)
@@ -627,9 +622,9 @@ def test_a_scan_that_does_not_fit_on_the_device_stays_on_the_host(folder, monkey
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     record, predictor = Record(), load(folder)
-    window = SlidingWindow(predictor.runner, "nnunet", Budget(None, 8), record)
+    window = window_of(predictor, torch.zeros(1, *PATCH), record=record)
     volume = torch.zeros(2, 2, 2).as_subclass(Refusing)
-    assert window._at_hand(volume) is volume
+    assert window._to_device_if_it_fits(volume) is volume
     assert "in the host's" in record.warnings[0]
 
 
@@ -639,9 +634,9 @@ def test_nan_in_a_tile_is_run_again_in_fp32(folder, monkeypatch):
     exact = load(folder, folds=0, mirror_axes=(), tile_step=1.0).predict(scan(), SPACING)
     net, calls = predictor.runner.nets["0"], []
 
-    def sick(x, *prompt):
+    def sick(x, clicks):
         calls.append(1)
-        return net(x, *prompt) * (torch.nan if len(calls) == 1 else 1)
+        return net(x, clicks) * (torch.nan if len(calls) == 1 else 1)
 
     monkeypatch.setitem(predictor.runner.nets, "0", sick)
     record = Record()
@@ -656,9 +651,9 @@ def test_a_tile_that_stays_nan_is_left_to_its_neighbours(folder, monkeypatch):
     predictor = load(folder, folds=0, mirror_axes=(), tile_step=0.5)
     net, calls = predictor.runner.nets["0"], []
 
-    def sick(x, *prompt):
+    def sick(x, clicks):
         calls.append(1)
-        return net(x, *prompt) * (torch.nan if len(calls) == 1 else 1)
+        return net(x, clicks) * (torch.nan if len(calls) == 1 else 1)
 
     monkeypatch.setitem(predictor.runner.nets, "0", sick)
     with pytest.warns(UserWarning, match="NaN or infinite logits"):
@@ -673,24 +668,24 @@ def test_pieces_are_joined_where_they_belong():
     x = torch.randn(2, 1, 12, 40, 24)
     seen = []
 
-    def net(x):
+    def net(x, clicks=None):
         seen.append(tuple(x.shape[2:]))
         return torch.cat([x, x * 2, x.square()], 1)
 
     for halvings in (1, 2, 3):
-        torch.testing.assert_close(in_pieces(net, x, None, halvings, (4, 4, 4)), net(x))
+        torch.testing.assert_close(run_in_subtiles(net, x, None, halvings, (4, 4, 4)), net(x))
     assert max(np.prod(s) for s in seen[-8:-1]) < 12 * 40 * 24 / 2.5
 
 
 def test_clicks_follow_the_pieces():
     seen = []
 
-    def net(x, prompt):
-        seen.append((x.shape[3], prompt[0][0, :, 1].tolist(), prompt[1].tolist()))
+    def net(x, clicks):
+        seen.append((x.shape[3], clicks.coordinates[0, :, 1].tolist(), clicks.labels.tolist()))
         return x
 
-    prompt = torch.tensor([[[1.0, 3.0, 2.0], [1.0, 36.0, 2.0]]]), torch.tensor([[0, 1]])
-    in_pieces(net, torch.zeros(1, 1, 8, 40, 24), prompt, 1, (4, 4, 4))
+    clicks = ClickTensors(torch.tensor([[[1.0, 3.0, 2.0], [1.0, 36.0, 2.0]]]), torch.tensor([[0, 1]]))
+    run_in_subtiles(net, torch.zeros(1, 1, 8, 40, 24), clicks, 1, (4, 4, 4))
     (low, at_low, labels_low), (high, at_high, labels_high) = seen
     assert (low, labels_low) == (28, [[0, -1]])
     assert (high, labels_high) == (28, [[-1, 1]])

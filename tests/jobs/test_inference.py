@@ -569,7 +569,7 @@ def test_the_whole_way_with_a_network(task, tmp_path, monkeypatch, capfd, one_th
     assert capfd.readouterr().err == ""
 
     volume = read_volume(image)
-    predictor = Predictor.from_folder(model, device="cpu", precision="fp32", **challenge.predictor_settings())
+    predictor = Predictor.load(model, device="cpu", precision="fp32", **challenge.predictor_settings())
     clicks = Clicks(np.array([[3, 20, 10]], np.float32), np.array([1])) if task == INTERACTIVE else None
     raw = predictor.predict(volume.array, volume.spacing, clicks)
     assert raw.any()

@@ -143,12 +143,12 @@ def test_training_and_fine_tuning(multiclass, tmp_path):
         assert momenta == [0, 0]
         assert trainer.logger.get_value("lrs", step=None) == pytest.approx([0.01, 1e-3])
     folder = output_folder(tmp_path, TRAINER)
-    predictor = Predictor.from_folder(folder, device="cpu", precision="fp32")
+    predictor = Predictor.load(folder, device="cpu", precision="fp32")
     assert predictor.challenge == MULTICLASS
     assert predictor.mirror_axes == (0, 1, 2)
     volume = np.random.default_rng(0).normal(size=PATCH).astype(np.float32) * 500
     slim(folder, tmp_path / "slim")
-    other = Predictor.from_folder(tmp_path / "slim", device="cpu", precision="fp32")
+    other = Predictor.load(tmp_path / "slim", device="cpu", precision="fp32")
     first, second = (p.predict(volume, (3.0, 3.0, 3.0)) for p in (predictor, other))
     np.testing.assert_array_equal(first, second)
     assert load_model(tmp_path / "slim").challenge == MULTICLASS
@@ -414,7 +414,7 @@ def test_semi_supervised_training(stsr, tmp_path):
     losses_seen = trainer.logger.get_value("train_losses", step=None)
     assert np.isfinite(losses_seen).all()
     assert "unlabelled steps: " in Path(trainer.log_file).read_text()
-    assert Predictor.from_folder(output_folder(tmp_path, SEMI), device="cpu").challenge == STSR
+    assert Predictor.load(output_folder(tmp_path, SEMI), device="cpu").challenge == STSR
 
 
 def test_an_unlabelled_step_is_the_published_loss(stsr, tmp_path):

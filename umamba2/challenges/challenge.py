@@ -48,7 +48,7 @@ class Challenge:
         return {s.training: s.min_voxels for s in labels.STRUCTURES[self.name] if s.min_voxels is not None}
 
     def predictor_settings(self) -> dict[str, Any]:
-        """Arguments of ``Predictor.from_folder`` that the challenge decides."""
+        """Arguments of ``Predictor.load`` that the challenge decides."""
         return {
             "tile_step": self.tile_step,
             "mirror_axes": self.mirror_axes,

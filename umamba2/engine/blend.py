@@ -1,6 +1,6 @@
-"""Scores of overlapping tiles, summed cell by cell and handed on as soon as a cell's last tile is in.
+"""Scores of overlapping tiles, summed cell by cell and handed on as soon as the last tile of a cell is in.
 
-Only what waits for a later tile is kept, so the scores of a whole volume never exist.
+Only cells that some later tile overlaps too are kept, so the scores of a whole volume never exist.
 """
 
 from __future__ import annotations
@@ -21,84 +21,101 @@ CHUNK_ELEMENTS_GPU = 2**24  # fewer calls
 FULL_PRECISION_BYTES = 2**30  # scores are kept in fp32 up to this size, in fp16 above
 LOWEST_HALF = -60000.0  # a class this far behind the best one has lost
 
-# Takes a finished part of the volume: its place, and its scores (classes, z, y, x) in fp32, or None where no tile had
-# anything to say.
+# Takes a finished part of the volume: its place, and its scores (classes, z, y, x) in fp32, or None where no tile has
+# an answer.
 Finish = Callable[[Box, "Tensor | None"], None]
 
 
 @dataclass
-class _Waiting:
-    """The sums of a cell so far: (classes, z, y, x), and of the weights (z, y, x) if they matter."""
+class _Sums:
+    """The sums of a cell so far: scores (classes, z, y, x), and weights (z, y, x) if the mean is wanted."""
 
     scores: Tensor
     weight: Tensor | None
 
+    def blended(self, rows: slice) -> Tensor:
+        """The scores of some rows, in fp32."""
+        scores = self.scores[:, rows].float()
+        return scores if self.weight is None else scores / self.weight[rows]
+
 
 class Accumulator:
-    """Blends the tiles of a sweep, which come in its order, every one of them.
+    """Blends the tiles of a sweep. Each of them must be added once, in the order of the sweep.
 
-    ``how`` "nnunet": the Gaussian-weighted mean of the logits. "published": each tile's logits are first scaled so
-    that their maximum is 100, then summed with Gaussian weights. Where the published method would divide by a maximum
-    that is negative or nearly zero, flipping or blowing up the tile, the divisor stays at 1.
-
-    ``relative``: only the order of the classes at each voxel matters, so that a sum does as well as the mean.
+    Args:
+        sweep: The tiles.
+        patch: The size of a tile, (z, y, x).
+        classes: How many there are.
+        blend: "nnunet" is the Gaussian-weighted mean of the logits. "published" scales the logits of each tile to a
+            maximum of 100 first and then sums them with Gaussian weights; where that would divide by a maximum that is
+            negative or nearly zero, and so flip or blow up the tile, the divisor stays at 1.
+        argmax_only: Only the order of the classes at each voxel matters, so that a sum does as well as the mean.
+        device: Where sums are kept.
+        finish: Takes each finished part of the volume.
     """
 
     METHODS = ("nnunet", "published")
 
     def __init__(
-        self, sweep: Sweep, patch: tuple[int, ...], classes: int, how: str, relative: bool, device: torch.device,
+        self, sweep: Sweep, patch: tuple[int, ...], classes: int, blend: str, argmax_only: bool, device: torch.device,
         finish: Finish,
     ):  # fmt: skip
-        self.sweep, self.classes, self.how, self.device, self.finish = sweep, classes, how, device, finish
-        self.dtype = dtype_for_keeping(classes * sweep.waiting)
+        self.sweep, self.classes, self.blend, self.device, self.finish = sweep, classes, blend, device, finish
+        self.dtype = score_dtype(classes * sweep.pending_voxels)
         self._weight = gaussian(patch).to(device)
-        self._needs_mean = how == "nnunet" and not relative
-        self._waiting: dict[tuple[int, ...], _Waiting] = {}
+        self._needs_mean = blend == "nnunet" and not argmax_only
+        self._pending: dict[tuple[int, ...], _Sums] = {}
 
     def add(self, tile: Tile, logits: Tensor | None) -> None:
-        """Add the logits of a tile, (classes, z, y, x), which may be overwritten; None leaves it to the others."""
+        """Add a tile.
+
+        Args:
+            tile: The next one of the sweep.
+            logits: (classes, z, y, x), which may be overwritten; None leaves the tile to its neighbours.
+        """
         scale = None
-        if logits is not None and self.how == "published":
+        if logits is not None and self.blend == "published":
             scale = 100 / logits.amax().float().clamp(min=1)
         for cell in self.sweep.cells(tile):
             key = tuple(side.start for side in cell.box)
-            held = self._waiting.get(key)
+            sums = self._pending.get(key)
             if logits is not None:
-                if not cell.last and held is None:
-                    self._waiting[key] = self._patiently(self._room, cell)
+                if not cell.last and sums is None:
+                    self._pending[key] = self._retry_on_host(self._empty_sums, cell)
                 for rows, box in self._chunks(cell.box):
-                    scores, weight = self._patiently(self._weighted, box, tile, logits, scale)
-                    if held is not None:
-                        scores += held.scores[:, rows]
-                        weight = weight if held.weight is None else weight + held.weight[rows]
+                    scores, weight = self._retry_on_host(self._weighted, box, tile, logits, scale)
+                    if sums is not None:
+                        scores += sums.scores[:, rows]
+                        weight = weight if sums.weight is None else weight + sums.weight[rows]
                     if cell.last:
-                        self._patiently(self.finish, box, scores.div_(weight) if self._needs_mean else scores)
+                        self._retry_on_host(self.finish, box, scores.div_(weight) if self._needs_mean else scores)
                     else:
-                        self._patiently(self._keep, self._waiting[key], rows, scores, weight)
+                        self._retry_on_host(self._keep, self._pending[key], rows, scores, weight)
             elif cell.last:
                 for rows, box in self._chunks(cell.box):
-                    if held is None:
-                        self._patiently(self.finish, box, None)
+                    if sums is None:
+                        self._retry_on_host(self.finish, box, None)
                     else:
-                        scores = held.scores[:, rows].float()
-                        self._patiently(self.finish, box, scores if held.weight is None else scores / held.weight[rows])
+                        scores = sums.scores[:, rows].float()
+                        self._retry_on_host(
+                            self.finish, box, scores if sums.weight is None else scores / sums.weight[rows]
+                        )
             if cell.last:
-                self._waiting.pop(key, None)
+                self._pending.pop(key, None)
 
     def to_host(self) -> str | None:
-        """Keep what waits in the host's memory from now on; what was done, None if it is there already."""
+        """Keep the sums in the host's memory from now on; what was done, None if they are there already."""
         if self.device.type == "cpu":
             return None
         self.device = torch.device("cpu")
         self._weight = self._weight.cpu()
-        for held in self._waiting.values():
-            held.scores = held.scores.cpu()
-            held.weight = None if held.weight is None else held.weight.cpu()
+        for sums in self._pending.values():
+            sums.scores = sums.scores.cpu()
+            sums.weight = None if sums.weight is None else sums.weight.cpu()
         return "scores in the host's memory"
 
     def _chunks(self, box: Box) -> Iterator[tuple[slice, Box]]:
-        """A box in pieces of a few rows: the rows counted from its start, and the piece."""
+        """A box a few rows at a time: which rows, counted from its start, and the part of the volume they are."""
         start, stop = box[0].start, box[0].stop
         plane = math.prod(side.stop - side.start for side in box[1:])
         step = max(1, chunk_elements(self.device) // (self.classes * plane))
@@ -107,31 +124,30 @@ class Accumulator:
             yield slice(row - start, end - start), (slice(row, end), *box[1:])
 
     def _weighted(self, box: Box, tile: Tile, logits: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What a tile says about a part of it, times its weight, and the weight."""
+        """The scores that a tile gives to a part of it, times its weight, and the weight."""
         own = tile.own(box)
         weight = self._weight[own]
         scores = logits[all_classes(own)].to(self.device, torch.float32)
         return scores.mul_(weight if scale is None else weight * scale.to(self.device)), weight
 
-    def _room(self, cell: Cell) -> _Waiting:
-        """Memory for a cell."""
+    def _empty_sums(self, cell: Cell) -> _Sums:
         size = [side.stop - side.start for side in cell.box]
         scores = torch.empty(self.classes, *size, dtype=self.dtype, device=self.device)
-        return _Waiting(scores, torch.empty(*size, device=self.device) if self._needs_mean else None)
+        return _Sums(scores, torch.empty(*size, device=self.device) if self._needs_mean else None)
 
-    def _patiently(self, step: Callable, *what: Any) -> Any:
-        """Take a step, a second time from the host's memory if the device's runs out."""
+    def _keep(self, sums: _Sums, rows: slice, scores: Tensor, weight: Tensor) -> None:
+        sums.scores[:, rows] = relative_scores(scores, self.dtype)
+        if sums.weight is not None:
+            sums.weight[rows] = weight
+
+    def _retry_on_host(self, step: Callable[..., Any], *arguments: Any) -> Any:
+        """Take a step, and take it again with all sums in the host's memory if the device's runs out."""
         try:
-            return step(*what)
+            return step(*arguments)
         except Exception as error:
             if not is_out_of_memory(error) or self.to_host() is None:
                 raise
-        return step(*what)
-
-    def _keep(self, held: _Waiting, rows: slice, scores: Tensor, weight: Tensor) -> None:
-        held.scores[:, rows] = for_keeping(scores, self.dtype)
-        if held.weight is not None:
-            held.weight[rows] = weight
+        return step(*arguments)
 
 
 def chunk_elements(device: torch.device) -> int:
@@ -139,21 +155,25 @@ def chunk_elements(device: torch.device) -> int:
     return CHUNK_ELEMENTS if device.type == "cpu" else CHUNK_ELEMENTS_GPU
 
 
-def for_keeping(scores: Tensor, dtype: torch.dtype) -> Tensor:
-    """Scores (classes, ...) as they are kept: in half precision relative to the best class.
+def relative_scores(scores: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scores as they are kept: in fp32 as they are, in half precision relative to the best class of each voxel.
 
     Which class wins depends on differences alone, and near the best class these are small, so half precision holds
     them well.
+
+    Args:
+        scores: (classes, ...), fp32.
+        dtype: What they are kept in.
     """
     return scores if dtype == torch.float32 else (scores - scores.amax(0)).clamp_(min=LOWEST_HALF)
 
 
-def dtype_for_keeping(elements: int) -> torch.dtype:
+def score_dtype(elements: int) -> torch.dtype:
     """How precisely so many scores are kept, so that they do not fill the memory."""
     return torch.float32 if 4 * elements <= FULL_PRECISION_BYTES else torch.float16
 
 
-def kept_bytes(voxels: int, classes: int) -> int:
-    """What scores of so many voxels take while they are kept."""
+def score_bytes(voxels: int, classes: int) -> int:
+    """The memory that the scores of so many voxels take while they are kept."""
     elements = classes * voxels
-    return elements * dtype_for_keeping(elements).itemsize
+    return elements * score_dtype(elements).itemsize

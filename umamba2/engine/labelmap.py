@@ -1,7 +1,7 @@
-"""From finished scores to labels on the scan's grid, as they come in.
+"""From finished scores to labels on the scan's grid, part by part.
 
-Two ways: where network and scan share a grid, every finished part is labelled at once; where they do not, the parts of
-a slab are put together, resampled, labelled and forgotten.
+There are two ways: where network and scan share a grid, every finished part is labelled at once. Where they do not,
+parts are put together to whole rows of the volume, which are resampled, labelled and forgotten.
 """
 
 from __future__ import annotations
@@ -13,31 +13,37 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from umamba2.engine.blend import dtype_for_keeping, for_keeping
+from umamba2.engine.blend import relative_scores, score_dtype
 from umamba2.engine.faults import is_out_of_memory
 from umamba2.engine.resample import RowResampler, leading
 from umamba2.engine.tiles import Box, all_classes
 
-NEVER = -1000.0  # the score of every structure where no tile had anything to say
+NO_SCORE = -1000.0  # of every structure where no tile has an answer
 
 
-def clipped(box: Box, pads: Sequence[tuple[int, int]], shape: Sequence[int]) -> tuple[Box, Box] | None:
-    """A part of the padded volume: what of it lies in the volume itself, in its own and in the volume's coordinates.
+def without_padding(box: Box, pads: Sequence[tuple[int, int]], shape: Sequence[int]) -> tuple[Box, Box] | None:
+    """The part of a box that lies in the volume itself.
 
-    ``shape`` is the volume's. None if all of it is padding.
+    Args:
+        box: A part of the padded volume.
+        pads: The voxels added before and after each axis.
+        shape: The volume without them, (z, y, x).
+
+    Returns:
+        That part in the box's own coordinates and in the volume's, or None if all of the box is padding.
     """
     own, where = [], []
-    for part, (before, _), size in zip(box, pads, shape):
-        start, stop = max(part.start - before, 0), min(part.stop - before, size)
+    for side, (before, _), size in zip(box, pads, shape):
+        start, stop = max(side.start - before, 0), min(side.stop - before, size)
         if start >= stop:
             return None
         where.append(slice(start, stop))
-        own.append(slice(start + before - part.start, stop + before - part.start))
+        own.append(slice(start + before - side.start, stop + before - side.start))
     return tuple(own), tuple(where)
 
 
-def best(scores: Tensor) -> Tensor:
-    """The class with the highest (finite) score, the first of several; (classes, ...) -> (...) uint8."""
+def best_class(scores: Tensor) -> Tensor:
+    """The class with the highest (finite) score, the first of several: (classes, ...) -> (...) uint8."""
     if scores.device.type != "cpu":
         return scores.argmax(0).to(torch.uint8)
     # Three passes that vectorise are three times faster than one of argmax, which does not.
@@ -46,22 +52,30 @@ def best(scores: Tensor) -> Tensor:
 
 
 class SameGrid:
-    """Labels of a volume whose grid is the scan's; ``shape`` (z, y, x) without the padding."""
+    """The labels of a volume whose grid is the scan's.
+
+    Args:
+        shape: The volume without its padding, (z, y, x).
+        pads: The voxels added before and after each axis.
+        device: Where the labels are.
+    """
 
     def __init__(self, shape: Sequence[int], pads: Sequence[tuple[int, int]], device: torch.device):
         self.pads = pads
         self.labels = torch.zeros(tuple(shape), dtype=torch.uint8, device=device)
 
     def finish(self, box: Box, scores: Tensor | None) -> None:
-        """Label a part of the padded volume, (classes, z, y, x); None is background."""
-        parts = clipped(box, self.pads, self.labels.shape)
+        """Label a part of the padded volume from its scores (classes, z, y, x); None makes it background."""
+        parts = without_padding(box, self.pads, self.labels.shape)
         if parts is not None and scores is not None:
             own, where = parts
-            self.labels[where] = best(scores[all_classes(own)]).to(self.labels.device)
+            self.labels[where] = best_class(scores[all_classes(own)]).to(self.labels.device)
 
 
 @dataclass
-class _Slab:
+class _Rows:
+    """Rows of the volume that are finished together, and their scores as far as they are in."""
+
     start: int
     stop: int
     missing: int  # voxels
@@ -69,10 +83,17 @@ class _Slab:
 
 
 class OtherGrid:
-    """Labels of a volume that is resampled back to the scan's grid.
+    """The labels of a volume that is resampled back to the scan's grid.
 
-    ``shape`` (z, y, x) of the volume without the padding, ``target`` of the labels. ``rows`` are the slabs along
-    axis ``lead`` of the padded volume in the order in which they are finished; ``nearest``: rows are not interpolated.
+    Args:
+        shape: The volume without its padding, (z, y, x).
+        pads: The voxels added before and after each axis.
+        target: The shape of the labels, (z, y, x).
+        lead: The axis along which the volume is finished.
+        nearest: Do not interpolate along that axis.
+        rows: The first row of the padded volume, and the one after the last, of what is finished together; in order.
+        classes: How many there are.
+        device: Where the labels are.
     """
 
     def __init__(
@@ -82,38 +103,36 @@ class OtherGrid:
         self.shape, self.pads, self.lead, self.classes = tuple(shape), pads, lead, classes
         self.labels = torch.zeros(tuple(target), dtype=torch.uint8, device=device)
         self._by_row = self.labels.movedim(lead, 0)
-        self._rows = RowResampler(shape[lead], leading(target, lead), nearest)
+        self._resampler = RowResampler(shape[lead], leading(target, lead), nearest)
         before, plane = pads[lead][0], math.prod(leading(shape, lead)[1:])
         inside = [(max(a - before, 0), min(b - before, shape[lead])) for a, b in rows]
-        self._slabs = [_Slab(a, b, (b - a) * plane) for a, b in inside if a < b]
-        self.dtype = dtype_for_keeping(classes * plane * max(slab.stop - slab.start for slab in self._slabs))
+        self._pending = [_Rows(a, b, (b - a) * plane) for a, b in inside if a < b]
+        self.dtype = score_dtype(classes * plane * max(rows.stop - rows.start for rows in self._pending))
         self._done = 0  # rows of the labels
 
     def finish(self, box: Box, scores: Tensor | None) -> None:
-        """Take a part of the padded volume, (classes, z, y, x); None is background."""
-        parts = clipped(box, self.pads, self.shape)
+        """Take the scores (classes, z, y, x) of a part of the padded volume; None makes it background."""
+        parts = without_padding(box, self.pads, self.shape)
         if parts is None:
             return
         own, where = parts
-        row = where[self.lead].start
-        slab = next(s for s in self._slabs if s.start <= row < s.stop)
-        if slab.scores is None:
-            size = (self.classes, slab.stop - slab.start, *leading(self.shape, self.lead)[1:])
-            slab.scores = self._room(size)
-        place = slab.scores.movedim(1, 1 + self.lead)  # (classes, z, y, x) again
-        rows = slice(row - slab.start, where[self.lead].stop - slab.start)
-        where = tuple(rows if axis == self.lead else side for axis, side in enumerate(where))
+        side = where[self.lead]
+        rows = next(r for r in self._pending if r.start <= side.start < r.stop)
+        if rows.scores is None:
+            rows.scores = self._empty((self.classes, rows.stop - rows.start, *leading(self.shape, self.lead)[1:]))
+        place = rows.scores.movedim(1, 1 + self.lead)  # (classes, z, y, x) again
+        where = (*where[: self.lead], slice(side.start - rows.start, side.stop - rows.start), *where[self.lead + 1 :])
         if scores is None:
-            place[all_classes(where)] = NEVER
+            place[all_classes(where)] = NO_SCORE
             place[0][where] = 0
         else:
-            place[all_classes(where)] = for_keeping(scores[all_classes(own)], self.dtype)
-        slab.missing -= math.prod(w.stop - w.start for w in where)
-        while self._slabs and self._slabs[0].missing == 0:
-            self._label(self._slabs.pop(0))
+            place[all_classes(where)] = relative_scores(scores[all_classes(own)], self.dtype)
+        rows.missing -= math.prod(w.stop - w.start for w in where)
+        while self._pending and self._pending[0].missing == 0:
+            self._label(self._pending.pop(0))
 
-    def _room(self, size: Sequence[int]) -> Tensor:
-        """Memory for a slab, on the host if there is too little on the labels' device."""
+    def _empty(self, size: Sequence[int]) -> Tensor:
+        """Memory for scores, the host's if there is too little on the labels' device."""
         try:
             return torch.empty(*size, dtype=self.dtype, device=self.labels.device)
         except Exception as error:
@@ -121,17 +140,17 @@ class OtherGrid:
                 raise
         return torch.empty(*size, dtype=self.dtype)
 
-    def _label(self, slab: _Slab) -> None:
-        assert slab.scores is not None
+    def _label(self, rows: _Rows) -> None:
+        assert rows.scores is not None
         try:
-            return self._resample(slab.scores)
+            return self._resample(rows.scores)
         except Exception as error:
-            if slab.scores.device.type == "cpu" or not is_out_of_memory(error):
+            if rows.scores.device.type == "cpu" or not is_out_of_memory(error):
                 raise
-        return self._resample(slab.scores.cpu())  # goes on where it stopped
+        return self._resample(rows.scores.cpu())  # goes on where it stopped
 
-    def _resample(self, rows: Tensor) -> None:
-        for scores in self._rows.push(rows):
-            labels = best(scores)
+    def _resample(self, scores: Tensor) -> None:
+        for resampled in self._resampler.push(scores):
+            labels = best_class(resampled)
             self._by_row[self._done : self._done + len(labels)] = labels
             self._done += len(labels)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 
-from umamba2.engine.cpu.layers import quicken
+from umamba2.engine.cpu.layers import optimize_for_cpu
 from umamba2.errors import InputError
 from umamba2.models.folder import Model
 from umamba2.nets.umamba2 import UMamba2
@@ -13,7 +17,14 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device a name stands for. Raises InputError for one that is not there."""
+    """The device that a name stands for.
+
+    Args:
+        device: "auto", "cpu", "cuda", "cuda:<n>" or "mps".
+
+    Raises:
+        InputError: This machine has no such device.
+    """
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -29,7 +40,15 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The type of the convolutions. Raises InputError for an unknown one, and for fp16 on a CPU."""
+    """The type in which the convolutions run.
+
+    Args:
+        precision: A name from `PRECISIONS`, or "auto": fp16 on CUDA, bf16 on CPUs that have it, else fp32.
+        device: Where they run.
+
+    Raises:
+        InputError: The name is unknown, or fp16 is asked for on a CPU.
+    """
     if precision == "auto":
         if device.type == "cuda":
             return torch.float16
@@ -47,12 +66,35 @@ def _cpu_has_bf16() -> bool:
 
 
 def ready_network(model: Model, fold: str, device: torch.device, dtype: torch.dtype) -> UMamba2:
-    """The network of one fold, with its weights, on the device and ready for tiles (B, 1, z, y, x) of ``dtype``.
+    """The network of one fold with its weights, ready for tiles (B, 1, z, y, x) of ``dtype`` on the device.
 
-    On CPUs its logits are contiguous, and its activations' memory is kept for the next tile until `arena.release`.
+    On a CPU its logits are contiguous, and the memory of its activations is kept from tile to tile until
+    `engine.cpu.activations.release`.
     """
     net = model.network().eval().requires_grad_(False)
     model.load_weights(net, fold, dtype)  # the Mamba and click layer stays in fp32
     if device.type == "cpu":
-        net = quicken(net.to(memory_format=torch.channels_last_3d))  # type: ignore[call-overload]
+        net = optimize_for_cpu(net.to(memory_format=torch.channels_last_3d))  # type: ignore[call-overload]
     return net.to(device)
+
+
+@contextmanager
+def true_fp32(dtype: torch.dtype) -> Iterator[None]:
+    """Where fp32 means fp32: without TF32, which cuDNN's convolutions use by default on Ampere and newer GPUs.
+
+    Args:
+        dtype: The precision of the work inside; nothing is changed for any other than fp32.
+    """
+    cudnn: Any = torch.backends.cudnn
+    new = hasattr(cudnn, "conv")  # torch 2.9 and newer refuse to mix their interface with the older one
+    modules = [cudnn.conv if new else cudnn, torch.backends.cuda.matmul]
+    name, value = ("fp32_precision", "ieee") if new else ("allow_tf32", False)
+    before = [getattr(module, name) for module in modules]
+    try:
+        if dtype == torch.float32:
+            for module in modules:
+                setattr(module, name, value)
+        yield
+    finally:
+        for module, was in zip(modules, before):
+            setattr(module, name, was)

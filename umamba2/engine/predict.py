@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from umamba2.engine.blend import Accumulator
 from umamba2.engine.budget import Budget
-from umamba2.engine.cpu import arena
+from umamba2.engine.cpu import activations
 from umamba2.engine.network import resolve_device, resolve_precision
 from umamba2.engine.preprocess import prepare
 from umamba2.engine.record import Record, forget_peak_memory, peak_memory
 from umamba2.engine.runner import Runner
 from umamba2.engine.window import SlidingWindow
-from umamba2.errors import InputError
+from umamba2.errors import InputError, ModelError
 from umamba2.models.folder import Model, load_model
 from umamba2.scans.clicks import Clicks
 
@@ -27,34 +28,25 @@ SMALLEST_STEP = 0.05  # of a patch: 8,000 tiles where one would do; smaller is a
 
 
 class Predictor:
-    """A loaded model, ready to segment scans."""
+    """A loaded model, ready to segment scans; made by `Predictor.load`.
 
-    def __init__(
-        self,
-        model: Model,
-        device: torch.device,
-        dtype: torch.dtype,
-        tile_step: float,
-        mirror_axes: Sequence[int],
-        left_right_pairs: Sequence[tuple[int, int]],
-        blend: str,
-        progress: bool = False,
-    ):
+    Attributes:
+        plan: How the model wants its input.
+        num_classes: Its classes, background included.
+        challenge: The challenge that it was made for, if it says so.
+        takes_clicks: Whether clicks steer it.
+    """
+
+    def __init__(self, model: Model, runner: Runner, mirror_axes: Sequence[int], tile_step: float, blend: str):
         self.plan, self.num_classes, self.challenge = model.plan, model.num_classes, model.challenge
-        self.mirror_axes, self.tile_step = tuple(mirror_axes), tile_step
-        self.blend, self.progress = blend, progress
-        swap = list(range(self.num_classes))
-        for left, right in left_right_pairs:
-            swap[left], swap[right] = right, left
-        # Without pairs, sides mean nothing to this model: nothing trades places in a mirror image.
-        left_right_axis = self.plan.transpose.index(2) if left_right_pairs else None
-        self.runner = Runner(model, device, dtype, self.mirror_axes, swap, left_right_axis)
-        self.takes_clicks = self.runner.takes_clicks
+        self.runner, self.takes_clicks = runner, runner.takes_clicks
+        self.mirror_axes, self.tile_step, self.blend = tuple(mirror_axes), tile_step, blend
+        self.progress = False
 
     @classmethod
-    def from_folder(
+    def load(
         cls,
-        folder: str | Path | Model,
+        model: str | Path | Model,
         folds: int | str | Iterable[int | str] | None = None,
         device: str = "auto",
         precision: str = "auto",
@@ -64,15 +56,23 @@ class Predictor:
         blend: str = "nnunet",
         progress: bool = False,
     ) -> Predictor:
-        """Load a model folder (nnU-Net's layout or the slim one), or take one that is loaded.
+        """Load a model folder, or take a model that is loaded.
 
-        ``folds``: which to ensemble (None: all present). ``device``: auto, cpu, cuda, cuda:1, mps. ``precision``:
-        auto (fp16 on CUDA, bf16 on CPUs with bf16 instructions, else fp32), fp16, bf16 or fp32. ``tile_step``:
-        distance of tiles as a fraction of the patch, in (0, 1]. ``mirror_axes``: axes (0 z, 1 y, 2 x) to average over
-        mirror images of, never more than the model was trained for; None is all of those. ``left_right_pairs``: class
-        ids that trade places in an x mirror image; None takes the classes whose names differ in "left" and "right".
-        ``blend``: "nnunet" or "published" (see `engine.accumulate`). ``progress``: show a bar over the tiles.
-        Raises InputError for a folder without a usable model or a setting out of range.
+        Args:
+            model: A folder in nnU-Net's layout or the slim one, or a `Model`.
+            folds: Which to ensemble; None takes all that are there. A loaded model keeps those that it has.
+            device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+            precision: "fp16", "bf16", "fp32", or "auto": fp16 on CUDA, bf16 on CPUs that have it, else fp32.
+            tile_step: The distance of tiles as a fraction of the patch, in (0, 1].
+            mirror_axes: The array's axes (0 z, 1 y, 2 x) to average over mirror images of, never more than the model
+                was trained for; None takes all of those.
+            left_right_pairs: The classes that trade places in an x mirror image; None takes those whose names differ
+                in "left" and "right" alone.
+            blend: "nnunet" or "published", see `engine.blend.Accumulator`.
+            progress: Show a bar over the tiles.
+
+        Raises:
+            InputError: There is no usable model in the folder, or a setting is out of range.
         """
         if not SMALLEST_STEP <= tile_step <= 1:
             raise InputError(f"tile step: found {tile_step}, expected a number from {SMALLEST_STEP} to 1")
@@ -80,18 +80,21 @@ class Predictor:
             raise InputError(f"blend: found {blend!r}, expected one of {', '.join(Accumulator.METHODS)}")
         chosen = resolve_device(device)
         dtype = resolve_precision(precision, chosen)
-        model = folder if isinstance(folder, Model) else load_model(folder, folds)
-        folder = model.folder
+        model = model if isinstance(model, Model) else load_model(model, folds)
         pairs = model.left_right_pairs if left_right_pairs is None else left_right_pairs
         if model.input_channels != 1:
-            raise InputError(f"{folder}: found a network with {model.input_channels} input channels, expected 1")
+            found = f"a network with {model.input_channels} input channels"
+            raise ModelError(f"{model.folder}: found {found}, expected 1")
         for pair in pairs:
             if not all(0 <= c < model.num_classes for c in pair):
                 found = f"a model of {model.num_classes} classes"
-                raise InputError(f"{folder}: found {found}, expected one with {pair} among them as a left/right pair")
+                expected = f"one with {pair} among them as a left/right pair"
+                raise ModelError(f"{model.folder}: found {found}, expected {expected}")
         # The model's axes are those of its plan, the caller's those of the array.
-        allowed = [a for a in model.mirror_axes if mirror_axes is None or model.plan.transpose[a] in mirror_axes]
-        return cls(model, chosen, dtype, tile_step, allowed, pairs, blend, progress)
+        axes = [a for a in model.mirror_axes if mirror_axes is None or model.plan.transpose[a] in mirror_axes]
+        predictor = cls(model, Runner(model, chosen, dtype, axes, pairs), axes, tile_step, blend)
+        predictor.progress = progress
+        return predictor
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -110,52 +113,60 @@ class Predictor:
     @torch.inference_mode()
     def predict(
         self,
-        volume: np.ndarray,
+        volume: npt.NDArray[Any],
         spacing: Sequence[float],
-        clicks: tuple[np.ndarray, np.ndarray] | None = None,
+        clicks: Clicks | tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
         deadline: float | None = None,
         record: Record | None = None,
-    ) -> np.ndarray:
-        """Segment one scan: (z, y, x) intensities with spacing in mm -> (z, y, x) uint8 training ids.
+    ) -> npt.NDArray[np.uint8]:
+        """Segment one scan.
 
-        ``clicks``: (N, 3) voxel indices (z, y, x) in the scan and (N,) labels, 0 left and 1 right; N may be 0.
+        Once a tile has its answer, whatever happens later costs at most the other tiles theirs: labels of the whole
+        scan come out, and the record says what they lack.
 
-        ``deadline``, on `time.monotonic`'s clock: gives up mirror images first, then folds, then overlap, then detail,
-        to be done by then; what is left is labelled from a coarse look, taken first and even without any time. Once a
-        tile has its answer, whatever happens later costs the other tiles theirs at most: labels of the whole scan come
-        out. What they lack is told by ``record``, if there is one, else as Python warnings.
+        Args:
+            volume: Intensities, (z, y, x).
+            spacing: Of the voxels in mm, (z, y, x).
+            clicks: (N, 3) voxel indices (z, y, x) in the scan and (N,) labels, 0 left and 1 right; N may be 0.
+            deadline: When to be done, on `time.monotonic`'s clock. Mirror images are given up first, then folds, then
+                overlap, then detail; what is left is labelled from a coarse look, which is taken even without any time.
+            record: Takes the numbers and the warnings; without one, warnings are Python's.
 
-        Raises InputError for a volume that is not 3-D and finite, for a deadline that is NaN, for clicks that are not
-        of these shapes and ids or given to a model that takes none, and for a network that gives NaN or infinity
-        everywhere.
+        Returns:
+            Training ids, (z, y, x).
+
+        Raises:
+            InputError: The volume is not 3-D and finite, the deadline is NaN, the clicks are not of these shapes and
+                ids or the model takes none, or the network gives NaN or infinity everywhere.
         """
         if deadline is not None and math.isnan(deadline):
             raise InputError("deadline: found nan, expected seconds on time.monotonic's clock, or None")
-        told = Record() if record is None else record
-        told.passes_asked, told.tile_step = len(self.runner.passes), self.tile_step
+        own_record = record is None
+        record = Record() if record is None else record
+        record.passes_asked, record.tile_step = len(self.runner.passes), self.tile_step
         for problem in self.runner.warnings:
-            told.warn(problem)
+            record.warn(problem)
         forget_peak_memory()
-        given = None if clicks is None else self._checked(clicks)
-        with told.timed("prepare"):
+        scan_clicks = None if clicks is None else self._checked(clicks)
+        with record.timed("prepare"):
             prepared = prepare(volume, spacing, self.plan)
-            on_grid = given and Clicks(prepared.to_grid(given.coordinates), given.labels)
-        with told.timed("network"):
+            grid_clicks = scan_clicks and Clicks(prepared.to_grid(scan_clicks.coordinates), scan_clicks.labels)
+        with record.timed("network"):
             budget = Budget(deadline, len(self.runner.passes))
             try:  # without a name for the window, which may hold a failed tile
-                made = SlidingWindow(self.runner, self.blend, budget, told, self.progress).labels(
-                    prepared, on_grid, self.tile_step
-                )
+                box_labels = SlidingWindow(
+                    self.runner, prepared, grid_clicks, self.blend, budget, record, self.progress
+                ).labels(self.tile_step)
             finally:
-                arena.release()
-            labels = prepared.on_scan(made)
-        told.peak_memory = peak_memory()
-        if record is None:
-            for problem in told.warnings:
+                activations.release()
+            labels = prepared.on_scan(box_labels)
+        record.peak_memory = peak_memory()
+        if own_record:
+            for problem in record.warnings:
                 warnings.warn(problem, stacklevel=2)
         return labels
 
-    def _checked(self, clicks: tuple[np.ndarray, np.ndarray]) -> Clicks:
+    def _checked(self, clicks: tuple[npt.ArrayLike, npt.ArrayLike]) -> Clicks:
         """Clicks as `predict` takes them, as arrays; InputError if they are no clicks."""
         if not self.takes_clicks:
             raise InputError("clicks: found some, expected none (this model takes no clicks)")

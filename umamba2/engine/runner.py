@@ -12,24 +12,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from umamba2.engine import memory
 from umamba2.engine.blend import chunk_elements
-from umamba2.engine.cpu import arena
-from umamba2.engine.faults import Moved, NotFinite, is_out_of_memory
-from umamba2.engine.network import PRECISIONS, ready_network, resolve_precision
-from umamba2.engine.pieces import cut, in_pieces
+from umamba2.engine.cpu import activations
+from umamba2.engine.faults import DeviceChanged, NotFinite, is_out_of_memory
+from umamba2.engine.network import PRECISIONS, ready_network, resolve_precision, true_fp32
+from umamba2.engine.subtiles import halved, run_in_subtiles
 from umamba2.engine.tiles import mirrors
-from umamba2.models.folder import Model, load_model
-from umamba2.nets.umamba2 import UMamba2
+from umamba2.errors import OutOfMemory
+from umamba2.models.folder import Model
+from umamba2.nets import ClickTensors, UMamba2
 from umamba2.scans.clicks import Clicks, mirrored
 
 MOST_HALVINGS = 6  # of a tile's axes, when memory is short
 BYTES_PER_VOXEL = 16  # that one feature map of the finest level takes at the network's widest, in copies of 2 bytes
 FINEST_MAPS = 3.3  # so many features of the finest level there are at once on a CPU, coarser ones included
 
+Warn = Callable[[str], None]
+FreeMemory = Callable[[], "str | None"]
+
 
 @dataclass(frozen=True)
 class Pass:
-    """One run of a network over a tile: which fold's, on which mirror image."""
+    """One run of a network over a tile: which fold's network, and along which axes the tile is mirrored."""
 
     fold: str
     axes: tuple[int, ...]
@@ -38,52 +43,85 @@ class Pass:
 class Runner:
     """The networks of a model, on their device.
 
-    ``swap`` is the class that each class becomes in an image mirrored along ``left_right_axis`` (None: none does).
+    Args:
+        model: What the networks are made of, now and when they have to move or run in fp32.
+        device: Where they run; the CPU takes over if there is too little memory.
+        dtype: The precision of their convolutions.
+        mirror_axes: The axes to average over mirror images of, in the plan's order.
+        left_right_pairs: The classes that trade places in an x mirror image. Without any, sides mean nothing to this
+            model, and nothing trades places.
+
+    Attributes:
+        passes: What a tile gets if there is time for everything. All folds come before the first mirror image, because
+            passes are given up from the end.
+        batch: How many mirror images run at once.
+        halvings: How many times tiles are halved for want of memory.
+        warnings: What every case must be told.
     """
 
     def __init__(
-        self, model: Model, device: torch.device, dtype: torch.dtype, mirror_axes: Sequence[int], swap: Sequence[int],
-        left_right_axis: int | None,
-    ):  # fmt: skip
-        self.plan, self.folder, self.num_classes = model.plan, model.folder, model.num_classes
-        self.device, self.dtype, self.left_right_axis = device, dtype, left_right_axis
-        self.warnings: list[str] = []  # for every case
-        self.nets = self._ready(model)
+        self,
+        model: Model,
+        device: torch.device,
+        dtype: torch.dtype,
+        mirror_axes: Sequence[int],
+        left_right_pairs: Sequence[tuple[int, int]] = (),
+    ):
+        self._model = model  # its weights are mapped from their file, or shared with the networks
+        self.plan, self.num_classes = model.plan, model.num_classes
+        self.device, self.dtype = device, dtype
+        self.left_right_axis = model.plan.transpose.index(2) if left_right_pairs else None
+        self._swap = torch.arange(self.num_classes)  # the class that each class becomes
+        for left, right in left_right_pairs:
+            self._swap[[left, right]] = torch.tensor([right, left])
+        self.warnings: list[str] = []
+        self.nets = self._ready()
         net = next(iter(self.nets.values()))
         self.takes_clicks, self.multiple = net.variant.takes_clicks, net.total_stride
         self._width = next(net.parameters()).shape[0]  # channels of the finest level
-        # All folds come before the first mirror image: mirror images are the first to be given up.
         self.passes = [Pass(fold, axes) for axes in mirrors(mirror_axes) for fold in self.nets]
-        self.batch = self._mirror_images_at_once(model)
+        self.batch = self._mirror_images_at_once()
         self.halvings = 0
         self._exact: Runner | None = None
-        self._swap = torch.tensor(swap)
 
     def logits(
         self,
         tile: Tensor,
         clicks: Clicks | None,
         passes: Sequence[Pass],
-        warn: Callable[[str], None],
-        spare: Callable[[], str | None] = lambda: None,
+        warn: Warn,
+        free_memory: FreeMemory = lambda: None,
     ) -> Tensor:
-        """Mean logits over some passes: (z, y, x) -> (classes, z, y, x), in fp32 or the network's own type.
+        """The mean logits of some passes over a tile: (classes, z, y, x), in fp32 or in the network's own type.
 
-        Where memory runs out, steps down for good and tries this tile again: fewer mirror images at once, then what
-        ``spare`` can free (it says what it did, None if nothing is left), smaller pieces, the CPU (raises Moved: it is
-        for the caller to try again). Where numbers run out, tries again in fp32. ``warn`` is told of either. Raises
-        NotFinite, and whatever cannot be helped.
+        Where memory runs out, the runner makes do with less from now on and tries this tile again: fewer mirror images
+        at once, then what ``free_memory`` can do, smaller sub-tiles, the CPU. Where numbers run out, it tries this tile
+        again in fp32.
+
+        Args:
+            tile: (z, y, x), normalised.
+            clicks: Those inside the tile, in its own voxels.
+            passes: Some of `passes`.
+            warn: Is told what was given up.
+            free_memory: Frees memory that others hold, and says what it did; None if there is nothing left to free.
+
+        Raises:
+            DeviceChanged: The networks are on the CPU now; the caller should plan anew and try again.
+            NotFinite: The logits are not finite in fp32 either.
+            OutOfMemory: Not even the smallest step is possible.
         """
-        logits = self._patiently(tile, clicks, passes, warn, spare)
+        logits = self._retry_with_less_memory(tile, clicks, passes, warn, free_memory)
         if self.dtype != torch.float32 and not _finite(logits):
             warn(f"network: found NaN or infinite logits in {_name(self.dtype)}, running that tile again in fp32")
             del logits
-            logits = self._in_fp32()._patiently(tile, clicks, passes, warn, spare)
+            logits = self._in_fp32()._retry_with_less_memory(tile, clicks, passes, warn, free_memory)
         if not _finite(logits):
             raise NotFinite
         return logits
 
-    def _patiently(self, tile, clicks, passes, warn, spare) -> Tensor:
+    def _retry_with_less_memory(
+        self, tile: Tensor, clicks: Clicks | None, passes: Sequence[Pass], warn: Warn, free_memory: FreeMemory
+    ) -> Tensor:
         device = self.device
         while True:
             try:
@@ -92,79 +130,76 @@ class Runner:
                 if not is_out_of_memory(error):
                     raise
                 problem = " ".join(str(error).split())[:100]
-            # Out here, because the exception holds on to everything that the failed try had in memory.
-            step = self._step_down(spare)
-            if step is None:
-                raise MemoryError(f"found too little memory for one tile ({problem})")
-            warn(f"memory: found too little ({problem}), going on with {step}")
+            # This stands outside of the handler because the exception holds on to all memory of the failed try.
+            given_up = self._step_down(free_memory)
+            if given_up is None:
+                raise OutOfMemory(f"found too little memory for one tile ({problem})")
+            warn(f"memory: found too little ({problem}), going on with {given_up}")
             if self.device != device:
-                raise Moved
+                raise DeviceChanged
 
-    def _step_down(self, spare: Callable[[], str | None]) -> str | None:
-        """Make do with less memory from now on; what was given up, None if nothing is left."""
+    def _step_down(self, free_memory: FreeMemory) -> str | None:
+        """Make do with less memory from now on; what that means, None if nothing is left to give up."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if self.batch > 1:
             self.batch //= 2
             return f"{self.batch} mirror images at once"
-        freed = spare()
-        if freed:
-            return freed
-        if smaller := self.halve():
-            return smaller
-        if self.device.type != "cpu":
-            folds, self.nets, self._exact, self.halvings = set(self.nets), {}, None, 0
-            self._to_cpu()
-            self.nets = self._ready(load_model(self.folder, folds))
-            return "the CPU"
-        return None
+        if done := free_memory() or self.halve():
+            return done
+        if self.device.type == "cpu":
+            return None
+        self.nets, self._exact, self.halvings = {}, None, 0
+        self._to_cpu()
+        self.nets = self._ready()
+        return "the CPU"
 
     def tile_bytes(self, passes: int) -> int:
-        """What a tile takes on a CPU, about: activations, logits, and the sum of several passes."""
-        tile, piece = (math.prod(self._smallest_piece(h)) for h in (0, self.halvings))
-        at_work = piece * max(FINEST_MAPS * self._width, self._width + self.num_classes)
+        """About how much memory a tile takes on a CPU: activations, logits, and the sum of several passes."""
+        tile, subtile = (math.prod(self._smallest_subtile(h)) for h in (0, self.halvings))
+        at_work = subtile * max(FINEST_MAPS * self._width, self._width + self.num_classes)
         at_work += tile * self.num_classes * (self.halvings > 0)
         return int(at_work * self.dtype.itemsize + 4 * tile * self.num_classes * (passes > 1))
 
     def halve(self) -> str | None:
-        """Run tiles in smaller pieces from now on; how many, None if they cannot be smaller."""
+        """Run tiles in smaller sub-tiles from now on; how many, None if they cannot be smaller."""
         more = self.halvings + 1
-        if more > MOST_HALVINGS or self._smallest_piece(more) == self._smallest_piece(self.halvings):
+        if more > MOST_HALVINGS or self._smallest_subtile(more) == self._smallest_subtile(self.halvings):
             return None
         self.halvings = more
         return f"tiles in {2**self.halvings} pieces"
+
+    def _smallest_subtile(self, halvings: int) -> tuple[int, ...]:
+        shape = list(self.plan.patch_size)
+        for _ in range(halvings):
+            half = halved(shape, self.multiple)
+            if half is not None:
+                shape[half[0]] = half[1]
+        return tuple(shape)
 
     def _in_fp32(self) -> Runner:
         if self._exact is None:
             exact = copy(self)
             exact.dtype = torch.float32
-            exact.nets = exact._ready(load_model(self.folder, set(self.nets)))
+            exact.nets = exact._ready()
             self._exact = exact
         return self._exact
 
-    def _ready(self, model: Model) -> dict[str, UMamba2]:
-        """The networks of a model on the device, or on the CPU if there is no room for them."""
+    def _ready(self) -> dict[str, UMamba2]:
+        """The network of every fold on the device, or on the CPU if the device has too little memory for them."""
         try:
-            return {fold: ready_network(model, fold, self.device, self.dtype) for fold in model.folds}
+            return {fold: ready_network(self._model, fold, self.device, self.dtype) for fold in self._model.folds}
         except Exception as error:
             if self.device.type == "cpu" or not is_out_of_memory(error):
                 raise
         self.warnings.append(f"memory: found too little for the network on {self.device}, going on with the CPU")
         self._to_cpu()
-        return self._ready(model)
+        return self._ready()
 
     def _to_cpu(self) -> None:
         self.device = torch.device("cpu")
-        if self.dtype != torch.float32:  # as exact as it was
+        if self.dtype != torch.float32:  # what was asked for in fp32 stays in fp32
             self.dtype = resolve_precision("auto", self.device)
-
-    def _smallest_piece(self, halvings: int) -> tuple[int, ...]:
-        shape = list(self.plan.patch_size)
-        for _ in range(halvings):
-            part = cut(shape, self.multiple)
-            if part is not None:
-                shape[part[0]] = part[1]
-        return tuple(shape)
 
     def _mean(self, tile: Tensor, clicks: Clicks | None, passes: Sequence[Pass]) -> Tensor:
         tile = tile[None, None].to(self.device, self.dtype)
@@ -173,53 +208,54 @@ class Runner:
             axes = [p.axes for p in images]
             for start in range(0, len(axes), self.batch):
                 group = axes[start : start + self.batch]
-                seen = torch.cat([_mirrored(tile, a) for a in group])
-                outputs = in_pieces(
-                    self.nets[fold], _laid_out(seen), self._prompt(clicks, group), self.halvings, self.multiple
-                )
+                seen = _laid_out(torch.cat([_mirrored(tile, a) for a in group]))
+                with true_fp32(self.dtype):
+                    outputs = run_in_subtiles(
+                        self.nets[fold], seen, self._click_tensors(clicks, group), self.halvings, self.multiple
+                    )
                 for output, a in zip(outputs, group):
                     if len(passes) == 1 and not a:
                         return output
                     total = self._add(total, output, a)
-        return total.div_(len(passes))  # type: ignore[union-attr]
+        assert total is not None
+        return total.div_(len(passes))
 
     def _add(self, total: Tensor | None, logits: Tensor, axes: tuple[int, ...]) -> Tensor:
-        """Add the logits of a mirror image, mirrored back, to those of the others."""
+        """Add the logits of a mirror image, mirrored back, to the sum of the others."""
         first = total is None
         if total is None:
-            total = arena.empty(logits.shape, torch.float32, logits.device)
-        # In portions, because a mirrored copy of everything would be as large as all else together.
+            total = activations.tensor(logits.shape, torch.float32, logits.device)
+        # A few rows at a time, because a mirrored copy of everything would be as large as all else together.
         for rows in _row_slices(logits):
             size = logits.shape[1]
-            source = slice(size - rows.stop, size - rows.start) if 0 in axes else rows
-            piece = logits[:, source]
+            some = logits[:, slice(size - rows.stop, size - rows.start) if 0 in axes else rows]
             if axes:
-                piece = piece.flip([a + 1 for a in axes])
+                some = some.flip([a + 1 for a in axes])
             if self.left_right_axis is not None and self.left_right_axis in axes:
-                piece = piece[self._swap.to(piece.device)]
+                some = some[self._swap.to(some.device)]
             if first:
-                total[:, rows] = piece
+                total[:, rows] = some
             else:
-                total[:, rows] += piece
+                total[:, rows] += some
         return total
 
-    def _prompt(self, clicks: Clicks | None, images: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor] | None:
-        """The clicks of a tile in each of its mirror images, as a batch."""
+    def _click_tensors(self, clicks: Clicks | None, images: Sequence[tuple[int, ...]]) -> ClickTensors | None:
+        """The clicks on a tile in each of its mirror images, as a batch."""
         if not self.takes_clicks or clicks is None:
             return None
         seen = [mirrored(clicks, axes, self.plan.patch_size, self.left_right_axis) for axes in images]
-        return (
+        return ClickTensors(
             torch.from_numpy(np.stack([c.coordinates for c in seen]).astype(np.float32)).to(self.device),
             torch.from_numpy(np.stack([c.labels for c in seen]).astype(np.int64)).to(self.device),
         )
 
-    def _mirror_images_at_once(self, model: Model) -> int:
+    def _mirror_images_at_once(self) -> int:
         """As many as half of a GPU's free memory should hold; a CPU gains nothing from more than one."""
         if self.device.type != "cuda":
             return 1
-        free, _ = torch.cuda.mem_get_info(self.device)
-        one = int(np.prod(self.plan.patch_size)) * (BYTES_PER_VOXEL * self._width + 8 * model.num_classes)
-        return int(np.clip(free // 2 // one, 1, max(1, len(self.passes) // len(self.nets))))
+        one = math.prod(self.plan.patch_size) * (BYTES_PER_VOXEL * self._width + 8 * self.num_classes)
+        images = max(1, len(self.passes) // len(self.nets))
+        return max(1, min(memory.free_on_gpu(self.device) // 2 // one, images))
 
 
 def _mirrored(tile: Tensor, axes: Sequence[int]) -> Tensor:

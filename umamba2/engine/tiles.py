@@ -99,7 +99,9 @@ class Sweep:
         self.step = step
         self._segments = [_segments(s, p) for s, p in zip(starts, patch)]
         orders = [order for order in permutations(range(3)) if outer in (None, order[0])]
-        self.waiting, order = min((self._waiting([len(s) for s in starts], order), order) for order in orders)
+        self.pending_voxels, order = min(
+            (self._most_pending([len(s) for s in starts], order), order) for order in orders
+        )
         self.outer = order[0]
         self.tiles = []
         for counted in product(*(range(len(starts[axis])) for axis in order)):
@@ -123,7 +125,7 @@ class Sweep:
         """The segments of the outer axis: (start, stop) of the slabs that get finished one after the other."""
         return [(s.start, s.stop) for s in self._segments[self.outer]]
 
-    def _waiting(self, counts: Sequence[int], order: Sequence[int]) -> int:
+    def _most_pending(self, counts: Sequence[int], order: Sequence[int]) -> int:
         """The greatest number of voxels that wait for a later tile, if the tiles come in that order of axes."""
         size, first, last, stride = np.ones(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64), 1
         for axis in reversed(order):

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 NOT_A_POINT = -1
+
+
+class ClickTensors(NamedTuple):
+    """The clicks on a batch of patches, as a network takes them; N may be 0.
+
+    Attributes:
+        coordinates: (B, N, 3) voxel indices (z, y, x) in the patch.
+        labels: (B, N), 0 left, 1 right, -1 none (patches with fewer clicks than others are filled up with these).
+    """
+
+    coordinates: Tensor
+    labels: Tensor
 
 
 class RandomFourierEncoding(nn.Module):

@@ -11,11 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from umamba2.nets.mamba2 import Mamba2
-from umamba2.nets.prompts import PointEncoder, RandomFourierEncoding, TwoWayBlock
+from umamba2.nets.prompts import ClickTensors, PointEncoder, RandomFourierEncoding, TwoWayBlock
 from umamba2.nets.unet import Decoder, Encoder, ResidualBlock, drop_aliases
-
-Clicks = tuple[Tensor, Tensor]
-"""Clicks of a batch of patches: (B, N, 3) voxel indices (z, y, x) and (B, N) labels 0 left, 1 right, -1 none."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +34,16 @@ class Variant:
         return self.append_points or bool(self.cross_attention)
 
 
-PLAIN = Variant()
+NO_CLICKS = Variant()
 CLICK = Variant(cross_attention=(1024, 1024))
 # By the last part of a plans file's network_class_name: the published names and ours.
 VARIANTS = {
-    "UMambaBot2": PLAIN,
+    "UMambaBot2": NO_CLICKS,
     "UMambaBot2PE": Variant(grid_positions=True),
     "UMambaBot2_Click": Variant(append_points=True),
     "UMambaBot2_CrossAttn_Click": Variant(cross_attention=(512,), stacked=False),
     "UMambaBot2_CrossAttn_Click2": CLICK,
-    "UMamba2": PLAIN,
+    "UMamba2": NO_CLICKS,
     "UMamba2Click": CLICK,
 }
 
@@ -75,7 +72,7 @@ class MambaLayer(nn.Module):
             blocks = [TwoWayBlock(dim, mlp, first=i == 0) for i, mlp in enumerate(variant.cross_attention)]
             self.cross_attention: nn.Module = nn.ModuleList(blocks) if variant.stacked else blocks[0]
 
-    def forward(self, features: Tensor, clicks: Clicks | None = None) -> Tensor:
+    def forward(self, features: Tensor, clicks: ClickTensors | None = None) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             grid = features.shape[2:]
             tokens = features.float().flatten(2).transpose(1, 2)
@@ -88,16 +85,16 @@ class MambaLayer(nn.Module):
             tokens = self.mamba(self.norm(tokens))[:, :length]
             if self.variant.cross_attention:
                 positions = self.point_encoder.pe_layer.grid(grid)
-                prompt = points
+                updated = points
                 for block in self.cross_attention.children() if self.variant.stacked else [self.cross_attention]:
-                    prompt, tokens = block(prompt, tokens, points, positions)
+                    updated, tokens = block(updated, tokens, points, positions)
             return tokens.transpose(1, 2).reshape(features.shape).to(features.dtype)
 
-    def _points(self, tokens: Tensor, clicks: Clicks | None) -> Tensor:
-        batch = tokens.shape[0]
-        if clicks is None:
-            clicks = tokens.new_zeros(batch, 0, 3), torch.zeros(batch, 0, dtype=torch.long, device=tokens.device)
-        return self.point_encoder(clicks[0].to(tokens.device), clicks[1].to(tokens.device))
+    def _points(self, tokens: Tensor, clicks: ClickTensors | None) -> Tensor:
+        batch = len(tokens)
+        coordinates, labels = clicks or (tokens.new_zeros(batch, 0, 3), tokens.new_zeros(batch, 0, dtype=torch.long))
+        encoded: Tensor = self.point_encoder(coordinates.to(tokens.device), labels.to(tokens.device))
+        return encoded
 
 
 class UMamba2(nn.Module):
@@ -109,7 +106,7 @@ class UMamba2(nn.Module):
     Raises ValueError for an architecture outside the published family.
     """
 
-    variant = PLAIN
+    variant = NO_CLICKS
 
     def __init__(
         self,
@@ -161,7 +158,7 @@ class UMamba2(nn.Module):
         self.mamba_layer = MambaLayer(features[-1], self.variant, patch_size)
         self.register_load_state_dict_pre_hook(lambda module, state_dict, prefix, *_: drop_aliases(state_dict, prefix))
 
-    def forward(self, volume: Tensor, clicks: Clicks | None = None) -> Tensor | list[Tensor]:
+    def forward(self, volume: Tensor, clicks: ClickTensors | None = None) -> Tensor | list[Tensor]:
         skips = self.encoder(volume)
         skips[-1] = self.mamba_layer(skips[-1], clicks)
         return self.decoder(skips)

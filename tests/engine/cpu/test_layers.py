@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from small_models import ARCHITECTURE, randomise
 
 from umamba2.engine.cpu import slabs, winograd
-from umamba2.engine.cpu.layers import quicken
+from umamba2.engine.cpu.layers import optimize_for_cpu
 from umamba2.engine.cpu.slabs import Moments
 from umamba2.models.folder import build_network
 
@@ -29,7 +29,7 @@ def fast(net, dtype=torch.float32):
     net = deepcopy(net).to(memory_format=torch.channels_last_3d)
     net.encoder.to(dtype)
     net.decoder.to(dtype)
-    return quicken(net)
+    return optimize_for_cpu(net)
 
 
 axes = st.lists(st.sampled_from([1, 2, 2, 3]), min_size=3, max_size=3)

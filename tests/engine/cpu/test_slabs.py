@@ -8,7 +8,7 @@ from torch import nn
 
 from umamba2.engine.cpu import slabs
 from umamba2.engine.cpu.slabs import Conv, Norm, Up, fill
-from umamba2.engine.cpu.winograd import Winograd, quick
+from umamba2.engine.cpu.winograd import Winograd, make_conv
 
 
 def convolution(inputs=64, outputs=96, kernel=(3, 3, 3), stride=(1, 1, 1), dtype=torch.float32):
@@ -22,7 +22,7 @@ def features(*shape, dtype=torch.float32):
 
 
 def by_slabs(conv, x):
-    out = slabs.empty(x, conv.channels, conv.size(x))
+    out = slabs.empty_like_layout(x, conv.channels, conv.size(x))
     for slab, result in zip(slabs.slabs(x), slabs.slabs(out), strict=True):
         for start, piece in slabs.pieces(result, conv.multiple):
             conv.write(slab, start, piece)
@@ -84,11 +84,11 @@ def test_normalising_by_slabs_is_instance_norm(monkeypatch):
     [{"inputs": 32}, {"outputs": 32}, {"kernel": (1, 3, 3)}, {"kernel": (5, 3, 3)}, {"stride": (2, 2, 2)}],
 )
 def test_which_convolutions_multiply_less(changes):
-    assert type(quick(convolution(**changes))) is Conv
-    assert type(quick(convolution())) is Winograd
+    assert type(make_conv(convolution(**changes))) is Conv
+    assert type(make_conv(convolution())) is Winograd
 
 
 def test_matrix_units_need_no_help(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert type(quick(convolution(dtype=torch.bfloat16))) is Conv
-    assert type(quick(convolution())) is Winograd
+    assert type(make_conv(convolution(dtype=torch.bfloat16))) is Conv
+    assert type(make_conv(convolution())) is Winograd

@@ -20,16 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from umamba2.engine.cpu import arena
-from umamba2.engine.cpu.slabs import PIECE_VOXELS, Norm, Up, empty, fill, pieces, slabs
-from umamba2.engine.cpu.winograd import quick
+from umamba2.engine.cpu import activations
+from umamba2.engine.cpu.slabs import PIECE_VOXELS, Norm, Up, empty_like_layout, fill, pieces, slabs
+from umamba2.engine.cpu.winograd import make_conv
 from umamba2.nets.umamba2 import UMamba2
 from umamba2.nets.unet import ConvNormAct, MeanPool
 
 COMPOSED_LEVELS = 3  # the finest; the others have too few voxels to repay the larger weights
 
 
-def quicken(net: Any) -> UMamba2:
+def optimize_for_cpu(net: Any) -> UMamba2:
     """Swap the parts of a loaded network, in place, for those of this file. There is no way back to training."""
     net.requires_grad_(False)
     net.encoder.stem.convs = nn.Sequential(*map(FastConv, net.encoder.stem.convs))
@@ -44,11 +44,11 @@ class Convolution(nn.Module):
 
     def __init__(self, conv: Any, norm: Any):
         super().__init__()
-        self.conv, self.norm = quick(conv), Norm(norm)
+        self.conv, self.norm = make_conv(conv), Norm(norm)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Callable[[Tensor], None]]]:
         """The convolved samples, and for each of them what normalises its planes in place."""
-        out = empty(x, self.conv.channels, self.conv.size(x))
+        out = empty_like_layout(x, self.conv.channels, self.conv.size(x))
         return out, [
             self.norm.of(fill(result, partial(self.conv.write, slab), self.conv.multiple))
             for slab, result in zip(slabs(x), slabs(out), strict=True)
@@ -98,7 +98,7 @@ class FastDecoder(nn.Module):
         composed = [False] * (len(decoder.stages) - COMPOSED_LEVELS) + [True] * COMPOSED_LEVELS
         levels = zip(decoder.transpconvs, decoder.stages, composed[-len(decoder.stages) :], strict=True)
         self.levels = nn.ModuleList(
-            FastLevel(up, stage) if fast and _composable(up, stage) else PlainLevel(up, stage)
+            FastLevel(up, stage) if fast and _composable(up, stage) else ConcatLevel(up, stage)
             for up, stage, fast in levels
         )
         self.head = decoder.seg_layers[-1]
@@ -109,7 +109,7 @@ class FastDecoder(nn.Module):
             x = level(x, skips.pop())
         classes, channels = self.head.weight.shape[:2]
         weight, bias = self.head.weight.view(classes, channels), self.head.bias.view(classes, 1)
-        logits = arena.empty((len(x), classes, *x.shape[2:]), x.dtype, x.device)
+        logits = activations.tensor((len(x), classes, *x.shape[2:]), x.dtype, x.device)
         for sample, result in zip(x, logits, strict=True):
             voxels = sample.permute(1, 2, 3, 0).reshape(-1, channels)
             # In pieces, because in half precision the product is first made in fp32.
@@ -118,7 +118,7 @@ class FastDecoder(nn.Module):
         return logits
 
 
-class PlainLevel(nn.Module):
+class ConcatLevel(nn.Module):
     """A level of the decoder as it was trained."""
 
     def __init__(self, up: Any, stage: Any):
@@ -139,7 +139,7 @@ class FastLevel(nn.Module):
         upper, lower = first.conv.weight.float().split(here, dim=1)
         self.norm, self.rest = Norm(first.norm), nn.Sequential(*map(FastConv, rest))
         conv = nn.Conv3d(here, first.conv.out_channels, kernel, padding=padding, bias=False)
-        self.skip = quick(_like(conv, lower, up))
+        self.skip = make_conv(_like(conv, lower, up))
         # Scattering with `up` and gathering with a kernel is scattering with both kernels convolved.
         weight = F.conv_transpose3d(up.weight.float(), upper.flip(2, 3, 4).transpose(0, 1))
         size: Any = weight.shape[2:]
@@ -157,7 +157,7 @@ class FastLevel(nn.Module):
         self.padding = padding
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        out = empty(skip, self.skip.channels, self.skip.size(skip))
+        out = empty_like_layout(skip, self.skip.channels, self.skip.size(skip))
         multiple = math.lcm(self.skip.multiple, self.up.stride[0])
         for slab, below, result in zip(slabs(skip), slabs(x), slabs(out), strict=True):
             _activate(result, self.norm.of(fill(result, partial(self._write, slab, below), multiple)))

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from umamba2.engine.cpu import arena
+from umamba2.engine.cpu import activations
 
 PIECE_BYTES = 2**22  # of a slab worked on at once
 PIECE_VOXELS = 2**17  # few enough for exact fp32 sums, enough to be worth a call
@@ -24,9 +24,9 @@ def slabs(x: Tensor) -> list[Tensor]:
     return [sample.transpose(0, 1) for sample in x]
 
 
-def empty(example: Tensor, channels: int, size: tuple[int, ...]) -> Tensor:
+def empty_like_layout(example: Tensor, channels: int, size: tuple[int, ...]) -> Tensor:
     """A channels-last (B, channels, *size) tensor of the type of another one."""
-    return arena.empty((len(example), *size, channels), example.dtype, example.device).permute(0, 4, 1, 2, 3)
+    return activations.tensor((len(example), *size, channels), example.dtype, example.device).permute(0, 4, 1, 2, 3)
 
 
 def planes(slab: Tensor, start: int, stop: int) -> Tensor:

@@ -18,7 +18,7 @@ from umamba2.engine.cpu.slabs import Conv, planes
 FEWEST_CHANNELS = 64  # with fewer there is little to gain, and in half precision more labels to lose
 
 
-def quick(conv: Any) -> Conv:
+def make_conv(conv: Any) -> Conv:
     """A `Conv3d`, without its bias, as `Winograd` where that is faster, else as `Conv`."""
     weight = conv.weight
     fits = (conv.kernel_size[0], conv.stride, conv.padding[0]) == (3, (1, 1, 1), 1)

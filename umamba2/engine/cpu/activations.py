@@ -26,7 +26,7 @@ ALIGNMENT = mmap.PAGESIZE  # or `release` would take from the neighbours
 SMALLEST = 2**20  # bytes: smaller tensors are left to the usual allocator
 
 
-def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+def tensor(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """An empty tensor for large and short-lived values; its memory is kept when it is freed, until `release`."""
     size = math.prod(shape) * dtype.itemsize
     owner = _arena().take(size) if device.type == "cpu" and size >= SMALLEST else None

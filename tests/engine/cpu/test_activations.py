@@ -11,8 +11,8 @@ import sys
 import pytest
 import torch
 
-from umamba2.engine.cpu import arena
-from umamba2.engine.cpu.arena import ALIGNMENT, SMALLEST, Arena
+from umamba2.engine.cpu import activations
+from umamba2.engine.cpu.activations import ALIGNMENT, SMALLEST, Arena
 
 CPU = torch.device("cpu")
 
@@ -60,19 +60,19 @@ def test_too_much_is_refused(memory):
 
 
 def test_a_tensor_lives_as_long_as_a_view_of_it():
-    tensor = arena.empty((3, SMALLEST), torch.uint8, CPU)
+    tensor = activations.tensor((3, SMALLEST), torch.uint8, CPU)
     place, view = tensor.data_ptr(), tensor[2]
     del tensor
-    other = arena.empty((3, SMALLEST), torch.uint8, CPU)
+    other = activations.tensor((3, SMALLEST), torch.uint8, CPU)
     assert other.data_ptr() >= view.data_ptr() + SMALLEST
     del view
-    assert arena.empty((3, SMALLEST), torch.uint8, CPU).data_ptr() == place
+    assert activations.tensor((3, SMALLEST), torch.uint8, CPU).data_ptr() == place
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (5,), (2, 3, SMALLEST // 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
 def test_empty_is_an_ordinary_tensor(shape, dtype):
-    tensor = arena.empty(shape, dtype, CPU).fill_(1)
+    tensor = activations.tensor(shape, dtype, CPU).fill_(1)
     assert (tensor.shape, tensor.dtype, tensor.is_contiguous()) == (shape, dtype, True)
     assert tensor.sum() == tensor.numel()
 
@@ -81,14 +81,14 @@ def test_release_gives_unused_memory_back_and_keeps_the_rest():
     if sys.platform != "linux":
         pytest.skip("needs /proc")
     size = 2**27
-    kept = arena.empty((SMALLEST,), torch.uint8, CPU).fill_(7)
+    kept = activations.tensor((SMALLEST,), torch.uint8, CPU).fill_(7)
     before = resident()
-    large = arena.empty((size,), torch.uint8, CPU).fill_(1)
+    large = activations.tensor((size,), torch.uint8, CPU).fill_(1)
     assert resident() > before + size * 0.9
     del large
     gc.collect()
     assert resident() > before + size * 0.9
-    arena.release()
+    activations.release()
     assert resident() < before + size * 0.1
     assert (kept == 7).all()
 
@@ -107,9 +107,9 @@ def test_addresses_are_left_for_others_where_they_are_limited(limit):
 import resource
 resource.setrlimit(resource.RLIMIT_AS, ({limit}, resource.RLIM_INFINITY))
 import torch
-from umamba2.engine.cpu import arena
-tensor = arena.empty((2**24,), torch.uint8, torch.device("cpu")).fill_(1)
-print(arena._arena()._free[0][1] <= {limit} // 2, bool(tensor.all()))
+from umamba2.engine.cpu import activations
+tensor = activations.tensor((2**24,), torch.uint8, torch.device("cpu")).fill_(1)
+print(activations._arena()._free[0][1] <= {limit} // 2, bool(tensor.all()))
 """
     if sys.platform != "linux":
         pytest.skip("needs a limit that holds")
@@ -122,8 +122,8 @@ def test_a_process_with_an_arena_can_fork():
     """Linux refuses where one mapping is larger than the memory, and makes one of mappings that adjoin."""
     code = """
 import mmap, os, torch
-from umamba2.engine.cpu import arena
-tensor = arena.empty((2**24,), torch.uint8, torch.device("cpu")).fill_(1)
+from umamba2.engine.cpu import activations
+tensor = activations.tensor((2**24,), torch.uint8, torch.device("cpu")).fill_(1)
 more = [mmap.mmap(-1, 2**26, access=mmap.ACCESS_COPY) for _ in range(8)]
 child = os.fork()
 if not child:
