@@ -63,6 +63,9 @@ LABEL org.opencontainers.image.title="umamba2" \
 ARG CHALLENGE=
 # exec: one run per batch of cases; invoke: a server that is asked case by case.
 ARG API_METHOD=exec
+# demo: the models of resources/; own: another one, which test.sh does not hold to the demo models' scores.
+ARG MODEL=demo
+LABEL org.umamba2.model="${MODEL}"
 ENV UMAMBA2_CHALLENGE=${CHALLENGE} \
     UMAMBA2_API=${API_METHOD}
 LABEL org.grand-challenge.api-method="${API_METHOD}"

@@ -27,7 +27,7 @@ fail() {
     exit 2
 }
 
-challenge="" model="" api=exec tag="umamba2:latest" base="" fused=no
+challenge="" model="" api=exec tag="umamba2:latest" base="" fused=no whose=demo
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) usage && exit 0 ;;
@@ -59,7 +59,7 @@ if [ -n "$model" ]; then
     [ -d "$model" ] || fail "--model: found no folder '$model'"
     [ -n "$challenge" ] || fail "--model: needs --challenge to know what the model is for"
     # The build only sees the repository, so the model is staged there.
-    resources=build/resources
+    resources=build/resources whose=own
     rm -rf "${root:?}/$resources"
     mkdir -p "$root/$resources"
     cp -RL "$model" "$root/$resources/$challenge"
@@ -69,7 +69,7 @@ fi
 [ -d "$root/$resources" ] || fail "found no folder $root/$resources, expected the demo models (or give --model)"
 
 arguments=(--platform linux/amd64 --tag "$tag" --build-arg "RESOURCES=$resources" --build-arg "CHALLENGE=$challenge"
-    --build-arg "API_METHOD=$api" --build-arg "FUSED=$fused")
+    --build-arg "API_METHOD=$api" --build-arg "FUSED=$fused" --build-arg "MODEL=$whose")
 [ -z "$base" ] || arguments+=(--build-arg "BASE_IMAGE=$base")
 read -r -a further <<<"${UMAMBA2_BUILD_OPTIONS-}"
 DOCKER_BUILDKIT=1 docker build "${arguments[@]}" ${further[@]+"${further[@]}"} "$root"

@@ -9,11 +9,12 @@ Usage: ./export.sh [--tag TAG] [--team NAME] [--model FOLDER] [--output FOLDER]
 Writes, and prints the size and sha256 of:
   grand-challenge.tar.gz   the image, for Grand Challenge
   NAME.tar.gz              the same image, for Codabench, where it has to be called NAME:latest
-  model.tar.gz             the model, for Grand Challenge to unpack at /opt/ml/model; it comes before the one in the image
+  model.tar.gz             the model that is in the image, for Grand Challenge to unpack at /opt/ml/model; what is there
+                           comes before what is in the image
 
   --tag TAG         image to export (default: umamba2:latest)
   --team NAME       your team's name on Codabench: lower case letters, digits, - and _ (default: TAG's name)
-  --model FOLDER    the model folder (default: resources/, the demo models)
+  --model FOLDER    put this model folder into model.tar.gz instead
   --output FOLDER   where the archives go (default: export/ in the repository)
 END
 }
@@ -24,7 +25,7 @@ fail() {
 }
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-tag="umamba2:latest" team="" model="$root/resources" output="$root/export"
+tag="umamba2:latest" team="" model="" output="$root/export"
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) usage && exit 0 ;;
@@ -42,15 +43,20 @@ if [ -z "$team" ]; then # the last part of the name: registry:5000/lab/name:vers
 fi
 [[ "$team" =~ ^[a-z0-9][a-z0-9_-]*$ ]] || fail "--team: found '$team', expected lower case letters, digits, - and _"
 [[ "$team" != model && "$team" != grand-challenge ]] || fail "--team: found '$team', the name of another archive"
-[ -n "$(find -L "$model" -name model.json -o -name 'checkpoint_*.pth' 2>/dev/null)" ] ||
+has_model() { [ -n "$(find -L "$1" -name model.json -o -name 'checkpoint_*.pth' 2>/dev/null)" ]; }
+[ -z "$model" ] || has_model "$model" ||
     fail "--model: found no model in '$model', expected model.json or fold_*/checkpoint_*.pth"
 docker image inspect "$tag" >/dev/null 2>&1 || fail "found no image $tag (run ./build.sh first)"
 mkdir -p "$output"
 output="$(cd "$output" && pwd)"
 
 # Everything is written under another name first, so that a file with the final name is whole.
-partial="$output/.partial.tar.gz"
-trap 'rm -f "$partial"' EXIT
+partial="$output/.partial.tar.gz" unpacked="" container=""
+clean_up() {
+    rm -rf "$partial" ${unpacked:+"$unpacked"}
+    if [ -n "$container" ]; then docker rm --force "$container" >/dev/null; fi
+}
+trap clean_up EXIT
 
 finish() { # FILE...: the names of what has been written
     local size sum file
@@ -80,6 +86,16 @@ after="$(docker image inspect --format '{{.Id}}' "$image")"
 [ "$before" = "$after" ] || fail "the archive: found image $after after loading it, expected $before"
 finish grand-challenge.tar.gz "$team.tar.gz"
 
+if [ -z "$model" ]; then
+    unpacked="$(mktemp -d "${TMPDIR:-/tmp}/umamba2-model.XXXXXX")"
+    container="$(docker create "$tag")"
+    docker cp "$container:/opt/app/resources/." "$unpacked" >/dev/null 2>&1 || true
+    model="$unpacked"
+    if ! has_model "$model"; then
+        echo "No model.tar.gz: found no model in $tag (--model names one)"
+        exit 0
+    fi
+fi
 # Readable for whatever user unpacks and runs it.
 modes=()
 if [[ "$(tar --version)" == *GNU* ]]; then modes=(--mode=a+rX --owner=0 --group=0); fi

@@ -4,7 +4,8 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: ./test.sh [--local | --docker] [--tag TAG] [--no-build] [--challenge NAME] [--update]
+Usage: ./test.sh [--local | --docker] [--tag TAG] [--no-build] [--base IMAGE] [--challenge NAME] [--contract]
+                 [--update]
 
 Segments the sample cases in test/ for all three challenges and prints one line per case: its scores against the
 ground truth, the time, the most memory the process has had by then, and where the output is (test/output/). Real
@@ -15,9 +16,12 @@ Runs in the container, with the platforms' limits, where a Docker daemon answers
 .venv that is made on the first run.
 
   --local, --docker   choose instead of looking for a daemon
-  --tag TAG           image to build and test (default: umamba2:test)
-  --no-build          test the image as it is
-  --challenge NAME    only this one
+  --tag TAG           test this image as it is (default: build umamba2:test and test that)
+  --no-build          test umamba2:test as it is
+  --base IMAGE        base image for building umamba2:test
+  --challenge NAME    only this one (default: the one that the image was built for, else all three)
+  --contract          only what the platforms ask for (grid, labels, names, results.json), no minimum scores; an image
+                      with a model of your own is tested like that anyway
   --update            store the scores, less a margin, as the minimum for later runs
 
 Environment: UMAMBA2_SCANS, the folder of real scans (default: ../shared/data beside the repository, if there is one);
@@ -30,23 +34,27 @@ fail() {
     exit 2
 }
 
-mode="" tag="umamba2:test" build=yes update=()
+mode="" tag="" build=yes base=() chosen="" contract=no update=()
 challenges=(toothfairy3-multiclass toothfairy3-interactive stsr)
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) usage && exit 0 ;;
         --local | --docker) mode="${1#--}" ;;
-        --tag | --challenge)
+        --tag | --challenge | --base)
             [ $# -ge 2 ] || fail "$1: found no value"
-            if [ "$1" = --tag ]; then
-                tag="$2"
-            else
-                [[ " ${challenges[*]} " == *" $2 "* ]] || fail "--challenge: found '$2', expected one of ${challenges[*]}"
-                challenges=("$2")
-            fi
+            case "$1" in
+                --tag) tag="$2" ;;
+                --base) base=(--base "$2") ;;
+                --challenge)
+                    [[ " ${challenges[*]} " == *" $2 "* ]] ||
+                        fail "--challenge: found '$2', expected one of ${challenges[*]}"
+                    chosen="$2"
+                    ;;
+            esac
             shift
             ;;
         --no-build) build=no ;;
+        --contract) contract=yes ;;
         --update) update=(--update) ;;
         *) fail "unknown option $1 (see --help)" ;;
     esac
@@ -61,17 +69,31 @@ if [ -d "$scans" ]; then scans="$(cd "$scans" && pwd)"; else scans=""; fi
 rm -rf "$output"
 mkdir -p "$output"
 
+[ "${#base[@]}" -eq 0 ] || [ -z "$tag" ] || fail "--base: is for the image that test.sh builds, which has no --tag"
+if [ -n "$tag" ]; then
+    [ "$mode" != local ] || fail "--tag: names an image, but --local tests without Docker"
+    mode=docker build=no
+fi
 if [ -z "$mode" ]; then
     if docker info >/dev/null 2>&1; then mode=docker; else mode=local; fi
 fi
 
 # --- Two ways to run Python and the main job; the rest of the script does not know which. ----------------------------
 if [ "$mode" = docker ]; then
-    echo "Testing in Docker, image $tag (building it the first time takes minutes)"
-    if [ "$build" = yes ] && ! "$root/build.sh" --tag "$tag" >"$output/build.log" 2>&1; then
-        tail -n 40 "$output/build.log" >&2
-        fail "the image could not be built, see $output/build.log"
+    tag="${tag:-umamba2:test}"
+    echo "Testing in Docker, image $tag"
+    if [ "$build" = yes ]; then
+        echo "Building it (the first time takes minutes)"
+        if ! "$root/build.sh" --tag "$tag" ${base[@]+"${base[@]}"} >"$output/build.log" 2>&1; then
+            tail -n 40 "$output/build.log" >&2
+            fail "the image could not be built, see $output/build.log"
+        fi
     fi
+    docker image inspect "$tag" >/dev/null 2>&1 || fail "found no image $tag, expected one (make it with ./build.sh --tag $tag)"
+    describe() { docker image inspect --format "$1" "$tag"; }
+    own="$(describe '{{range .Config.Env}}{{println .}}{{end}}' | sed -n 's/^UMAMBA2_CHALLENGE=//p')"
+    chosen="${chosen:-$own}"
+    if [ "$(describe '{{index .Config.Labels "org.umamba2.model"}}')" != demo ]; then contract=yes; fi
     # Grand Challenge's limits and the tighter ones of Codabench's guide, together.
     limits=(--network none --memory 8g --memory-swap 8g --shm-size 128m --pids-limit 256 --read-only --tmpfs /tmp
         --cap-drop ALL --security-opt no-new-privileges)
@@ -112,6 +134,9 @@ else
     }
 fi
 
+[ -z "$chosen" ] || challenges=("$chosen")
+if [ "$contract" = yes ]; then echo "Only the platforms' contract is checked, no minimum scores"; fi
+
 failures=0
 run_and_check() { # CHALLENGE INPUT OUTPUT [OPTIONS OF check.py]
     local challenge="$1" input="$2" folder="$3"
@@ -129,8 +154,10 @@ run_and_check() { # CHALLENGE INPUT OUTPUT [OPTIONS OF check.py]
 }
 
 for challenge in "${challenges[@]}"; do
-    run_and_check "$challenge" "$root/test/$challenge/input" "$output/$challenge" \
-        --expected "$root/test/$challenge/expected" ${update[@]+"${update[@]}"}
+    scores=(--expected "$root/test/$challenge/expected")
+    if [ "$contract" = yes ]; then scores+=(--contract); fi
+    run_and_check "$challenge" "$root/test/$challenge/input" "$output/$challenge" "${scores[@]}" \
+        ${update[@]+"${update[@]}"}
 done
 
 if [ -n "$scans" ] && compgen -G "$scans/cbct_*" >/dev/null; then

@@ -170,7 +170,7 @@ api='{{index .Config.Labels "org.grand-challenge.api-method"}}'
 [ "$(inspect "$tag" "$api")" = exec ] || fail "expected the label exec"
 
 step "test.sh"
-"$root/test.sh" --docker --no-build --tag "$tag"
+"$root/test.sh" --tag "$tag"
 
 step "build.sh --api invoke"
 retry logged invoke "$root/build.sh" --tag "$tag-invoke" --base base --challenge toothfairy3-interactive --api invoke ||
@@ -178,6 +178,30 @@ retry logged invoke "$root/build.sh" --tag "$tag-invoke" --base base --challenge
 [ "$(inspect "$tag-invoke" "$api")" = invoke ] || fail "expected the label invoke"
 step "the invoke server"
 python3 "$here/drive_server.py" "$tag-invoke" "$work/served"
+
+# A participant's walk: a checkpoint of one's own, an image for one challenge, the contract, two archives.
+step "a model of one's own"
+mkdir -p "$work/own"
+chmod 777 "$work/own"
+docker run --rm --network none --volume "$root/tests:/tests:ro" --volume "$work/own:/own" "$tag" python -c '
+import sys
+from pathlib import Path
+sys.path.insert(0, "/tests")
+from small_models import make_model
+make_model(Path("/own/model"), classes=13)
+'
+retry logged own "$root/build.sh" --tag "$tag-own" --base base --challenge stsr --model "$work/own/model" ||
+    fail "build.sh --model failed"
+before="$(inspect "$tag-own" '{{.Id}}')"
+"$root/test.sh" --tag "$tag-own" >"$work/own.txt" || fail "test.sh failed on a model of one's own: $(cat "$work/own.txt")"
+grep -q "no minimum scores" "$work/own.txt" || fail "expected test.sh to ask for no minimum scores"
+if grep -q toothfairy3 "$work/own.txt"; then fail "expected only the challenge that the image was built for"; fi
+[ "$(inspect "$tag-own" '{{.Id}}')" = "$before" ] || fail "test.sh built another image over the one that it was to test"
+"$root/export.sh" --tag "$tag-own" --team ownteam --output "$work/own/export"
+tar -tzf "$work/own/export/model.tar.gz" >"$work/own.txt"
+grep -q "stsr/fold_0/checkpoint_best.pth" "$work/own.txt" || fail "found no own model in model.tar.gz: $(cat "$work/own.txt")"
+if grep -q safetensors "$work/own.txt"; then fail "found a demo model in model.tar.gz"; fi
+docker image rm --force "$tag-own" ownteam:latest >/dev/null
 
 step "export.sh"
 "$root/export.sh" --tag "$tag" --team citeam --output "$work/export"
@@ -195,7 +219,7 @@ skopeo inspect "docker-archive:$work/image.tar" >/dev/null
 rm "$work/image.tar"
 docker load --quiet --input "$work/export/citeam.tar.gz"
 [ "$(inspect citeam:latest '{{.Id}}')" = "$exported" ] || fail "found another image after reloading"
-"$root/test.sh" --docker --no-build --tag citeam:latest --challenge stsr
+"$root/test.sh" --tag citeam:latest --challenge stsr
 
 step "the model archive, mounted"
 mkdir "$work/model" "$work/mounted"
