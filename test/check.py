@@ -5,8 +5,8 @@
 Prints one line per case. Without ``--expected`` there is no ground truth, and only grid, labels and bookkeeping are
 checked. ``--started`` names a file touched when the run began; the times are taken from it and from the outputs'
 modification times, so the first case's includes start-up. ``--log`` names what the run printed, which says how much
-memory it took. ``--contract`` prints scores but asks for no minimum. ``--update`` stores the scores, less a margin, as the new minimum in ``expected_scores.json``. Exit
-code 1 if anything is wrong.
+memory it took. ``--contract`` asks for no minimum scores. ``--update`` stores the scores, less a margin, as the new
+minimum in ``expected_scores.json``. Exit code 1 if anything is wrong.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def test_two_images_for_one_output(tmp_path):
     for name in ("a.nii", "a.nii.gz", "b.nii.gz"):
         write_image(tmp_path / name, scan((1, 2)))
     cases = list_cases(CHALLENGES[STSR], tmp_path, tmp_path / "out")
-    outcomes = run(cases, Segmenter(StandIn(STSR), CHALLENGES[STSR]), tmp_path / "out")
+    outcomes = run(CHALLENGES[STSR], cases, Segmenter(StandIn(STSR), CHALLENGES[STSR]), tmp_path / "out")
     assert [outcome.written for outcome in outcomes] == [True, False, True]
     assert outcomes[1].problems == [
         f"{tmp_path / 'a.nii.gz'}: found {tmp_path / 'out/a_Mask.nii.gz'} taken by {tmp_path / 'a.nii'}, "
@@ -272,7 +272,7 @@ def test_clicks_reach_the_predictor_as_they_were(tmp_path):
     write_clicks(tmp_path / "iac_clicks_P5_2.json", ("Right_IAC", [1, 2, 3]), ("Left_IAC", [6, 10, 12]))
     predictor = StandIn(INTERACTIVE)
     cases = list_cases(CHALLENGES[INTERACTIVE], tmp_path, tmp_path / "out")
-    (outcome,) = run(cases, Segmenter(predictor, CHALLENGES[INTERACTIVE]), tmp_path / "out")
+    (outcome,) = run(CHALLENGES[INTERACTIVE], cases, Segmenter(predictor, CHALLENGES[INTERACTIVE]), tmp_path / "out")
     assert outcome.problems == []
     shape, spacing, clicks = predictor.calls[0]
     assert shape == (7, 11, 13)
@@ -286,7 +286,7 @@ def test_results_are_what_evalutils_writes(tmp_path):
         write_image(tmp_path / "images/cbct" / name, scan())
     out = tmp_path / "out"
     cases = list_cases(CHALLENGES[MULTICLASS], tmp_path, out)
-    run(cases, Segmenter(StandIn(MULTICLASS), CHALLENGES[MULTICLASS]), out)
+    run(CHALLENGES[MULTICLASS], cases, Segmenter(StandIn(MULTICLASS), CHALLENGES[MULTICLASS]), out)
     assert (out / "results.json").read_text() == (
         '[{"outputs": [{"type": "metaio_image", "filename": "a.mha"}],'
         ' "inputs": [{"type": "metaio_image", "filename": "a.mha"}], "error_messages": []},'
@@ -316,7 +316,7 @@ def test_evalutils_is_asked_for_only_where_it_is_needed(monkeypatch):
 def test_stsr_gets_label_maps_and_nothing_else(tmp_path):
     write_image(tmp_path / "in/a.nii.gz", scan((5, 3)))
     cases = list_cases(CHALLENGES[STSR], tmp_path / "in", tmp_path / "out")
-    run(cases, Segmenter(StandIn(STSR), CHALLENGES[STSR]), tmp_path / "out")
+    run(CHALLENGES[STSR], cases, Segmenter(StandIn(STSR), CHALLENGES[STSR]), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["a_Mask.nii.gz"]
     labels, _ = read_labels(tmp_path / "out/a_Mask.nii.gz")
     assert np.unique(labels).tolist() == [0, 5]

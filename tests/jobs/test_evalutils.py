@@ -41,7 +41,7 @@ def test_the_subclass_equals_the_container(mount, tmp_path, task):
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     challenge = CHALLENGES[task]
     first, second = StandIn(task), StandIn(task)
-    run(list_cases(challenge, mount, ours), Segmenter(first, challenge), ours)
+    run(challenge, list_cases(challenge, mount, ours), Segmenter(first, challenge), ours)
     ToothFairy3Algorithm(task, Segmenter(second, CHALLENGES[task]), input_path=mount, output_path=theirs).process()
     assert files(theirs) == files(ours) - {"metadata/run.json"}  # the record of the run is ours alone
     assert (theirs / "results.json").read_bytes() == (ours / "results.json").read_bytes()
@@ -73,7 +73,7 @@ def test_results_equal_those_of_a_template(mount, tmp_path):
     ).process()
     ours = tmp_path / "ours"
     challenge = CHALLENGES[MULTICLASS]
-    run(list_cases(challenge, mount, ours), Segmenter(StandIn(MULTICLASS), challenge), ours)
+    run(challenge, list_cases(challenge, mount, ours), Segmenter(StandIn(MULTICLASS), challenge), ours)
     assert files(ours) - {"metadata/run.json"} == files(theirs)
     assert (ours / "results.json").read_bytes() == (theirs / "results.json").read_bytes()
 

@@ -621,6 +621,41 @@ sys.exit(inference.main(sys.argv[1:]))
     assert not second.any()
 
 
+@pytest.mark.parametrize("when", ["while torch is imported", "while the model is loaded"])
+def test_sigterm_before_there_is_a_model_leaves_background(tmp_path, when):
+    from small_models import make_model
+
+    make_model(tmp_path / "models/stsr", classes=13)
+    write_image(tmp_path / "in/a.nii.gz", scan())
+    trap = "umamba2.engine.predict" if "torch" in when else "umamba2.models.folder"
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+import inference
+class Trap:
+    def find_spec(self, name, *_):
+        if name == {trap!r}:
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Trap())
+sys.exit(inference.main(sys.argv[1:]))
+"""
+    arguments = ["--challenge", STSR, "--input", "in", "--output", "out", "--model", "models"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Terminated (SIGTERM)" in done.stderr
+    labels, geometry = read_labels(tmp_path / "out/a_Mask.nii.gz")
+    assert geometry.size == OBLIQUE.size
+    assert not labels.any()
+
+
+def test_the_handler_comes_before_anything_slow():
+    code = "import sys, inference; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"numpy", "SimpleITK", "torch"} & set(done.stdout.split())
+
+
 def test_what_nobody_foresaw_is_one_line(inference, monkeypatch, capsys):
     monkeypatch.setattr(container, "mounts", lambda *_: {}["no such key"])
     assert inference.main(["--challenge", STSR]) == 1

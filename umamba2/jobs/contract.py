@@ -46,27 +46,34 @@ def list_cases(challenge: Challenge, source: str | Path, output: str | Path, suf
     return cases
 
 
-def run(cases: list[Case], segmenter: Segmenter, output: str | Path, until: float | None = None) -> list[Outcome]:
+def run(
+    challenge: Challenge,
+    cases: list[Case],
+    segmenter: Segmenter | None,
+    output: str | Path,
+    until: float | None = None,
+) -> list[Outcome]:
     """Segment the cases and write what belongs to them in the output folder; every scan that can be read gets one.
 
     For Grand Challenge that is ``results.json``, as evalutils 0.4.2 writes it, with an entry for each case that has
     an output and its problems as error messages, and our own record of the run, ``metadata/run.json``.
 
     Args:
+        challenge: Whose platform it is.
         cases: What to segment.
-        segmenter: The loaded model.
+        segmenter: The loaded model; None where the process was asked to end before there was one.
         output: The platform's output folder.
         until: When everything must be written, on `time.monotonic`'s clock; None: no limit.
     """
     outcomes = run_cases(cases, segmenter, until=until, background_on_failure=True)
-    if segmenter.challenge is not None and segmenter.challenge.has_results:
+    if challenge.has_results:
         output = Path(output)
         write_file(output / "results.json", json.dumps([_entry(outcome) for outcome in outcomes if outcome.written]))
         leave_record(output / "metadata", outcomes, segmenter, until)
     return outcomes
 
 
-def leave_record(folder: Path, outcomes: list[Outcome], segmenter: Segmenter, until: float | None) -> None:
+def leave_record(folder: Path, outcomes: list[Outcome], segmenter: Segmenter | None, until: float | None) -> None:
     """Write what was done, and with what, to ``run.json`` in a folder.
 
     No segmentation is the worse for it if that fails: it costs a warning.
@@ -79,7 +86,7 @@ def leave_record(folder: Path, outcomes: list[Outcome], segmenter: Segmenter, un
         say(f"warning: {problem}", sys.stderr)
 
 
-def _run_record(outcomes: list[Outcome], segmenter: Segmenter, until: float | None) -> dict[str, Any]:
+def _run_record(outcomes: list[Outcome], segmenter: Segmenter | None, until: float | None) -> dict[str, Any]:
     packages = ("torch", "numpy", "SimpleITK", "connected-components-3d", "safetensors", "mamba-ssm")
     versions = {"python": platform.python_version(), "umamba2": umamba2.__version__}
     for package in packages:
@@ -87,7 +94,7 @@ def _run_record(outcomes: list[Outcome], segmenter: Segmenter, until: float | No
             versions[package] = metadata.version(package)
     return {
         "versions": versions,
-        "settings": segmenter.settings,
+        "settings": segmenter.settings if segmenter else {},
         "seconds_left": None if until is None else round(until - time.monotonic(), 3),
         "cases": [
             {

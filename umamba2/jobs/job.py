@@ -78,7 +78,7 @@ def network_deadline(until: float | None, cases: int, voxels: int) -> float | No
 
 def run_cases(
     cases: Iterable[Case],
-    segmenter: Segmenter,
+    segmenter: Segmenter | None,
     finished: Finished | None = None,
     until: float | None = None,
     background_on_failure: bool = False,
@@ -90,7 +90,7 @@ def run_cases(
 
     Args:
         cases: What to segment.
-        segmenter: The loaded model.
+        segmenter: The loaded model; None where the process was asked to end before there was one.
         finished: Called after each output that was written.
         until: When everything must be written, on `time.monotonic`'s clock; None: no limit.
         background_on_failure: Whether a scan that cannot be segmented still gets an output, without any structure.
@@ -123,12 +123,14 @@ def run_cases(
 
 
 def _segmented(
-    volume: Volume, segmenter: Segmenter, outcome: Outcome, deadline: float | None, background_on_failure: bool
+    volume: Volume, segmenter: Segmenter | None, outcome: Outcome, deadline: float | None, background_on_failure: bool
 ) -> npt.NDArray[np.uint8]:
     case, problem = outcome.case, ""
-    clicks = case.clicks if segmenter.takes_clicks else None
     try:
         with endable():
+            if segmenter is None:
+                raise Terminated("SIGTERM")
+            clicks = case.clicks if segmenter.takes_clicks else None
             return segmenter.segment(volume, clicks, deadline, outcome.record).labels
     except (Exception, Terminated) as error:
         problem = _in_one_line(error, case.image)

@@ -154,7 +154,7 @@ def invoke(challenge: Challenge, segmenter: Segmenter, options: argparse.Namespa
         source, output = container.mounts(challenge, options)
         cases = list_cases(challenge, source, output, options.suffix)
         until = container.time_of_end(options, time.monotonic())
-        outcomes = run(cases, segmenter, output, until)  # says on stderr what is wrong with a case
+        outcomes = run(challenge, cases, segmenter, output, until)  # says on stderr what is wrong with a case
     except Exception as error:
         known = isinstance(error, (InputError, OSError))
         problem = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
