@@ -39,7 +39,8 @@ from torch import nn
 from umamba2 import Predictor
 from umamba2.anatomy.structures import MULTICLASS, STSR
 from umamba2.engine.preprocess import prepare
-from umamba2.models.folder import build_network, load_model
+from umamba2.models.folder import load_model
+from umamba2.models.network import build_network
 from umamba2.synthetic.phantoms import make_phantom
 
 RESOURCES = Path(__file__).resolve().parents[1] / "resources"

@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR, TASKS
-from umamba2.models.folder import CHECKPOINT_NAMES, slim
+from umamba2.models.folder import slim
+from umamba2.models.weights import CHECKPOINT_NAMES
 from umamba2.scans.volumes import write_image
 from umamba2.synthetic.appearance import image_of_labels
 from umamba2.synthetic.phantoms import make_phantom

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from umamba2.models.folder import build_network
+from umamba2.models.network import build_network
 
 ARCHITECTURE = {
     "n_stages": 3,

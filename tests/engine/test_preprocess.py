@@ -16,7 +16,7 @@ from umamba2.engine import resample as module
 from umamba2.engine.preprocess import nonzero_box, prepare
 from umamba2.engine.resample import RowResampler, resample
 from umamba2.errors import InputError
-from umamba2.models.folder import Plan
+from umamba2.models.network import Plan
 
 
 def plan(spacing=(0.3, 0.3, 0.3), transpose=(0, 1, 2), separate_z=False) -> Plan:

@@ -149,7 +149,7 @@ def test_truncated_checkpoint_is_named(folder):
     ("content", "message"),
     [
         (torch.zeros(3), "found a Tensor"),
-        ({"state_dict": {}}, "found no network_weights"),
+        ({"state_dict": {}}, "found no weights, expected a checkpoint with network_weights"),
         ({"network_weights": {"a": torch.zeros(1)}}, "found no 3-D encoder"),
     ],
 )

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umamba2.models.folder import build_network
+from umamba2.models.network import build_network
 from umamba2.nets import mamba2
 from umamba2.nets.mamba2 import Mamba2
 from umamba2.nets.prompts import PointEncoder, RandomFourierEncoding

@@ -19,7 +19,8 @@ from umamba2 import cli
 from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
 from umamba2.engine.preprocess import prepare
 from umamba2.errors import InputError
-from umamba2.models.folder import CT_NORMALISATION, HARMONISED, load_model, slim
+from umamba2.models.folder import load_model, slim
+from umamba2.models.network import CT_NORMALISATION, HARMONISED
 from umamba2.scans.volumes import read_volume
 from umamba2.training import plan as planning
 from umamba2.training import workers
@@ -79,7 +80,7 @@ def stored(folder: Path, case: str) -> tuple[np.ndarray, np.ndarray, dict]:
 
 def model_of(folder: Path, tmp_path: Path):
     """A model trained by these plans, as inference loads it (with the small network, whatever the plans say)."""
-    from umamba2.models.folder import build_network
+    from umamba2.models.network import build_network
 
     plans = json.loads((folder / f"{PLANS}.json").read_text())
     architecture = plans["configurations"][CONFIGURATION]["architecture"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from umamba2.anatomy.structures import INTERACTIVE, STRUCTURES, TASKS
-from umamba2.models.folder import build_network
+from umamba2.models.network import build_network
 from umamba2.training.presets import ARCHITECTURES, FULL, PRESETS
 
 

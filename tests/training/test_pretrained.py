@@ -7,7 +7,8 @@ import torch
 from small_models import ARCHITECTURE, PATCH, make_model
 
 from umamba2.errors import InputError
-from umamba2.models.folder import build_network, load_model, slim
+from umamba2.models.folder import load_model, slim
+from umamba2.models.network import build_network
 from umamba2.training.pretrained import challenge_of, read_weights, transfer
 
 HEAD = "segmentation heads of another task"

@@ -16,7 +16,7 @@ from torch import Tensor
 from umamba2.engine.harmonise import harmonise
 from umamba2.engine.resample import resample, separate_axis
 from umamba2.errors import InputError
-from umamba2.models.folder import Plan
+from umamba2.models.network import Plan
 
 LARGEST_GRID = 2**29  # voxels: several times the largest dental scan; beyond it the spacing must be wrong
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from umamba2.models.folder import Plan
+from umamba2.models.network import Plan
 
 SLAB_ELEMENTS = 2**20  # resampled at once, or one row: 4 MiB in fp32, which stay in the caches
 

@@ -96,7 +96,7 @@ def add_configuration(
     plans: dict[str, Any], preset: Preset, patch: tuple[int, int, int], architecture: Architecture, harmonised: bool
 ) -> None:
     """Add the preset's configuration to nnU-Net's plans, in place."""
-    from umamba2.models.folder import HARMONISED
+    from umamba2.models.network import HARMONISED
 
     scheme = HARMONISED if harmonised else preset.normalisation
     configuration = {

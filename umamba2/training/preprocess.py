@@ -7,7 +7,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 
 from umamba2.engine.harmonise import harmonise
 from umamba2.engine.preprocess import ct_normalise
-from umamba2.models.folder import HARMONISED
+from umamba2.models.network import HARMONISED
 
 
 class Preprocessor(DefaultPreprocessor):

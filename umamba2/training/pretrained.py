@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from umamba2.errors import InputError
-from umamba2.models.folder import CHECKPOINT_NAMES, load_model, read_checkpoint
-from umamba2.nets.unet import drop_aliases
+from umamba2.models import load_model
+from umamba2.models.weights import find_checkpoint
+from umamba2.models.weights import read_weights as read_file
 
 # What another task has to learn itself, by the beginning of its keys.
 NOT_TRANSFERRED = {
@@ -37,52 +38,31 @@ class Transfer:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The weights of a model: a folder (slim or nnU-Net's; its first fold), a fold's folder or a checkpoint file.
+    """The weights of a model, under the names that a bare network has. Nothing in a file is executed.
 
-    Names come as a bare network has them. Nothing in a file is executed. Raises InputError for a file that is
-    missing, damaged, or holds none or others than finite weights.
+    Args:
+        path: A model folder (slim or nnU-Net's; its first fold), a fold's folder, or a file.
+
+    Raises:
+        InputError: The file is missing, damaged, or holds none or others than finite weights.
     """
     path = Path(path)
-    if path.is_dir():
-        checkpoint = next((path / name for name in CHECKPOINT_NAMES if (path / name).is_file()), None)
-        if checkpoint is None:
-            return next(iter(load_model(path).folds.values()))
-        path = checkpoint
-    elif not path.is_file():
-        raise InputError(f"{path}: found no such file, expected a model folder or a checkpoint")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            content = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path}: could not be read ({error}), expected a safetensors file") from None
-    else:
-        content = read_checkpoint(path)
-    # nnU-Net's name, what others call it, or the weights themselves.
-    found = next((content[key] for key in ("network_weights", "state_dict", "model") if key in content), content)
-    weights = found if isinstance(found, dict) else {}
-    weights = {
-        str(key).replace("_orig_mod.", "").removeprefix("module."): value
-        for key, value in weights.items()
-        if isinstance(value, Tensor)
-    }
-    drop_aliases(weights)
-    if not weights:
-        raise InputError(f"{path}: found no weights, expected a checkpoint with network_weights")
-    broken = next((key for key, value in weights.items() if not value.isfinite().all()), None)
+    file = find_checkpoint(path) or path
+    if file.is_dir():
+        return next(iter(load_model(file).folds.values()))
+    if not file.is_file():
+        raise InputError(f"{file}: found no such file, expected a model folder or a checkpoint")
+    found = read_file(file)
+    broken = next((key for key, value in found.items() if not value.isfinite().all()), None)
     if broken:
-        raise InputError(f"{path}: found NaN or infinite weights ({broken}), expected finite ones")
-    return weights
+        raise InputError(f"{file}: found NaN or infinite weights ({broken}), expected finite ones")
+    return found
 
 
 def challenge_of(path: str | Path) -> str | None:
     """The challenge that a model folder was trained for, if it says so; None for lone files."""
     path = Path(path)
-    if not path.is_dir() or any((path / name).is_file() for name in CHECKPOINT_NAMES):
-        return None
-    return load_model(path).challenge
+    return load_model(path).challenge if path.is_dir() and not find_checkpoint(path) else None
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 
 from umamba2.engine.network import resolve_device
 from umamba2.errors import InputError
-from umamba2.models.folder import CHECKPOINT_NAMES
+from umamba2.models.weights import CHECKPOINT_NAMES
 from umamba2.training import PLUGIN
 from umamba2.training.lock import alone_in
 from umamba2.training.options import Options

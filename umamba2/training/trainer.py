@@ -34,7 +34,9 @@ from torch.nn.parallel import DistributedDataParallel
 from umamba2.anatomy.structures import STRUCTURES, left_right_pairs
 from umamba2.engine.network import resolve_precision
 from umamba2.errors import InputError
-from umamba2.models.folder import build_network, pairs_by_name, read_checkpoint
+from umamba2.models.folder import pairs_by_name
+from umamba2.models.network import build_network
+from umamba2.models.weights import read_checkpoint
 from umamba2.training import augment, losses, semi_supervised
 from umamba2.training.clicks import batch_clicks
 from umamba2.training.dataset import read_splits

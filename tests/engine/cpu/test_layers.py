@@ -14,7 +14,7 @@ from small_models import ARCHITECTURE, randomise
 from umamba2.engine.cpu import slabs, winograd
 from umamba2.engine.cpu.layers import optimize_for_cpu
 from umamba2.engine.cpu.slabs import Moments
-from umamba2.models.folder import build_network
+from umamba2.models.network import build_network
 
 
 def network(**changes):

@@ -1,0 +1,156 @@
+"""From nnU-Net's plans to what inference needs of them, and to a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from umamba2.errors import ModelError
+from umamba2.nets.umamba2 import VARIANTS, UMamba2
+
+INTENSITIES = ("mean", "std", "percentile_00_5", "percentile_99_5")
+RESAMPLER = "resample_torch_fornnunet"
+# nnU-Net's normalisation, and the same after `engine.harmonise`, which stock nnU-Net does not know and refuses.
+CT_NORMALISATION, HARMONISED = "CTNormalization", "HarmonisedCTNormalization"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model wants its input: everything inference needs of nnU-Net's plans."""
+
+    network_class_name: str  # with any package in front
+    arch_kwargs: dict[str, Any]
+    patch_size: tuple[int, ...]  # in voxels; this and spacing follow the array's (z, y, x) permuted by transpose
+    spacing: tuple[float, ...]  # in mm
+    transpose: tuple[int, ...]
+    intensity: dict[str, float]  # mean, std, 0.5 and 99.5 percentiles of the training data
+    force_separate_z: bool | None = False  # nnU-Net's resampling of strongly anisotropic grids; None: it decides
+    separate_z_threshold: float = 3.0
+    harmonise: bool = False  # air and soft tissue are brought to their places before anything else
+
+
+def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
+    """Pick what inference needs out of plans.
+
+    Args:
+        path: The file they come from, for messages.
+        plans: nnU-Net's plans, or what a slim model keeps of them.
+        name: Of the configuration.
+
+    Raises:
+        ModelError: An entry is missing, is no possible value, or asks for something that is not supported.
+    """
+    try:
+        configuration = resolve(path, plans, name)
+        schemes = list(configuration["normalization_schemes"])
+        if schemes not in ([CT_NORMALISATION], [HARMONISED]):
+            expected = f"['{CT_NORMALISATION}'] or ['{HARMONISED}'] (one CT channel)"
+            raise ModelError(f"{path}: found normalization {schemes}, expected {expected}")
+        for key in ("resampling_fn_data", "resampling_fn_probabilities"):
+            if configuration[key] != RESAMPLER:
+                raise ModelError(f"{path}: found {key} {configuration[key]}, expected {RESAMPLER}")
+        kwargs = configuration.get("resampling_fn_data_kwargs") or {}
+        architecture = configuration["architecture"]
+        plan = Plan(
+            network_class_name=str(architecture["network_class_name"]),
+            arch_kwargs=dict(architecture["arch_kwargs"]),
+            patch_size=tuple(int(n) for n in configuration["patch_size"]),
+            spacing=tuple(float(n) for n in configuration["spacing"]),
+            transpose=tuple(int(n) for n in plans.get("transpose_forward", (0, 1, 2))),
+            intensity={k: float(plans["foreground_intensity_properties_per_channel"]["0"][k]) for k in INTENSITIES},
+            force_separate_z=kwargs.get("force_separate_z"),
+            separate_z_threshold=float(kwargs.get("separate_z_anisotropy_threshold", 3)),
+            harmonise=schemes == [HARMONISED],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        problem = f"no entry {error}" if isinstance(error, KeyError) else str(error)
+        raise ModelError(f"{path}: found plans with {problem}, expected nnU-Net plans of a 3-D configuration") from None
+    low, high = plan.intensity["percentile_00_5"], plan.intensity["percentile_99_5"]
+    finite = all(math.isfinite(value) and abs(value) < 1e6 for value in plan.intensity.values())
+    for entry, found, good, expected in (
+        ("patch_size", plan.patch_size, _three(plan.patch_size, 1, 4096), "three sizes in voxels"),
+        ("spacing", plan.spacing, _three(plan.spacing, 1e-3, 1e3), "three spacings in mm"),
+        ("transpose_forward", plan.transpose, sorted(plan.transpose) == [0, 1, 2], "a permutation of 0, 1, 2"),
+        ("intensities", plan.intensity, finite and low < high and plan.intensity["std"] > 0, "finite statistics"),
+    ):
+        if not good:
+            raise ModelError(f"{path}: found {entry} {found}, expected {expected}")
+    return plan
+
+
+def resolve(path: Path, plans: dict[str, Any], name: str) -> dict[str, Any]:
+    """A configuration with everything that it inherits; ModelError if that is missing or goes round in a circle."""
+    merged: dict[str, Any] = {}
+    chain: list[str] = []
+    wanted: Any = name
+    while wanted is not None:
+        configurations = plans.get("configurations", {})
+        if wanted not in configurations or wanted in chain:
+            found = f"configuration {wanted!r} missing or inheriting from itself"
+            raise ModelError(f"{path}: found {found}, expected plans")
+        chain.append(wanted)
+        merged = {**configurations[wanted], **merged}
+        wanted = configurations[wanted].get("inherits_from")
+    merged.pop("inherits_from", None)
+    return deepcopy(merged)
+
+
+def _three(values: tuple[float, ...], low: float, high: float) -> bool:
+    return len(values) == 3 and all(low <= v <= high for v in values)
+
+
+def build_network(
+    network_class_name: str,
+    arch_kwargs: dict[str, Any],
+    num_input_channels: int,
+    num_classes: int,
+    deep_supervision: bool = False,
+) -> UMamba2:
+    """Build a network from the entry of a plans file.
+
+    Args:
+        network_class_name: A published class name or ours, behind any package (`nnunetv2.nets.UMambaBot2`).
+        arch_kwargs: As plans hold them: the arguments of nnU-Net's `ResidualEncoderUNet`.
+        num_input_channels: Of the scan.
+        num_classes: Output channels, background included.
+        deep_supervision: Whether the network answers at every level.
+
+    Raises:
+        ValueError: The class is outside the U-Mamba2 family, or cannot have that architecture.
+    """
+    name = network_class_name.rsplit(".", 1)[-1]
+    if name not in VARIANTS:
+        found = f"{network_class_name}{' (Mamba-1)' if name == 'UMambaBot' else ''}"
+        raise ValueError(f"network class: found {found}, expected a Mamba-2 network: {', '.join(VARIANTS)}")
+    arguments = {k: v for k, v in arch_kwargs.items() if k not in ("input_channels", "num_classes", "deep_supervision")}
+    return UMamba2(
+        input_channels=num_input_channels,
+        num_classes=num_classes,
+        deep_supervision=deep_supervision,
+        variant=VARIANTS[name],
+        **arguments,
+    )
+
+
+@contextmanager
+def uninitialised() -> Iterator[None]:
+    """Layers that are built in here keep whatever their memory holds, which is not even touched.
+
+    Random numbers for 142 M weights take most of a second; so does torch's meta device, which imports its compiler.
+    """
+    kinds: tuple[Any, ...] = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)
+    saved = [kind.reset_parameters for kind in kinds]
+    for kind in kinds:
+        kind.reset_parameters = lambda self: None
+    try:
+        yield
+    finally:
+        for kind, method in zip(kinds, saved):
+            kind.reset_parameters = method
