@@ -27,7 +27,7 @@ def find_model(challenge: str, places: Iterable[str | Path]) -> Path:
     looked: list[Path] = []
     for place in map(Path, places):
         wrapped = _wrapped_models(place)
-        folders = [place / challenge, place, *(wrapped if len(wrapped) == 1 else ())]
+        folders: list[Path] = [place / challenge, place, *(wrapped if len(wrapped) == 1 else ())]
         for folder in folders:
             if is_model(folder):
                 return folder
