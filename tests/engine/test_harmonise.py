@@ -13,7 +13,7 @@ from small_models import INTENSITY, make_model
 from umamba2.engine.harmonise import AIR, SOFT_TISSUE, anchors, harmonise
 from umamba2.engine.preprocess import prepare
 from umamba2.models.folder import load_model, slim
-from umamba2.models.plan import HARMONISED, Plan
+from umamba2.models.network import HARMONISED, Plan
 from umamba2.synthetic.phantoms import make_phantom
 from umamba2.synthetic.textbook import DATASET_ID
 
