@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from umamba2.errors import InputError
-from umamba2.scans.itk import captured_stderr, nifti_gaps
+from umamba2.scans.itk import captured_stderr
 from umamba2.scans.volumes import list_volumes, read_labels, read_volume, write_labels
 
 SHAPE = (7, 11, 13)
@@ -47,10 +47,8 @@ def test_a_truncated_file_is_refused(tmp_path, ending, dtype, compress, capfd):
 def test_gaps_of_a_nifti_file(tmp_path, ending, dtype):
     array = noise(dtype)
     path = write(tmp_path / f"a{ending}", array)
-    assert nifti_gaps(path, SHAPE) is None
     array[1, 2, 3], array[6, 10, 12], array[0, 0, 0] = np.nan, np.inf, -np.inf
     write(path, array)
-    np.testing.assert_array_equal(nifti_gaps(path, SHAPE), ~np.isfinite(array))
     volume = read_volume(path)
     assert "found 3 NaN or infinite voxels" in volume.warnings[0]
     np.testing.assert_array_equal(volume.array, np.where(np.isfinite(array), array, array[np.isfinite(array)].min()))
@@ -94,7 +92,9 @@ def test_messages_keep_the_reason(tmp_path):
     path = write(tmp_path / "a.mhd", noise(np.int16), compress=False)
     header = path.read_text()
     path.write_text(header.replace("TransformMatrix = 1 0 0 0 1 0 0 0 1", "TransformMatrix = 0 0 0 0 1 0 0 0 1"))
-    with pytest.raises(InputError, match=r"a\.mhd: could not be read \(Bad direction, determinant is 0\. "):
+    with pytest.raises(
+        InputError, match=r"a\.mhd: found directions .* of determinant 0, expected three different ones"
+    ):
         read_volume(path)
     path.write_text(header)
     (tmp_path / "a.raw").unlink()

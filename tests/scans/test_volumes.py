@@ -42,9 +42,7 @@ def test_labels_keep_their_numbers(tmp_path, array, kind):
 @pytest.mark.parametrize("ending", [".mha", ".nii.gz"])
 def test_numbers_that_are_no_labels(tmp_path, odd, ending):
     path = write_image(tmp_path / f"a{ending}", values(np.float64, 1, odd))
-    # ITK reads NaN and infinity in a NIfTI file as 0.
-    shown = np.nan if ending == ".nii.gz" and not np.isfinite(odd) else odd
-    with pytest.raises(InputError, match="^" + re.escape(f"{path}: found the value {shown}, expected whole numbers")):
+    with pytest.raises(InputError, match="^" + re.escape(f"{path}: found the value {odd}, expected whole numbers")):
         read_labels(path)
     assert first_odd(np.array([[1, 2.0], [odd, 3]])) == pytest.approx(odd, nan_ok=True)
 

@@ -14,7 +14,7 @@ from itertools import permutations
 import numpy as np
 
 from umamba2.errors import InputError
-from umamba2.scans.volumes import Array, Geometry, Triple
+from umamba2.scans.geometry import Array, Geometry, Triple
 
 UPRIGHT = "LPS"
 _OPPOSITE = {"L": "R", "P": "A", "S": "I"}

@@ -6,63 +6,35 @@ the swap happens here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from umamba2.errors import InputError
 from umamba2.files import replacing
-from umamba2.scans.itk import captured_stderr, missing_data, nifti_gaps, reason
+from umamba2.scans.geometry import Array, Triple
+from umamba2.scans.geometry import Geometry as Geometry
+from umamba2.scans.headers import check_tiff, metaimage_header, nrrd_header
+from umamba2.scans.itk import captured_stderr, reason, remarks
+from umamba2.scans.nifti import LARGEST_SHEAR, nifti_header, shear
+from umamba2.scans.spacing import check_spacing
+from umamba2.scans.voxels import read_voxels
 
-SUFFIXES = (".mha", ".mhd", ".nii.gz", ".nii", ".nrrd", ".tiff", ".tif")
-
-Array = np.ndarray[Any, Any]
-Triple = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where a grid lies in the patient.
-
-    Attributes:
-        size: In voxels, (x, y, z), as all of these.
-        spacing: In mm.
-        origin: Where the centre of the first voxel lies, in mm: x to the patient's left, y to the back, z to the top.
-        direction: The nine direction cosines, row by row; column k is the direction in which grid axis k grows.
-    """
-
-    size: tuple[int, int, int]
-    spacing: Triple
-    origin: Triple = (0.0, 0.0, 0.0)
-    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-
-    @classmethod
-    def of_array(cls, shape: Sequence[int], spacing: Sequence[float], origin: Triple = (0.0, 0.0, 0.0)) -> Geometry:
-        """The grid of an array whose axes run along the patient's.
-
-        Args:
-            shape: (z, y, x) in voxels.
-            spacing: (z, y, x) in mm.
-            origin: (x, y, z) in mm.
-        """
-        (depth, height, width), (z, y, x) = shape, spacing
-        return cls((width, height, depth), (x, y, z), origin)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """The shape of an array on this grid, (z, y, x)."""
-        x, y, z = self.size
-        return (z, y, x)
-
-    @property
-    def zyx_spacing(self) -> Triple:
-        """The spacing in the order of an array's axes, (z, y, x), in mm."""
-        x, y, z = self.spacing
-        return (z, y, x)
+# ITK's reader for each kind of file, by the ending of its name.
+_READERS = {
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+    ".nii.gz": "NiftiImageIO",
+    ".nii": "NiftiImageIO",
+    ".nrrd": "NrrdImageIO",
+    ".tiff": "TIFFImageIO",
+    ".tif": "TIFFImageIO",
+}
+SUFFIXES = tuple(_READERS)
+_TIFF_EXPANSION = 1 << 15  # of a byte in a TIFF file, whatever its compression
 
 
 @dataclass(frozen=True)
@@ -121,11 +93,10 @@ def read_volume(path: str | Path) -> Volume:
     Voxels that are NaN or infinite become the smallest finite value of the image (air), with a warning.
 
     Raises:
-        InputError: The file is missing, empty or unreadable, or holds no 3-D image with one channel, no voxel, or no
-            finite voxel.
+        InputError: The file is missing, empty, incomplete or damaged, or holds no 3-D image with one channel, no
+            voxel, or no finite voxel.
     """
-    array, geometry = read_array(path)
-    return replace(as_volume(array, geometry, str(path)), oriented=suffix(path) not in (".tif", ".tiff"))
+    return _mended(_read(Path(path)))
 
 
 def as_volume(array: Array, geometry: Geometry, name: str) -> Volume:
@@ -139,10 +110,16 @@ def as_volume(array: Array, geometry: Geometry, name: str) -> Volume:
     Raises:
         InputError: The numbers are complex, or none is finite.
     """
+    return _mended(_volume(name, array, geometry, None, []))
+
+
+def _mended(volume: Volume) -> Volume:
+    """A volume whose voxels are finite and have one of the types that `Volume` says."""
+    array, name = volume.array, volume.name
     if np.iscomplexobj(array):
         raise InputError(f"{name}: found complex voxels, expected real intensities")
     if array.dtype.kind in "bui":
-        return Volume(_compact(array), geometry, name=name)
+        return replace(volume, array=_compact(array))
     finite = np.isfinite(array)
     count = array.size - int(np.count_nonzero(finite))
     if count == array.size:
@@ -153,10 +130,10 @@ def as_volume(array: Array, geometry: Geometry, name: str) -> Volume:
             array = array.astype(np.float32)
         np.clip(array, -largest, largest, out=array)
     if count == 0:
-        return Volume(array, geometry, name=name)
+        return replace(volume, array=array)
     array = np.where(finite, array, array[finite].min())
     warning = f"{name}: found {count} NaN or infinite voxels, expected finite intensities"
-    return Volume(array, geometry, (warning,), mended=True, name=name)
+    return replace(volume, array=array, warnings=(*volume.warnings, warning), mended=True)
 
 
 def _compact(array: Array) -> Array:
@@ -169,15 +146,24 @@ def _compact(array: Array) -> Array:
     return array.astype(np.float32)
 
 
-def read_labels(path: str | Path) -> tuple[Array, Geometry]:
-    """Read a label map: (z, y, x) array in an integer type, and its geometry.
+def read_labels(path: str | Path, warnings: list[str] | None = None) -> tuple[Array, Geometry]:
+    """Read a label map.
 
-    Whole numbers stored as floating point get a signed type that holds them.
+    Args:
+        path: The file.
+        warnings: Gets one line for everything that is odd about the file, as `Volume.warnings`.
+
+    Returns:
+        The labels (z, y, x) in an integer type, and their grid as the file states it. Whole numbers stored as floating
+        point get a signed type that holds them.
 
     Raises:
         InputError: As `read_volume`, and for values that are no whole numbers of 64 bits.
     """
-    array, geometry = read_array(path)
+    volume = _read(Path(path))
+    array, geometry = volume.array, volume.geometry
+    if warnings is not None:
+        warnings += volume.warnings
     if not np.issubdtype(array.dtype, np.integer):
         odd = first_odd(array)
         if odd is not None:
@@ -263,45 +249,132 @@ def _check_name(path: Path) -> None:
 
 def read_array(path: str | Path) -> tuple[Array, Geometry]:
     """Read a 3-D image of one channel as it is: (z, y, x) array in the file's own type. Errors as `read_volume`."""
-    path = Path(path)
+    volume = _read(Path(path))
+    return volume.array, volume.geometry
+
+
+def _read(path: Path) -> Volume:
+    """Read an image as it is, in the file's own type."""
     _check_name(path)
     if not path.is_file():
         raise InputError(f"{path}: found no such file, expected an image")
-    if suffix(path) is None:
+    ending = suffix(path)
+    if ending is None:
         raise InputError(f"{path}: found an unknown file name ending, expected one of {', '.join(SUFFIXES)}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: found an empty file (0 bytes), expected an image")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        with captured_stderr():
-            reader.ReadImageInformation()
-        dimension, size, components = reader.GetDimension(), reader.GetSize(), reader.GetNumberOfComponents()
-        if dimension == 4 and size[3] == 1:  # NIfTI files of one time point
-            reader.SetExtractSize([*size[:3], 0])
-        elif dimension != 3:
-            raise InputError(f"{path}: found a {dimension}-D image of size {size}, expected 3-D")
-        if components != 1:
-            raise InputError(f"{path}: found {components} values per voxel, expected 1")
-        if min(size) < 1:
-            raise InputError(f"{path}: found size {size}, expected at least one voxel along each axis")
-        with captured_stderr() as remarks:
-            image = reader.Execute()
+        if ending in (".nii", ".nii.gz"):
+            return _read_nifti(path)
+        if ending in (".tif", ".tiff"):
+            return _read_tiff(path)
+        header = nrrd_header(path) if ending == ".nrrd" else metaimage_header(path)
+        reader, said = _opened(path)
+        geometry = _geometry(path, reader)
+        dtype = sitk.GetArrayFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).dtype
+        array = read_voxels(str(path), header, dtype, geometry.shape)
+        return _volume(str(path), array, geometry, None if header.sized else {}, said, header.oriented)
     except RuntimeError as error:
-        missing = missing_data(path)
-        if missing is not None:
-            raise InputError(f"{path}: found no {missing}, expected the file that it names as its voxels") from None
         raise InputError(f"{path}: could not be read ({reason(error)}), expected a complete image file") from None
-    array, geometry = from_image(image)
-    spacing = geometry.spacing
-    if not all(np.isfinite(spacing)) or min(spacing) <= 0:
-        raise InputError(f"{path}: found spacing {spacing}, expected positive millimetres")
-    if array.size == 0:
-        raise InputError(f"{path}: found no voxels (shape {array.shape}), expected at least one")
-    if any("Failed to read directory" in remark for remark in remarks):  # TIFF: slices are missing
-        raise InputError(f"{path}: found only the first {size[2]} slices, expected a complete image file")
-    if suffix(path) in (".nii", ".nii.gz"):
-        gaps = nifti_gaps(path, array.shape)
-        if gaps is not None:
-            array = np.where(gaps, np.nan, array)
-    return array, geometry
+    except OSError as error:
+        raise InputError(f"{path}: could not be read ({error.strerror}), expected a readable file") from None
+
+
+def _read_nifti(path: Path) -> Volume:
+    nifti = nifti_header(path)
+    if len(nifti.size) != 3:
+        raise InputError(f"{path}: found a {len(nifti.size)}-D image of size {nifti.size}, expected 3-D")
+    try:
+        reader, said = _opened(path)
+        geometry = _geometry(path, reader)
+    except RuntimeError:  # NIfTI-2, or axes that are not quite at right angles
+        geometry, angle = nifti.geometry()
+        said = []
+        if angle >= LARGEST_SHEAR:
+            found = f"axes that miss right angles by {angle:.2g} degrees"
+            raise InputError(f"{path}: found {found}, expected less than {LARGEST_SHEAR:g}") from None
+        if angle > 0.01:
+            found = f"axes that miss right angles by {angle:.2g} degrees"
+            said.append(f"{path}: found {found}, expected right angles; taken for the nearest")
+    differ = nifti.disagreement()
+    if differ:
+        said.append(f"{path}: found a qform and an sform that are {differ}, expected one place in the patient")
+    array = read_voxels(str(path), nifti.header, nifti.dtype, geometry.shape)
+    slope, intercept = nifti.scale
+    if (slope, intercept) != (1, 0):
+        kind = np.float64 if nifti.dtype.itemsize == 8 and nifti.dtype.kind == "f" else np.float32
+        scaled = np.empty(array.shape, kind)
+        for z in range(len(array)):
+            scaled[z] = array[z] * np.float64(slope) + intercept
+        array = scaled
+    return _volume(str(path), array, geometry, nifti.voxel_sizes, said, nifti.header.oriented)
+
+
+def _read_tiff(path: Path) -> Volume:
+    check_tiff(path)
+    reader, said = _opened(path)
+    geometry = _geometry(path, reader)
+    if prod(geometry.size) > path.stat().st_size * _TIFF_EXPANSION:
+        raise InputError(f"{path}: found a file too small for its size {geometry.size}, expected all voxels")
+    with captured_stderr() as lines:
+        image = reader.Execute()
+    if any("Failed to read directory" in line for line in lines):
+        raise InputError(f"{path}: found only the first {geometry.size[2]} slices, expected a complete image file")
+    array, _ = from_image(image)
+    # TIFF has no place for the distance of slices, nor for how they lie.
+    return _volume(str(path), array, geometry, {}, said + remarks(path, lines), oriented=False)
+
+
+def _opened(path: Path) -> tuple[sitk.ImageFileReader, list[str]]:
+    """ITK's reader of a file, which has read the header, and what it remarked. A RuntimeError if it cannot."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(_READERS[suffix(path) or ""])
+    reader.SetFileName(str(path))
+    with captured_stderr() as lines:
+        reader.ReadImageInformation()
+    return reader, remarks(path, lines)
+
+
+def _geometry(path: Path, reader: sitk.ImageFileReader) -> Geometry:
+    """The grid of an image whose header has been read, as the file states it."""
+    dimension, size, components = reader.GetDimension(), reader.GetSize(), reader.GetNumberOfComponents()
+    if dimension != 3 and (dimension != 4 or size[3] != 1):  # files of one time point
+        raise InputError(f"{path}: found a {dimension}-D image of size {size}, expected 3-D")
+    if components != 1:
+        raise InputError(f"{path}: found {components} values per voxel, expected 1")
+    if min(size) < 1:
+        raise InputError(f"{path}: found size {size}, expected at least one voxel along each axis")
+    direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]
+    if dimension == 4:
+        reader.SetExtractSize([*size[:3], 0])
+    return Geometry(size[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel().tolist()))
+
+
+def _volume(
+    name: str,
+    array: Array,
+    geometry: Geometry,
+    stated: dict[str, Triple] | None,
+    said: list[str],
+    oriented: bool = True,
+) -> Volume:
+    """A volume, once its grid is checked; ``stated`` as in `check_spacing`, ``said`` are warnings so far."""
+    for what, values in (
+        ("spacing", geometry.spacing),
+        ("origin", geometry.origin),
+        ("directions", geometry.direction),
+    ):
+        if not np.isfinite(values).all() or (what == "spacing" and min(values) < 0):
+            raise InputError(f"{name}: found the {what} {values}, expected finite numbers and no negative spacing")
+    columns = np.reshape(geometry.direction, (3, 3))
+    if abs(np.linalg.det(columns)) < 1e-3:
+        raise InputError(
+            f"{name}: found directions {geometry.direction} of determinant 0, expected three different ones"
+        )
+    angle = shear(columns / np.linalg.norm(columns, axis=0))
+    if angle >= LARGEST_SHEAR:
+        said.append(f"{name}: found axes that miss right angles by {angle:.2g} degrees, expected right angles")
+    grid, odd = check_spacing(name, geometry, stated)
+    if min(geometry.spacing) == 0:
+        geometry = grid  # nothing could be written with the stated one
+    return Volume(array, geometry, (*said, *odd), oriented, corrected=None if grid == geometry else grid, name=name)

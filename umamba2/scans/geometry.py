@@ -1,0 +1,53 @@
+"""Where a grid of voxels lies in the patient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a grid lies in the patient.
+
+    Attributes:
+        size: In voxels, (x, y, z), as all of these.
+        spacing: In mm.
+        origin: Where the centre of the first voxel lies, in mm: x to the patient's left, y to the back, z to the top.
+        direction: The nine direction cosines, row by row; column k is the direction in which grid axis k grows.
+    """
+
+    size: tuple[int, int, int]
+    spacing: Triple
+    origin: Triple = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    @classmethod
+    def of_array(cls, shape: Sequence[int], spacing: Sequence[float], origin: Triple = (0.0, 0.0, 0.0)) -> Geometry:
+        """The grid of an array whose axes run along the patient's.
+
+        Args:
+            shape: (z, y, x) in voxels.
+            spacing: (z, y, x) in mm.
+            origin: (x, y, z) in mm.
+        """
+        (depth, height, width), (z, y, x) = shape, spacing
+        return cls((width, height, depth), (x, y, z), origin)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of an array on this grid, (z, y, x)."""
+        x, y, z = self.size
+        return (z, y, x)
+
+    @property
+    def zyx_spacing(self) -> Triple:
+        """The spacing in the order of an array's axes, (z, y, x), in mm."""
+        x, y, z = self.spacing
+        return (z, y, x)

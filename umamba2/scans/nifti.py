@@ -1,0 +1,173 @@
+"""NIfTI-1 and NIfTI-2 headers: what they say about voxels, voxel sizes and the place in the patient.
+
+A NIfTI file may state its voxel size twice (``pixdim`` and the ``sform`` matrix) and its place twice (``qform`` and
+``sform``), and the statements need not agree. The fields are those of the NIfTI-1 and NIfTI-2 headers as published by
+nifti.nimh.nih.gov; patient coordinates there are RAS, here LPS.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from umamba2.errors import InputError
+from umamba2.scans.geometry import Array, Geometry, Triple
+from umamba2.scans.headers import Header
+
+_NAMES = ["dim", "datatype", "pixdim", "vox_offset", "scl_slope", "scl_inter", "xyzt_units"]
+_NAMES += ["qform_code", "sform_code", "quaternion", "qoffset", "sform"]
+_FORMATS = {  # by the header's size, which is also its first number
+    348: (
+        ["8i2", "i2", "8f4", "f4", "f4", "f4", "u1", "i2", "i2", "3f4", "3f4", "(3,4)f4"],
+        [40, 70, 76, 108, 112, 116, 123, 252, 254, 256, 268, 280],
+        344,
+    ),
+    540: (
+        ["8i8", "i2", "8f8", "i8", "f8", "f8", "i4", "i4", "i4", "3f8", "3f8", "(3,4)f8"],
+        [16, 12, 104, 168, 176, 184, 500, 344, 348, 352, 376, 400],
+        4,
+    ),
+}
+_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+_MM = {1: 1000.0, 3: 0.001}  # mm per metre and per micron; all else is taken for mm
+_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+LARGEST_SHEAR = 1.0  # degree
+
+
+@dataclass(frozen=True)
+class Nifti:
+    """What a NIfTI header says.
+
+    Attributes:
+        header: Where the voxels are.
+        size: In voxels, (x, y, z, ...), without axes of one voxel beyond the third.
+        dtype: Of the stored numbers, with their byte order.
+        scale: Slope and intercept that turn stored numbers into intensities.
+        pixdim: The voxel size that it states, in mm, (x, y, z); 0 where it states none.
+        qform: The matrix (3, 4) from voxels to mm, LPS, of the quaternion; None: not stated.
+        sform: The matrix (3, 4) from voxels to mm, LPS, that is stated outright; None: not stated.
+        scanner: Whether the sform claims to be that of the scanner, so that ITK takes it before the qform.
+    """
+
+    header: Header
+    size: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    scale: tuple[float, float]
+    pixdim: Triple
+    qform: Array | None
+    sform: Array | None
+    scanner: bool
+
+    @property
+    def voxel_sizes(self) -> dict[str, Triple]:
+        """The voxel sizes (x, y, z) in mm that the header states, by the name of the statement; 0 where it does not."""
+        stated = {"pixdim": self.pixdim}
+        if self.sform is not None:
+            x, y, z = np.linalg.norm(self.sform[:, :3], axis=0).tolist()
+            stated["sform"] = (x, y, z)
+        return stated
+
+    def geometry(self) -> tuple[Geometry, float]:
+        """The grid, for files that ITK does not read, and by how many degrees its axes miss right angles.
+
+        The axes are turned to the nearest right angles. Of two matrices the one that ITK would take is taken.
+        """
+        qform, sform = self.qform, self.sform
+        matrix = sform if qform is None or (sform is not None and self.scanner) else qform
+        x, y, z = next((mm for mm in self.voxel_sizes.values() if min(mm) > 0), (1.0, 1.0, 1.0))
+        size = (self.size[0], self.size[1], self.size[2])
+        if matrix is None:
+            return Geometry(size, (x, y, z)), 0.0
+        columns = matrix[:, :3] / np.linalg.norm(matrix[:, :3], axis=0)
+        u, _, v = np.linalg.svd(columns)
+        right, up, out = matrix[:, 3].tolist()
+        return Geometry(size, (x, y, z), (right, up, out), tuple((u @ v).ravel().tolist())), shear(columns)
+
+    def disagreement(self) -> str | None:
+        """How qform and sform differ, or None if they agree or only one is stated."""
+        if self.qform is None or self.sform is None:
+            return None
+        directions = [form[:, :3] / np.linalg.norm(form[:, :3], axis=0) for form in (self.qform, self.sform)]
+        cosines = (directions[0] * directions[1]).sum(axis=0)
+        angle = float(np.degrees(np.arccos(np.clip(cosines.min(), -1, 1))))
+        shift = float(np.linalg.norm(self.qform[:, 3] - self.sform[:, 3]))
+        return f"{angle:.3g} degrees and {shift:.3g} mm apart" if angle > 1 or shift > 1 else None
+
+
+def shear(columns: Array) -> float:
+    """By how many degrees the angles between three directions, the columns of (3, 3), miss right angles at most."""
+    cosines = (columns.T @ columns)[np.triu_indices(3, 1)]
+    return float(np.degrees(np.arcsin(np.clip(np.abs(cosines).max(), 0, 1))))
+
+
+def nifti_header(path: Path) -> Nifti:
+    """Read the header of a NIfTI file, compressed or not; InputError for one that is not understood."""
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(path, "rb") if packed else open(path, "rb") as file:
+            start = file.read(540)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        start = b""
+    order: Literal["<", ">"] = "<" if int.from_bytes(start[:4], "little") in _FORMATS else ">"
+    length = int.from_bytes(start[:4], "little" if order == "<" else "big")
+    if length not in _FORMATS or len(start) < length:
+        raise InputError(f"{path}: found no NIfTI header at its beginning, expected a complete image file")
+    formats, offsets, mark = _FORMATS[length]
+    layout = np.dtype({"names": _NAMES, "formats": formats, "offsets": offsets, "itemsize": length})
+    fields = np.frombuffer(start[:length], layout.newbyteorder(order), 1)[0]
+    if start[mark : mark + 2] != b"n+":
+        raise InputError(f"{path}: found a header without its voxels, expected a NIfTI file of one part")
+    count = int(fields["dim"][0])
+    if not 1 <= count <= 7:
+        raise InputError(f"{path}: found {count} dimensions, expected 3")
+    size = [int(n) for n in fields["dim"][1 : count + 1]]
+    while len(size) > 3 and size[-1] == 1:
+        size.pop()
+    kind = _TYPES.get(int(fields["datatype"]))
+    if kind is None:
+        raise InputError(f"{path}: found voxels of NIfTI's type {fields['datatype']}, expected one real number each")
+    start_of_voxels = float(fields["vox_offset"])
+    if not 0 <= start_of_voxels < 2**40:
+        raise InputError(f"{path}: found voxels from byte {start_of_voxels:g} on, expected them behind the header")
+    # Some writers leave it at 0; NIfTI's own library reads on behind the header then.
+    skip = max(int(start_of_voxels), length)
+    unit = _MM.get(int(fields["xyzt_units"]) & 7, 1.0)
+    slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
+    unscaled = not np.isfinite([slope, intercept]).all()
+    qform, sform = _qform(fields) if fields["qform_code"] > 0 else None, None
+    if fields["sform_code"] > 0:
+        sform = _TO_LPS @ fields["sform"].astype(float)
+    for name, form in (("qform", qform), ("sform", sform)):
+        if form is not None and not np.isfinite(form).all():
+            raise InputError(f"{path}: found NaN or infinity in its {name}, expected finite numbers")
+    if sform is not None and abs(np.linalg.det(sform[:, :3])) < 1e-18:
+        raise InputError(f"{path}: found an sform of determinant 0, expected three different directions")
+    x, y, z = (float(mm) * unit if np.isfinite(mm) else 0.0 for mm in fields["pixdim"][1:4])
+    header = Header(
+        path,
+        0 if packed else skip,
+        packed,
+        skip if packed else 0,
+        order,
+        oriented=qform is not None or sform is not None,
+    )
+    scale = (1.0, 0.0) if unscaled else (slope or 1.0, intercept)
+    scanner = bool(fields["sform_code"] == 1)
+    return Nifti(header, tuple(size), np.dtype(f"{order}{kind}"), scale, (x, y, z), qform, sform, scanner)
+
+
+def _qform(fields: np.void) -> Array:
+    b, c, d = (float(q) for q in fields["quaternion"])
+    a = max(0.0, 1 - b * b - c * c - d * d) ** 0.5
+    # A quaternion turns by R v = v + 2 a (q x v) + 2 q x (q x v).
+    cross = np.array([[0, -d, c], [d, 0, -b], [-c, b, 0]])
+    rotation = np.eye(3) + 2 * a * cross + 2 * cross @ cross
+    mirror = -1.0 if fields["pixdim"][0] < 0 else 1.0
+    form: Array = _TO_LPS @ np.column_stack([rotation * [1, 1, mirror], fields["qoffset"].astype(float)])
+    return form

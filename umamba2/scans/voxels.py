@@ -1,0 +1,93 @@
+"""Voxels out of files, to the last byte: sizes are checked before memory is taken, checksums while unpacking.
+
+ITK ignores the checksums of compressed MetaImage and of most NRRD files, allocates whatever a header declares, and
+turns NaN in NIfTI files into 0.
+"""
+
+from __future__ import annotations
+
+import zlib
+from math import prod
+from typing import BinaryIO
+
+import numpy as np
+
+from umamba2.errors import InputError
+from umamba2.scans.geometry import Array
+from umamba2.scans.headers import Header
+
+_CHUNK = 1 << 20
+_LARGEST_EXPANSION = 1032  # of deflate, by the format itself
+_ZLIB_OR_GZIP = 47  # for zlib: find out which
+
+
+def read_voxels(name: str, header: Header, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
+    """Read the voxels of a file.
+
+    Args:
+        name: What messages call the file.
+        header: Where they are.
+        dtype: Of the stored numbers; the header's byte order holds.
+        shape: (z, y, x).
+
+    Returns:
+        An array of that shape in the machine's byte order.
+
+    Raises:
+        InputError: There are fewer voxels than the shape says, or their checksum is wrong.
+    """
+    size = prod(shape) * dtype.itemsize
+    end = header.data.stat().st_size
+    offset = end - size if header.offset is None else header.offset
+    there = max(0, end - max(0, offset))
+    most = there * _LARGEST_EXPANSION if header.packed else there
+    if offset < 0 or most < size + header.skip:
+        packed = "compressed " if header.packed else ""
+        voxels = " x ".join(map(str, reversed(shape)))
+        raise InputError(
+            f"{name}: found the end of the file too early ({there} {packed}bytes of voxels), "
+            f"expected {voxels} voxels of {dtype.itemsize} bytes"
+        )
+    try:
+        content = np.empty(size, np.uint8)
+    except MemoryError:
+        raise InputError(f"{name}: found {size / 1e9:.1f} GB of voxels, expected what fits into memory") from None
+    with open(header.data, "rb") as file:
+        file.seek(offset)
+        try:
+            done = _unpack(file, content, header.skip) if header.packed else file.readinto(content.data)
+        except zlib.error as error:
+            why = str(error).rpartition(": ")[2]
+            raise InputError(f"{name}: found damaged voxels ({why}), expected what was once compressed") from None
+    if done < size:
+        raise InputError(f"{name}: found the end of the file before that of the image, expected all voxels")
+    array: Array = content.view(dtype.newbyteorder(header.order)).reshape(shape)
+    return array if array.dtype.isnative else array.astype(dtype.newbyteorder("="))
+
+
+def _unpack(file: BinaryIO, content: Array, skip: int) -> int:
+    """Fill an array of bytes from a zlib or gzip stream, leaving out its first bytes; how many bytes were there.
+
+    Reads to the end of the stream, where its checksum is. Raises zlib.error if the stream is damaged or goes on for as
+    long again.
+    """
+    done, packed, inflater = -skip, b"", zlib.decompressobj(_ZLIB_OR_GZIP)
+    while True:
+        packed = packed or file.read(_CHUNK)
+        block = inflater.decompress(packed, 16 * _CHUNK)
+        if not (packed or block or inflater.eof):
+            return 0  # the file ends before the stream and its checksum do
+        packed = inflater.unconsumed_tail
+        first, last = max(0, -done), min(len(block), content.size - done)
+        if first < last:
+            content[done + first : done + last] = np.frombuffer(block, np.uint8)[first:last]
+        done += len(block)
+        if inflater.eof:
+            if done >= content.size:
+                return done
+            packed = inflater.unused_data or file.read(_CHUNK)  # gzip files may be several in a row
+            if not packed.strip(b"\0"):
+                return done
+            inflater = zlib.decompressobj(_ZLIB_OR_GZIP)
+        elif done > 2 * content.size + 64 * _CHUNK:
+            raise zlib.error("it goes on beyond the last voxel")
