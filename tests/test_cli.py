@@ -66,7 +66,9 @@ def test_a_folder_of_images(predict, tmp_path):
     for name in ("b.nrrd", "a.mha", "c.tif"):
         write_image(tmp_path / "in" / name, scan((1, 2)), None)
     (tmp_path / "in/notes.txt").touch()
-    assert predict(STSR, tmp_path / "in", tmp_path / "out") == (0, [])
+    code, (warning,) = predict(STSR, tmp_path / "in", tmp_path / "out")
+    assert code == 0
+    assert warning.startswith(f"warning: {tmp_path / 'in/c.tif'}: found no voxel size, expected")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mha", "b.nrrd", "c.tif", "run.json"]
 
 

@@ -92,7 +92,8 @@ def test_the_grid_comes_back_exactly(job, tmp_path, ending, dtype):
     array = np.maximum(scan((1, 2), (46, 4)), 0 if dtype == np.uint16 else -1000).astype(dtype)
     image = write_image(tmp_path / f"in/images/cbct/P1{ending}", array)
     code, errors, out = job(MULTICLASS)
-    assert (code, errors) == (0, [])
+    odd = [f"warning: {image}: found no voxel size"] if ending == ".tif" else []
+    assert (code, [error.partition(",")[0] for error in errors]) == (0, odd)
     before = sitk.ReadImage(str(image))
     after = sitk.ReadImage(str(out / OUTPUT_FOLDER[MULTICLASS] / image.name))
     assert after.GetSize() == before.GetSize()

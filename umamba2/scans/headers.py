@@ -56,7 +56,7 @@ def metaimage_header(path: Path) -> Header:
         position = end + 1
     name = fields.get("ElementDataFile")
     if name is None:
-        raise InputError(f"{path}: found no ElementDataFile, expected the header of a MetaImage")
+        raise InputError(f"{path}: could not be read (no ElementDataFile in it), expected a complete image file")
     if not _yes(fields.get("BinaryData", "")):
         raise InputError(f"{path}: found voxels written as text, expected BinaryData = True")
     local = name.upper() == "LOCAL"
@@ -82,7 +82,7 @@ def nrrd_header(path: Path) -> Header:
     end = re.search(rb"\r?\n\r?\n", start)
     lines = start[: end.start() if end else None].decode(errors="surrogateescape").splitlines()
     if not lines or not lines[0].startswith("NRRD"):
-        raise InputError(f"{path}: found no NRRD at the start, expected the header of a NRRD file")
+        raise InputError(f"{path}: could not be read (no NRRD header in it), expected a complete image file")
     pairs = (line.partition(":") for line in lines[1:] if not line.startswith("#") and ":=" not in line)
     fields = {key.strip().lower().replace(" ", ""): value.strip() for key, _, value in pairs}
     encoding = fields.get("encoding", "").lower()

@@ -112,12 +112,14 @@ def nifti_header(path: Path) -> Nifti:
     try:
         with gzip.open(path, "rb") if packed else open(path, "rb") as file:
             start = file.read(540)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        start = b""
+    except EOFError:
+        raise InputError(f"{path}: found the end of the file in its header, expected a complete image file") from None
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: could not be read ({error}), expected a complete image file") from None
     order: Literal["<", ">"] = "<" if int.from_bytes(start[:4], "little") in _FORMATS else ">"
     length = int.from_bytes(start[:4], "little" if order == "<" else "big")
     if length not in _FORMATS or len(start) < length:
-        raise InputError(f"{path}: found no NIfTI header at its beginning, expected a complete image file")
+        raise InputError(f"{path}: could not be read (no NIfTI header in it), expected a complete image file")
     formats, offsets, mark = _FORMATS[length]
     layout = np.dtype({"names": _NAMES, "formats": formats, "offsets": offsets, "itemsize": length})
     fields = np.frombuffer(start[:length], layout.newbyteorder(order), 1)[0]
@@ -127,6 +129,10 @@ def nifti_header(path: Path) -> Nifti:
     if not 1 <= count <= 7:
         raise InputError(f"{path}: found {count} dimensions, expected 3")
     size = [int(n) for n in fields["dim"][1 : count + 1]]
+    if min(size) < 1:
+        raise InputError(f"{path}: found size {tuple(size)}, expected at least one voxel along each axis")
+    if count == 5 and size[3] == 1 < size[4]:
+        raise InputError(f"{path}: found {size[4]} values per voxel, expected 1")
     while len(size) > 3 and size[-1] == 1:
         size.pop()
     kind = _TYPES.get(int(fields["datatype"]))

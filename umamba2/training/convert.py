@@ -195,7 +195,7 @@ def copy_image(image: Path, target: Path):
     """Copy an image, complete or not at all, and return its geometry; one with NaN is written anew without them."""
     volume = read_volume(image)
     if volume.mended:
-        say(f"warning: {volume.warnings[0]}; written as the smallest finite value", sys.stderr)
+        say(f"warning: {volume.warnings[-1]}; written as the smallest finite value", sys.stderr)
         write_volume(target, volume.array, volume.geometry)
         return volume.geometry
     partial = target.with_name(f".{target.name}.partial")

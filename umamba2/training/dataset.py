@@ -162,7 +162,7 @@ def check_case(image: Path, labels: Path | None, ids: tuple[int, ...]) -> CaseFa
     """Read the image and labels of one case. Raises InputError for the faults that `verify` lists."""
     volume = read_volume(image)
     if volume.mended:
-        raise InputError(volume.warnings[0])
+        raise InputError(volume.warnings[-1])
     if volume.array.min() == volume.array.max():
         raise InputError(f"{image}: found {volume.array.min():g} in all voxels, expected a scan")
     orient = orientation(volume.geometry)
