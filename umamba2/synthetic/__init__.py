@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Phantom", "ToothShape", "image_of_labels", "make_phantom", "read_tooth_shapes", "write_phantoms"]
 
-_HOMES = {
-    "image_of_labels": "appearance",
-    **dict.fromkeys(("Phantom", "make_phantom", "write_phantoms"), "phantoms"),
-    **dict.fromkeys(("ToothShape", "read_tooth_shapes"), "tooth_shapes"),
-}
-
 if not TYPE_CHECKING:
-    __getattr__ = lazily(__name__, _HOMES)
+    __getattr__ = lazily(
+        __name__,
+        {
+            "Phantom": "phantoms",
+            "ToothShape": "tooth_shapes",
+            "image_of_labels": "appearance",
+            "make_phantom": "phantoms",
+            "read_tooth_shapes": "tooth_shapes",
+            "write_phantoms": "phantoms",
+        },
+    )
