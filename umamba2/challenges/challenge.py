@@ -3,63 +3,80 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
+from umamba2.anatomy.structures import Structure, left_right_pairs
+from umamba2.challenges.recipe import Recipe
 
-from umamba2.anatomy import structures as labels
-from umamba2.engine.postprocess import Connectivity, paint_clicks, remove_small
-from umamba2.scans.clicks import Clicks
+Connectivity = Literal[6, 18, 26]
+Grading = Literal["classes", "click runs", "instances"]
 
 
 @dataclass(frozen=True)
 class Challenge:
-    """A challenge: what its platform mounts and collects, and the method's published settings for it.
+    """A challenge: what it asks for, what its platform mounts and collects, and the method's published settings.
 
-    ``mounts``: the input and the output folder in the container. ``image_folder`` and ``output_folder`` lie below
-    them ("" is the mount itself). ``output_name`` is made from {name}, the image's file name, {case}, the same
-    without its image suffix, and {suffix}. ``has_results``: Grand Challenge's results.json and metadata folder.
-    ``connectivity``: 6, 18 or 26 neighbours for the removal of small components, None to keep them all.
+    Attributes:
+        name: What it is called on the command line and in the description of a dataset or a model.
+        title: What readers call it.
+        structures: Its classes, in the order of their training ids.
+        grading: How it is graded: "classes" (mean Dice and HD95 of every class), "click runs" (the same, integrated
+            over six runs with 0 to 5 clicks) or "instances" (foreground and instances pooled over the cases).
+        recipe: How its networks are planned and trained.
+        dataset_name: What nnU-Net calls its dataset, ``Dataset<number>_<name>``.
+        output_name: The name of an output, made from {name}, the image's file name, {case}, the same without its
+            image suffix, and {suffix}.
+        mounts: The input and the output folder in the container.
+        image_folder: Where the images lie below the input folder; "" is that folder itself.
+        output_folder: Where the label maps go below the output folder.
+        suffix: The default for {suffix}.
+        has_results: Whether the platform wants Grand Challenge's results.json and metadata folder.
+        takes_clicks: Whether a scan comes with clicks.
+        numbering: The default numbering of the label maps.
+        released: What the released label maps hold, if that is more than the classes.
+        tile_step: Distance of tiles as a fraction of the patch.
+        mirror_axes: Axes (0 z, 1 y, 2 x) of the mirror images to average over.
+        swaps_sides: Whether an x mirror image swaps left and right structures.
+        blend: How tiles are blended, see `umamba2.engine.blend`.
+        connectivity: 6, 18 or 26 neighbours for the removal of small components; None keeps them all.
     """
 
     name: str
-    mounts: tuple[str, str]
-    image_folder: str
-    output_folder: str
+    title: str
+    structures: tuple[Structure, ...]
+    grading: Grading
+    recipe: Recipe
+    dataset_name: str
     output_name: str
-    has_results: bool
-    takes_clicks: bool
-    tile_step: float
-    swaps_sides: bool
-    connectivity: Connectivity | None
-    mirror_axes: tuple[int, ...] = (1, 2)
-    blend: str = "published"
-    label_map: str = "platform"
+    mounts: tuple[str, str]
+    image_folder: str = ""
+    output_folder: str = ""
     suffix: str = ""
+    has_results: bool = False
+    takes_clicks: bool = False
+    numbering: str = "platform"
+    released: tuple[Structure, ...] = ()
+    tile_step: float = 0.5
+    mirror_axes: tuple[int, ...] = (1, 2)
+    swaps_sides: bool = True
+    blend: str = "published"
+    connectivity: Connectivity | None = None
 
     @property
     def num_classes(self) -> int:
         """Channels of a network for this challenge, background included."""
-        return len(labels.STRUCTURES[self.name]) + 1
+        return len(self.structures) + 1
 
     @property
     def min_voxels(self) -> dict[int, float]:
         """Training id -> smallest component that stays, in voxels of 0.3 mm."""
-        return {s.training: s.min_voxels for s in labels.STRUCTURES[self.name] if s.min_voxels is not None}
+        return {s.training: s.min_voxels for s in self.structures if s.min_voxels is not None}
 
     def predictor_settings(self) -> dict[str, Any]:
         """Arguments of ``Predictor.load`` that the challenge decides."""
         return {
             "tile_step": self.tile_step,
             "mirror_axes": self.mirror_axes,
-            "left_right_pairs": labels.left_right_pairs(self.name) if self.swaps_sides else (),
+            "left_right_pairs": left_right_pairs(self.structures) if self.swaps_sides else (),
             "blend": self.blend,
         }
-
-    def clean(self, label_map: np.ndarray, spacing: tuple[float, float, float], clicks: Clicks | None) -> np.ndarray:
-        """The published post-processing of a label map (z, y, x) in training ids; spacing (z, y, x) in mm."""
-        if self.connectivity is not None:
-            label_map = remove_small(label_map, self.min_voxels, spacing, self.connectivity)
-        if self.takes_clicks and clicks is not None:
-            label_map = paint_clicks(label_map, clicks)
-        return label_map

@@ -7,7 +7,13 @@ from umamba2.challenges.stsr import STSR
 from umamba2.challenges.toothfairy3 import INTERACTIVE, MULTICLASS
 from umamba2.errors import InputError
 
-CHALLENGES = {challenge.name: challenge for challenge in (MULTICLASS, INTERACTIVE, STSR)}
+CHALLENGES: dict[str, Challenge] = {}
+
+
+def register(challenge: Challenge) -> Challenge:
+    """Make a challenge known to all commands, and return it. One of the same name is replaced."""
+    CHALLENGES[challenge.name] = challenge
+    return challenge
 
 
 def find_challenge(name: str) -> Challenge:
@@ -15,3 +21,7 @@ def find_challenge(name: str) -> Challenge:
     if name not in CHALLENGES:
         raise InputError(f"challenge: found {name!r}, expected one of {', '.join(CHALLENGES)}")
     return CHALLENGES[name]
+
+
+for _challenge in (MULTICLASS, INTERACTIVE, STSR):
+    register(_challenge)

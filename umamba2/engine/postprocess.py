@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
 
 import cc3d
 import numpy as np
 
 from umamba2.anatomy.structures import REFERENCE_VOXEL_MM3
+from umamba2.challenges.challenge import Challenge, Connectivity
 from umamba2.scans.clicks import Clicks
-
-Connectivity = Literal[6, 18, 26]
 
 # The voxel itself and its six face neighbours, (z, y, x).
 _CROSS = np.array([[0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
+
+
+def postprocess(
+    labels: np.ndarray, challenge: Challenge, spacing: tuple[float, float, float], clicks: Clicks | None
+) -> np.ndarray:
+    """The published post-processing of a challenge; returns a new array unless there is none.
+
+    Args:
+        labels: The label map (z, y, x) in training ids, unsigned integers.
+        challenge: Whose numbers to use.
+        spacing: Of the label map, (z, y, x) in mm.
+        clicks: What was clicked in the scan, as voxel indices; None if the challenge has no clicks.
+    """
+    if challenge.connectivity is not None:
+        labels = remove_small(labels, challenge.min_voxels, spacing, challenge.connectivity)
+    if challenge.takes_clicks and clicks is not None:
+        labels = paint_clicks(labels, clicks)
+    return labels
 
 
 def remove_small(

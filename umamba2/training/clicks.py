@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from umamba2.scans.clicks import simulate_clicks
-from umamba2.training.presets import Clicking
+from umamba2.challenges.recipe import Clicking
 
 
 def draw_clicks(labels: np.ndarray, settings: Clicking, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

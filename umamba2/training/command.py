@@ -7,13 +7,13 @@ import os
 import sys
 from pathlib import Path
 
-from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
+from umamba2.challenges import CHALLENGES, MULTICLASS, Challenge, find_challenge
+from umamba2.challenges.recipe import ARCHITECTURES
 from umamba2.errors import InputError
 from umamba2.training.nnunet import add_options, find_dataset, use_folders
-from umamba2.training.presets import ARCHITECTURES, PLANS, PRESETS, Preset
+from umamba2.training.presets import PLANS
 
-# What a download is called, and the challenge that it is converted for.
-DOWNLOADS = {"toothfairy3": MULTICLASS, INTERACTIVE: INTERACTIVE, STSR: STSR}
+ALIASES = {"toothfairy3": MULTICLASS.name}  # what `convert` calls a challenge as well
 
 
 def add_convert(commands) -> None:
@@ -24,7 +24,7 @@ def add_convert(commands) -> None:
         description="Turn a challenge's download into a dataset of nnU-Net; go on where an earlier run has stopped.",
     )
     parser.set_defaults(command=_convert)
-    parser.add_argument("challenge", choices=DOWNLOADS)
+    parser.add_argument("challenge", choices=(*ALIASES, *CHALLENGES))
     parser.add_argument("source", type=Path, help="the unpacked download")
     parser.add_argument("target", type=Path, help="nnU-Net's raw folder, or Dataset<number>_<name> in it")
     _add_workers(parser)
@@ -103,7 +103,7 @@ def add_pretrain(commands) -> None:
     parser.set_defaults(command=_pretrain)
     parser.add_argument("scans", type=Path, help="folder of scans")
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder for weights, pictures and the rest")
-    parser.add_argument("--preset", choices=PRESETS, required=True, help="the challenge to be trained for later")
+    parser.add_argument("--preset", choices=CHALLENGES, required=True, help="the challenge to be trained for later")
     parser.add_argument("--plans", type=Path, help="plans of the dataset to be trained later (default: the preset)")
     parser.add_argument(
         "--patch", type=_at_least_one, nargs=3, metavar=("Z", "Y", "X"), help="in voxels (default: the preset's)"
@@ -129,7 +129,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def _add_dataset(parser: argparse.ArgumentParser, where: str = "raw") -> None:
     parser.add_argument("dataset", help=f"name or number of a dataset in nnU-Net's {where} folder")
-    parser.add_argument("--preset", choices=PRESETS, help="default: the challenge that the dataset names")
+    parser.add_argument("--preset", choices=CHALLENGES, help="default: the challenge that the dataset names")
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
@@ -139,18 +139,18 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def preset_of(dataset: Path, name: str | None, challenge: str | None) -> Preset:
-    """The preset of that name, else the one for the challenge that a dataset names; InputError if there is none."""
-    if name is None and challenge not in PRESETS:
-        raise InputError(f"{dataset}: found the challenge {challenge}, expected --preset {' or '.join(PRESETS)}")
-    return PRESETS[name or challenge]  # type: ignore[index]
+def challenge_of(dataset: Path, name: str | None, stated: str | None) -> Challenge:
+    """The challenge of that name, else the one that a dataset states; InputError if there is none."""
+    if name is None and stated not in CHALLENGES:
+        raise InputError(f"{dataset}: found the challenge {stated}, expected --preset {' or '.join(CHALLENGES)}")
+    return find_challenge(name or str(stated))
 
 
 def _convert(options: argparse.Namespace) -> int:
     from umamba2.messages import say
     from umamba2.training.convert import convert
 
-    folder = convert(DOWNLOADS[options.challenge], options.source, options.target, options.workers)
+    folder = convert(find_challenge(ALIASES.get(options.challenge, options.challenge)), options.source, options.target, options.workers)
     say(f"{folder}  complete; next: umamba2 plan {folder.name}")
     return 0
 
@@ -162,14 +162,14 @@ def _plan(options: argparse.Namespace) -> int:
 
     raw, preprocessed = use_folders(options, "raw", "preprocessed")
     dataset = read_dataset(find_dataset(raw, options.dataset))
-    preset = preset_of(dataset.folder, options.preset, dataset.challenge)
-    if preset.unlabelled and not dataset.unlabelled:
+    challenge = challenge_of(dataset.folder, options.preset, dataset.challenge)
+    if challenge.recipe.unlabelled and not dataset.unlabelled:
         expected = "some for `umamba2 train` (nnUNetv2_train -tr UMamba2Trainer does without)"
         say(f"warning: {dataset.folder}: found no unlabelled cases, expected {expected}", sys.stderr)
     plans = plan(
         dataset,
         preprocessed,
-        preset,
+        challenge,
         patch=options.patch and tuple(options.patch),
         spacing=options.spacing and tuple(options.spacing),
         architecture=ARCHITECTURES[options.network],
@@ -188,11 +188,11 @@ def _plan(options: argparse.Namespace) -> int:
 def _preprocess(options: argparse.Namespace) -> int:
     from umamba2.messages import say
     from umamba2.training.dataset import read_dataset
-    from umamba2.training.plan import check_preset, preprocess
+    from umamba2.training.plan import check_challenge, preprocess
 
     raw, preprocessed = use_folders(options, "raw", "preprocessed")
     dataset = read_dataset(find_dataset(raw, options.dataset))
-    check_preset(dataset, preset_of(dataset.folder, options.preset, dataset.challenge))
+    check_challenge(dataset, challenge_of(dataset.folder, options.preset, dataset.challenge))
     folder = preprocess(dataset, preprocessed, options.workers)
     say(f"{folder}  {len(dataset.cases)} labelled, {len(dataset.unlabelled)} unlabelled cases")
     return 0
@@ -206,16 +206,16 @@ def _train(options: argparse.Namespace) -> int:
 
     preprocessed, _ = use_folders(options, "preprocessed", "results")
     dataset = find_dataset(preprocessed, options.dataset)
-    preset = preset_of(dataset, options.preset, read_description(dataset).get("challenge"))
+    challenge = challenge_of(dataset, options.preset, read_description(dataset).get("challenge"))
     check_preprocessed(dataset / f"{PLANS}.json")
     if options.fold != "all" and not options.fold.isdigit():
         raise InputError(f"--fold: found {options.fold!r}, expected a number or 'all'")
-    finetune = options.finetune
+    preset, finetune = challenge.recipe, options.finetune
     if finetune == -1:
         finetune = preset.finetune.epochs if preset.finetune else 1  # which the preset then refuses
     run_options = _run_options(
         options,
-        preset=preset.challenge,
+        preset=challenge.name,
         finetune_epochs=finetune,
         pretrained=options.pretrained and str(options.pretrained.absolute()),
     )
@@ -249,7 +249,7 @@ def _pretrain(options: argparse.Namespace) -> int:
     weights = pretrain(
         scans,
         options.output.absolute(),
-        PRESETS[options.preset],
+        find_challenge(options.preset),
         _run_options(options, preset=options.preset),
         plans=options.plans,
         patch=options.patch and tuple(options.patch),

@@ -22,7 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from umamba2.anatomy.structures import DATASET_TYPOS, INTERACTIVE, MULTICLASS, STRUCTURES, STSR, training_table
+from umamba2.anatomy.numberings import in_ranges, to_training
+from umamba2.anatomy.structures import DATASET_TYPOS
+from umamba2.challenges import Challenge
 from umamba2.errors import InputError
 from umamba2.files import write_file
 from umamba2.messages import say
@@ -41,11 +43,6 @@ from umamba2.training.dataset import CHANNEL, check_grid, check_ids, ending_of, 
 from umamba2.training.nnunet import is_dataset_name
 from umamba2.training.workers import check_disk, run_all
 
-DATASET_NAMES = {
-    MULTICLASS: "Dataset301_ToothFairy3",
-    INTERACTIVE: "Dataset302_ToothFairy3Interactive",
-    STSR: "Dataset303_STSR2025",
-}
 FOLDS, SEED = 5, 12345
 CASE_WITH_TYPOS = "S_0048"  # the only one that may hold `DATASET_TYPOS`
 
@@ -64,7 +61,7 @@ class Download:
     left_out: list[Path] = field(default_factory=list)
 
 
-def convert(challenge: str, source: str | Path, target: str | Path, workers: int = 1) -> Path:
+def convert(challenge: Challenge, source: str | Path, target: str | Path, workers: int = 1) -> Path:
     """Turn a download into a raw dataset of nnU-Net and return its folder; the originals are only read.
 
     ``target`` is nnU-Net's raw folder, or a folder in it called ``Dataset<three digits>_<name>``. Cases that are there
@@ -73,12 +70,13 @@ def convert(challenge: str, source: str | Path, target: str | Path, workers: int
     each, for cases with a fault.
     """
     source, target = Path(source), Path(target)
-    folder = target if is_dataset_name(target.name) else target / DATASET_NAMES[challenge]
+    folder = target if is_dataset_name(target.name) else target / challenge.dataset_name
     if folder != target and target.name.startswith("Dataset"):
         raise InputError(f"{target}: found the name {target.name}, expected Dataset<three digits>_<name>")
     if folder.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{target}: found it inside {source}, expected another place")
-    download = recognise(source, may_lack_labels=challenge == STSR)
+    semi_supervised = challenge.recipe.unlabelled is not None
+    download = recognise(source, may_lack_labels=semi_supervised)
     say(_summary(source, download))
     images = [image for image, _ in download.labelled.values()] + list(download.unlabelled.values())
     ending = ending_of(images)
@@ -102,7 +100,7 @@ def convert(challenge: str, source: str | Path, target: str | Path, workers: int
     check_disk(folder, sum(path.stat().st_size for path in sources), "the converted cases")
     run_all(convert_case, labelled, workers, "converting")
     run_all(copy_image, unlabelled, workers, "copying")
-    splits = make_splits(list(download.labelled), list(download.unlabelled) if challenge == STSR else None)
+    splits = make_splits(list(download.labelled), list(download.unlabelled) if semi_supervised else None)
     write_file(folder / "splits_final.json", json.dumps(splits, indent=1) + "\n")
     verify(read_dataset(folder), workers)
     return folder
@@ -175,14 +173,14 @@ def _claims_labels(image: Path) -> bool:
     return bool(told) and told[0][1] is None
 
 
-def convert_case(challenge: str, case: str, image: Path, labels: Path, folder: Path, ending: str) -> None:
+def convert_case(challenge: Challenge, case: str, image: Path, labels: Path, folder: Path, ending: str) -> None:
     """Copy the image of a case and translate its labels into training ids, with clicks for the interactive task."""
     array, geometry = read_labels(labels)
     size_and_spacing = copy_image(image, folder / "imagesTr" / f"{case}{CHANNEL}{ending}")
     check_grid(labels, geometry, size_and_spacing)
     check_ids(labels, array, *_known_ids(challenge, case))
-    converted = training_table(challenge)[array]
-    if challenge == INTERACTIVE:
+    converted = to_training(challenge.structures, "dataset")[array]
+    if challenge.takes_clicks:
         rng = np.random.default_rng(zlib.crc32(case.encode()))
         points = [(name, p) for name, side in NAMES.items() for p in simulate_clicks(converted == side + 1, rng)]
         write_file(folder / "clicks" / f"iac_clicks_{case}.json", click_json(points))
@@ -224,14 +222,11 @@ def make_splits(cases: list[str], unlabelled: list[str] | None = None) -> list[d
     return splits
 
 
-def _known_ids(challenge: str, case: str) -> tuple[tuple[int, ...], str]:
+def _known_ids(challenge: Challenge, case: str) -> tuple[tuple[int, ...], str]:
     """Label values of a download, and how to say so."""
-    if challenge == STSR:
-        return tuple(range(len(STRUCTURES[STSR]) + 1)), "0 to 12"
-    ids = {0, *(i for structure in STRUCTURES[MULTICLASS] for i in structure.dataset)}
-    if case.endswith(CASE_WITH_TYPOS):
-        ids |= set(DATASET_TYPOS)
-    return tuple(sorted(ids)), "ToothFairy3's: 0-10, teeth 11-48, canals 103-105, pulps 111-148"
+    ids = {0, *(i for structure in challenge.released or challenge.structures for i in structure.dataset)}
+    usual = ids - set(DATASET_TYPOS)
+    return tuple(sorted(ids if case.endswith(CASE_WITH_TYPOS) else usual)), in_ranges(usual)
 
 
 def _summary(source: Path, download: Download) -> str:
@@ -248,13 +243,13 @@ def _summary(source: Path, download: Download) -> str:
     return f"{source}: " + ", ".join(parts)
 
 
-def _start(folder: Path, challenge: str, ending: str, count: int) -> None:
+def _start(folder: Path, challenge: Challenge, ending: str, count: int) -> None:
     """Write dataset.json first: it says what the folder is about to hold. InputError if it holds something else."""
     description = {
         "name": folder.name.partition("_")[2],
-        "challenge": challenge,
+        "challenge": challenge.name,
         "channel_names": {"0": "CT"},
-        "labels": {"background": 0, **{s.name: s.training for s in STRUCTURES[challenge]}},
+        "labels": {"background": 0, **{s.name: s.training for s in challenge.structures}},
         "numTraining": count,
         "file_ending": ending,
     }

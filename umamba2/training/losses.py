@@ -14,40 +14,39 @@ import torch
 from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import Tensor, nn
 
-from umamba2.anatomy.structures import FDI_TEETH, MULTICLASS, STRUCTURES
+from umamba2.anatomy.structures import Structure, by_name
 
-PULP = 46
-# Canals with their continuation on the same side, and the two sinuses, which are one structure in two halves.
-_PAIRS = ((3, 43), (4, 44), (5, 6))
+# A canal with its continuation on the same side, and the two sinuses, which are one structure in two halves.
+_ALIKE = (
+    ("left inferior alveolar canal", "left mandibular incisive canal"),
+    ("right inferior alveolar canal", "right mandibular incisive canal"),
+    ("left maxillary sinus", "right maxillary sinus"),
+)
 
 
-def neighbours() -> dict[int, tuple[int, ...]]:
-    """Training ids that the multi-class labels are easily mistaken for: teeth, canals and sinuses have some."""
-    training = {s.platform: s.training for s in STRUCTURES[MULTICLASS] if s.platform in FDI_TEETH}
-    found: dict[int, list[int]] = {label: [] for pair in _PAIRS for label in pair}
-    for one, other in _PAIRS:
-        found[one].append(other)
-        found[other].append(one)
+def neighbours(structures: Sequence[Structure]) -> dict[int, tuple[int, ...]]:
+    """The training ids that each training id is easily mistaken for; canals, sinuses and teeth have some."""
+    named, teeth = by_name(structures), {s.fdi: s.training for s in structures if s.fdi}
+    pairs = [(named[a].training, named[b].training) for a, b in _ALIKE if a in named and b in named]
     for right, left in ((1, 2), (4, 3)):  # quadrants: the upper and the lower arch, from wisdom tooth to wisdom tooth
         arch = [10 * right + i for i in range(8, 0, -1)] + [10 * left + i for i in range(1, 9)]
-        teeth = [training[fdi] for fdi in arch]
-        for tooth in teeth:
-            found[tooth] = []
-        for one, other in pairwise(teeth):
-            found[one].append(other)
-            found[other].append(one)
-        for tooth in teeth:
-            found[tooth].append(PULP)
-    return {label: tuple(sorted(others)) for label, others in found.items()}
+        pairs += [(teeth[a], teeth[b]) for a, b in pairwise(arch) if a in teeth and b in teeth]
+    found: dict[int, list[int]] = {}
+    for one, other in pairs:
+        found.setdefault(one, []).append(other)
+        found.setdefault(other, []).append(one)
+    for tooth in teeth.values():
+        found.setdefault(tooth, []).extend(s.training for s in structures if s.group == "pulp")
+    return {label: tuple(sorted(others)) for label, others in found.items() if others}
 
 
-def soft_targets(classes: int, share: float) -> Tensor:
-    """What a label means to each class, (classes, classes): row = label, entries sum to 1.
+def soft_targets(structures: Sequence[Structure], share: float) -> Tensor:
+    """What a label means to each class, (classes, classes) with the background: row = label, entries sum to 1.
 
     ``share`` of a label with neighbours is spread evenly over them; labels without any stay hard.
     """
-    table = torch.eye(classes)
-    for label, others in neighbours().items():
+    table = torch.eye(len(structures) + 1)
+    for label, others in neighbours(structures).items():
         table[label, label] = 1 - share
         table[label, list(others)] = share / len(others)
     return table

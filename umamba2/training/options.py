@@ -6,8 +6,9 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 
+from umamba2.challenges import CHALLENGES, Challenge
+from umamba2.challenges.recipe import Recipe
 from umamba2.errors import InputError
-from umamba2.training.presets import PRESETS, Preset
 
 VARIABLE = "UMAMBA2_TRAINING"
 
@@ -49,14 +50,12 @@ class Options:
         """Leave the options to the trainers of this process and of those it starts."""
         os.environ[VARIABLE] = json.dumps({k: v for k, v in asdict(self).items() if v is not None})
 
-    def applied_to(self, preset: Preset) -> Preset:
+    def applied_to(self, preset: Recipe) -> Recipe:
         """The preset with this run's changes; its ``finetune`` is None unless asked for."""
         finetune = None
         if self.finetune_epochs:
             if preset.finetune is None:
-                raise InputError(
-                    f"fine-tuning: found the preset {preset.challenge}, which has no such stage, expected 0"
-                )
+                raise InputError("fine-tuning: found a preset that has no such stage, expected 0 epochs of it")
             finetune = replace(preset.finetune, epochs=self.finetune_epochs)
         return replace(
             preset,
@@ -73,8 +72,8 @@ class Options:
         )
 
 
-def preset_for(challenge: object, options: Options) -> Preset | None:
-    """The preset of a dataset that states ``challenge``, with a run's changes; None if neither names one.
+def challenge_for(challenge: object, options: Options) -> Challenge | None:
+    """The challenge of a dataset that states ``challenge``; None if neither names one.
 
     Raises InputError if they name different ones, or one that does not exist.
     """
@@ -83,6 +82,6 @@ def preset_for(challenge: object, options: Options) -> Preset | None:
     name = options.preset or challenge
     if name is None:
         return None
-    if name not in PRESETS:
-        raise InputError(f"preset: found {name!r}, expected {', '.join(PRESETS)}")
-    return options.applied_to(PRESETS[str(name)])
+    if name not in CHALLENGES:
+        raise InputError(f"preset: found {name!r}, expected {', '.join(CHALLENGES)}")
+    return CHALLENGES[str(name)]

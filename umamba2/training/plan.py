@@ -26,13 +26,14 @@ from typing import Any
 
 import numpy as np
 
-from umamba2.anatomy.structures import STRUCTURES
+from umamba2.challenges import Challenge
+from umamba2.challenges.recipe import FULL, Architecture, Recipe
 from umamba2.errors import InputError
 from umamba2.files import write_file
 from umamba2.training.dataset import Dataset, read_splits, verify
 from umamba2.training.lock import alone_in
 from umamba2.training.nnunet import use_folders
-from umamba2.training.presets import CONFIGURATION, FULL, PLANNER, PLANS, UNLABELLED_SUFFIX, Architecture, Preset
+from umamba2.training.presets import CONFIGURATION, PLANNER, PLANS, UNLABELLED_SUFFIX
 from umamba2.training.workers import affordable, check_disk, run_all
 
 INTENSITY_SAMPLES = 50_000  # voxels per case
@@ -46,22 +47,22 @@ _ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 def plan(
     dataset: Dataset,
     preprocessed: Path,
-    preset: Preset,
+    challenge: Challenge,
     patch: tuple[int, int, int] | None = None,
     spacing: tuple[float, float, float] | None = None,
     architecture: Architecture = FULL,
     harmonised: bool = False,
     workers: int = 1,
 ) -> Path:
-    """Plan a dataset and return the plans file, in which the configuration ``3d_umamba2`` is the preset's.
+    """Plan a dataset and return the plans file, in which the configuration ``3d_umamba2`` is the challenge's.
 
-    ``patch`` (z, y, x) in voxels and ``architecture`` replace the preset's; ``spacing`` (z, y, x) in mm replaces the
+    ``patch`` (z, y, x) in voxels and ``architecture`` replace the challenge's; ``spacing`` (z, y, x) in mm replaces the
     median of the dataset. ``harmonised``: intensities go through `engine.harmonise` first, at training and inference.
     The dataset is verified and its fingerprint extracted unless that has been done since it last changed.
-    Raises InputError for a dataset that is not the preset's or has a fault, and for a patch that does not fit.
+    Raises InputError for a dataset that is not the challenge's or has a fault, and for a patch that does not fit.
     """
-    check_preset(dataset, preset)
-    patch = patch or preset.patch
+    check_challenge(dataset, challenge)
+    patch = patch or challenge.recipe.patch
     check_patch(patch, architecture)
     with _nnunet():
         from nnunetv2.experiment_planning.experiment_planners.resampling import resample_with_torch as planners
@@ -87,13 +88,13 @@ def plan(
         raise InputError(f"{dataset.folder}: found scans of one slice, expected volumes")
     if harmonised:
         plans["foreground_intensity_properties_per_channel"] = {"0": intensities}
-    add_configuration(plans, preset, patch, architecture, harmonised)
+    add_configuration(plans, challenge.recipe, patch, architecture, harmonised)
     write_file(path, json.dumps(plans, indent=4) + "\n")
     return path
 
 
 def add_configuration(
-    plans: dict[str, Any], preset: Preset, patch: tuple[int, int, int], architecture: Architecture, harmonised: bool
+    plans: dict[str, Any], preset: Recipe, patch: tuple[int, int, int], architecture: Architecture, harmonised: bool
 ) -> None:
     """Add the preset's configuration to nnU-Net's plans, in place."""
     from umamba2.models.network import HARMONISED
@@ -121,13 +122,13 @@ def add_configuration(
     plans["configurations"][CONFIGURATION] = configuration
 
 
-def check_preset(dataset: Dataset, preset: Preset) -> None:
-    """Raise InputError if a dataset has other classes than the preset's challenge."""
-    found, expected = dataset.challenge, preset.challenge
-    if found not in (None, expected):
-        raise InputError(f"{dataset.folder}: found a dataset for {found}, expected one for {expected}")
-    if len(dataset.ids) != len(STRUCTURES[expected]) + 1:
-        expected = f"{len(STRUCTURES[expected]) + 1} for {expected}"
+def check_challenge(dataset: Dataset, challenge: Challenge) -> None:
+    """Raise InputError if a dataset has other classes than a challenge."""
+    if dataset.challenge not in (None, challenge.name):
+        expected = f"expected one for {challenge.name}"
+        raise InputError(f"{dataset.folder}: found a dataset for {dataset.challenge}, {expected}")
+    if len(dataset.ids) != challenge.num_classes:
+        expected = f"{challenge.num_classes} for {challenge.name}"
         raise InputError(f"{dataset.folder / 'dataset.json'}: found {len(dataset.ids)} labels, expected {expected}")
 
 

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from umamba2.challenges import Challenge
+from umamba2.challenges.recipe import FULL, Architecture, Recipe
 from umamba2.engine.network import resolve_device
 from umamba2.errors import InputError
 from umamba2.models.weights import CHECKPOINT_NAMES
 from umamba2.training import PLUGIN
 from umamba2.training.lock import alone_in
 from umamba2.training.options import Options
-from umamba2.training.presets import CONFIGURATION, FULL, PLANS, Architecture, Preset
+from umamba2.training.presets import CONFIGURATION, PLANS
 from umamba2.training.torchvision_quirk import make_importable
 
 # ToothFairy3's statistics (arXiv 2509.12069): what scans are normalised with for which there are no plans.
@@ -67,7 +69,7 @@ def train(
 def pretrain(
     scans: Mapping[str, Path],
     out: Path,
-    preset: Preset,
+    challenge: Challenge,
     options: Options,
     plans: Path | None = None,
     patch: tuple[int, int, int] | None = None,
@@ -81,7 +83,7 @@ def pretrain(
     """Train the autoencoder on scans, by name, and return the weights, ``out/pretrained.safetensors``.
 
     ``plans`` of the dataset to be trained later decide about grid, intensities, patch and network; without, the
-    preset, ``patch`` (z, y, x) in voxels, ``architecture`` and ``spacing`` (z, y, x) in mm (None: the median of the
+    challenge, ``patch`` (z, y, x) in voxels, ``architecture`` and ``spacing`` (z, y, x) in mm (None: the median of the
     scans) do. ``out`` also gets the preprocessed scans, nnU-Net's results and a picture per epoch.
     Raises InputError for scans that cannot be read, plans that are none of ours and a patch that does not fit.
     """
@@ -98,17 +100,17 @@ def pretrain(
         read_configuration(plans)
         content = json.loads(plans.read_text())
     else:
-        patch = patch or preset.patch
+        patch = patch or challenge.recipe.patch
         check_patch(patch, architecture)
         median = tuple(float(mm) for mm in np.median([fact.spacing for fact in facts.values()], axis=0))
-        content = _plans(preset, patch, spacing or median, architecture)
+        content = _plans(challenge.recipe, patch, spacing or median, architecture)
     target = out / "preprocessed" / PRETRAINING
     description = {
         "channel_names": {"0": "CT"},
         "labels": {"background": 0, "not looked at": 1},
         "numTraining": len(scans),
         "file_ending": ".nii.gz",
-        "challenge": preset.challenge,
+        "challenge": challenge.name,
     }
     plans_file = target / f"{PLANS}.json"
     for path, entries in (
@@ -121,7 +123,7 @@ def pretrain(
     preprocess_cases(plans_file, {name: (path, None) for name, path in scans.items()}, {}, grids, workers)
     os.environ["nnUNet_preprocessed"] = str(out / "preprocessed")  # noqa: SIM112 (nnU-Net's spelling)
     os.environ["nnUNet_results"] = str(out / "results")  # noqa: SIM112
-    trained = train(PRETRAINING, "all", preset.pretrain.trainer, options, device, gpus, go_on)
+    trained = train(PRETRAINING, "all", challenge.recipe.pretrain.trainer, options, device, gpus, go_on)
     weights = read_weights(trained / "checkpoint_final.pth")
     file = out / PRETRAINED_FILE
     with replacing(file) as partial:
@@ -130,7 +132,7 @@ def pretrain(
 
 
 def _plans(
-    preset: Preset, patch: tuple[int, int, int], spacing: tuple[float, ...], architecture: Architecture
+    preset: Recipe, patch: tuple[int, int, int], spacing: tuple[float, ...], architecture: Architecture
 ) -> dict[str, Any]:
     """Plans for scans without labels, of the entries that preprocessing and training read."""
     from umamba2.training.plan import add_configuration

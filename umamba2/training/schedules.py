@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from umamba2.training.presets import Pretraining, Stage
+from umamba2.challenges.recipe import Pretraining, Stage
 
 
 def stage_at(stages: Sequence[Stage], epoch: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from umamba2.training.presets import SemiSupervision
+from umamba2.challenges.recipe import SemiSupervision
 
 IGNORED = 255
 

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from umamba2.anatomy.structures import STRUCTURES, left_right_pairs
+from umamba2.anatomy.structures import left_right_pairs
+from umamba2.challenges.recipe import Recipe, SemiSupervision, Stage
 from umamba2.engine.network import resolve_precision
 from umamba2.errors import InputError
 from umamba2.models.folder import pairs_by_name
@@ -40,14 +41,14 @@ from umamba2.models.weights import read_checkpoint
 from umamba2.training import augment, losses, semi_supervised
 from umamba2.training.clicks import batch_clicks
 from umamba2.training.dataset import read_splits
-from umamba2.training.options import Options, preset_for
-from umamba2.training.presets import UNLABELLED_SUFFIX, Preset, SemiSupervision, Stage
+from umamba2.training.options import Options, challenge_for
+from umamba2.training.presets import UNLABELLED_SUFFIX
 from umamba2.training.pretrained import challenge_of, read_weights, transfer
 from umamba2.training.schedules import Rates, stage_at, stage_rate
 from umamba2.training.workers import check_disk
 
 # For datasets that state no challenge: nnU-Net's own settings.
-PLAIN = Preset(challenge="none", network="", patch=(0, 0, 0), train=Stage(1000, 0.01), accumulate=1)
+PLAIN = Recipe(network="", patch=(0, 0, 0), train=Stage(1000, 0.01), accumulate=1)
 RECOVERIES = 3  # from a loss that is not finite, per run
 
 
@@ -80,7 +81,8 @@ class UMamba2Trainer(nnUNetTrainer):
                 f"{self.plans_manager.dataset_name}: found regions, ignored voxels or a cascade, expected labels"
             )
         self.options = Options.from_environment()
-        self.preset = preset_for(dataset_json.get("challenge"), self.options) or self.options.applied_to(PLAIN)
+        self.challenge = challenge_for(dataset_json.get("challenge"), self.options)
+        self.preset = self.options.applied_to(self.challenge.recipe if self.challenge else PLAIN)
         self.pairs = self._left_right_pairs()
         self.left_right_axis = list(self.plans_manager.transpose_forward).index(2)
         self.stages = [stage for stage in (self.preset.train, self.preset.finetune) if stage]
@@ -95,16 +97,14 @@ class UMamba2Trainer(nnUNetTrainer):
         self.iteration = self.recoveries = 0
 
     def _left_right_pairs(self) -> tuple[tuple[int, int], ...]:
-        labels, challenge = self.dataset_json["labels"], self.preset.challenge
-        if challenge not in STRUCTURES:
+        labels, challenge = self.dataset_json["labels"], self.challenge
+        if challenge is None:
             return pairs_by_name(labels)
-        expected = len(STRUCTURES[challenge]) + 1
-        if sorted(labels.values()) != list(range(expected)):
+        if sorted(labels.values()) != list(range(challenge.num_classes)):
             found = f"{len(labels)} labels up to {max(labels.values())}"
-            raise InputError(
-                f"{self.plans_manager.dataset_name}: found {found}, expected 0 to {expected - 1} ({challenge})"
-            )
-        return left_right_pairs(challenge) if self.preset.swap_sides else ()
+            expected = f"0 to {challenge.num_classes - 1} ({challenge.name})"
+            raise InputError(f"{self.plans_manager.dataset_name}: found {found}, expected {expected}")
+        return left_right_pairs(challenge.structures) if self.preset.swap_sides else ()
 
     # --- building ---------------------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class UMamba2Trainer(nnUNetTrainer):
             self.bare_network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if self.options.pretrained:
             source = self.options.pretrained
-            same_task = challenge_of(source) == self.preset.challenge
+            same_task = self.challenge is not None and challenge_of(source) == self.challenge.name
             done = transfer(self.bare_network, read_weights(source), same_task)
             done.report(self.print_to_log_file, source)
         if distributed:
@@ -189,11 +189,10 @@ class UMamba2Trainer(nnUNetTrainer):
 
     def _build_loss(self) -> Any:
         loss = super()._build_loss()  # with nnU-Net's weights for every resolution
-        if self.preset.soft_target or self.preset.class_weights:
-            classes = self.label_manager.num_segmentation_heads
+        if self.challenge and (self.preset.soft_target or self.preset.class_weights):
             loss.loss = losses.SoftDiceCE(
-                losses.soft_targets(classes, self.preset.soft_target),
-                losses.class_weights(classes, self.preset.class_weights),
+                losses.soft_targets(self.challenge.structures, self.preset.soft_target),
+                losses.class_weights(self.challenge.num_classes, self.preset.class_weights),
                 self.configuration_manager.batch_dice,
                 self.is_ddp,
             ).to(self.device)
@@ -490,9 +489,8 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
         stage, _ = stage_at(self.stages, self.current_epoch)
         settings = self.preset.unlabelled_finetune if stage else self.preset.unlabelled
         if settings is None:
-            raise InputError(
-                f"{self.preset.challenge}: found no settings for unlabelled scans, expected a preset with some"
-            )
+            name = self.challenge.name if self.challenge else self.plans_manager.dataset_name
+            raise InputError(f"{name}: found no settings for unlabelled scans, expected a preset with some")
         return settings
 
     @property

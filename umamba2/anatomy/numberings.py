@@ -1,0 +1,135 @@
+"""Label maps from one numbering to another: the only place that knows which id means what in which file.
+
+- *platform* ids are what a challenge's platform compares (ToothFairy3: 50-53 for pulp and the small canals);
+- *public* ids are what the organisers' published grader compares (ToothFairy3: 150 and 103-105 instead);
+- *training* ids are the contiguous channels of a network;
+- *dataset* ids are what the released label maps hold (ToothFairy3: a pulp for every tooth, 111-148, and two typing
+  errors). A structure may have several, so label maps are read in this numbering, but not written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from umamba2.anatomy.structures import ANATOMY, Structure
+from umamba2.errors import InputError
+
+WRITTEN = ("platform", "public", "training")
+NUMBERINGS = (*WRITTEN, "dataset")
+
+_RELEASED = {number: structure.name for structure in ANATOMY for number in structure.dataset}
+
+
+def ids_of(structure: Structure, numbering: str) -> tuple[int, ...]:
+    """Every id that means a structure in a numbering; the first one is the one to write.
+
+    Raises:
+        InputError: There is no such numbering.
+    """
+    if numbering not in NUMBERINGS:
+        raise InputError(f"numbering: found {numbering!r}, expected one of {', '.join(NUMBERINGS)}")
+    return structure.dataset if numbering == "dataset" else (getattr(structure, numbering),)
+
+
+def to_training(
+    structures: Sequence[Structure], numbering: str = "platform", released: bool = False
+) -> npt.NDArray[np.uint8]:
+    """Lookup table from the ids in a file to training ids, shape (256,); ids without a meaning become 0, background.
+
+    Args:
+        structures: The classes of a challenge.
+        numbering: One of ``NUMBERINGS``, the ids in the file.
+        released: Understand the ids of the released label maps as well, unless one of the numbering's own ids means
+            something else there (training id 21 is no tooth 21).
+    """
+    own = {number: structure for structure in structures for number in ids_of(structure, numbering)}
+    table = np.zeros(256, np.uint8)
+    if released and all(_RELEASED.get(number, structure.name) == structure.name for number, structure in own.items()):
+        for structure in structures:
+            table[list(structure.dataset)] = structure.training
+    for number, structure in own.items():
+        table[number] = structure.training
+    return table
+
+
+def from_training(structures: Sequence[Structure], numbering: str = "platform") -> npt.NDArray[np.uint8]:
+    """Lookup table from training ids to the ids to write, shape (classes + 1,), background first.
+
+    Args:
+        structures: The classes of a challenge.
+        numbering: One of ``WRITTEN``.
+
+    Raises:
+        InputError: There is no such numbering, or label maps are not written in it.
+    """
+    if numbering not in WRITTEN:
+        raise InputError(f"numbering: found {numbering!r}, expected one of {', '.join(WRITTEN)}")
+    table = np.zeros(len(structures) + 1, np.uint8)
+    for structure in structures:
+        table[structure.training] = ids_of(structure, numbering)[0]
+    return table
+
+
+def as_training(
+    labels: npt.NDArray[Any], name: str, structures: Sequence[Structure], numbering: str
+) -> npt.NDArray[np.uint8]:
+    """A label map in training ids.
+
+    Args:
+        labels: Integers (z, y, x), the ids of a file; those of the release are understood where they are unambiguous.
+        name: What messages call it.
+        structures: The classes of a challenge.
+        numbering: One of ``NUMBERINGS``.
+
+    Raises:
+        InputError: The label map has ids that the numbering lacks, or holds nothing but background.
+    """
+    table = to_training(structures, numbering, released=True)
+    present = ids_in(labels)
+    if not present:
+        raise InputError(f"{name}: found no structure (every voxel is 0), expected at least one")
+    unknown = unknown_ids(present, table)
+    if unknown:
+        expected = f"expected ids of the {numbering} numbering{fitting(present, structures)}"
+        raise InputError(f"{name}: found unknown ids {list_ids(unknown)}, {expected}")
+    return table[labels]
+
+
+def ids_in(labels: npt.NDArray[Any]) -> list[int]:
+    """The ids in a label map of integers, ascending, without 0."""
+    if labels.size == 0 or labels.min() < 0 or labels.max() > 255:
+        present = np.unique(labels)
+    else:  # several times faster
+        present = np.flatnonzero(np.bincount(labels.astype(np.uint8, copy=False).ravel()))
+    return [int(number) for number in present if number]
+
+
+def unknown_ids(present: Iterable[int], table: npt.NDArray[np.uint8]) -> list[int]:
+    """Those of some ids that mean nothing in a table of `to_training`."""
+    return [number for number in present if not 0 <= number < len(table) or table[number] == 0]
+
+
+def fitting(present: Sequence[int], structures: Sequence[Structure]) -> str:
+    """For a message: in parentheses, the numberings of a challenge that know all of some ids; empty if none does."""
+    found = [name for name in NUMBERINGS if not unknown_ids(present, to_training(structures, name))]
+    return f" (all ids fit the {' or the '.join(found)} numbering)" if found else ""
+
+
+def list_ids(ids: Sequence[int], most: int = 5) -> str:
+    """Some ids for a message, the first few of them."""
+    return ", ".join(map(str, ids[:most])) + (", ..." if len(ids) > most else "")
+
+
+def in_ranges(ids: Iterable[int]) -> str:
+    """Many ids for a message, as ranges: ``0-18, 21-28``."""
+    ranges: list[list[int]] = []
+    for number in sorted(ids):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
