@@ -37,7 +37,7 @@ import torch
 from torch import nn
 
 from umamba2 import Predictor
-from umamba2.anatomy.structures import MULTICLASS, STSR
+from umamba2.challenges import MULTICLASS, STSR
 from umamba2.engine.preprocess import prepare
 from umamba2.models.folder import load_model
 from umamba2.models.network import build_network
@@ -136,7 +136,7 @@ def agreement(arguments: argparse.Namespace) -> None:
     shape = [max(1, round(n * arguments.scale)) for n in (170, 272, 345)]
     spacing = tuple(s / arguments.scale for s in SPACING)
     rows = ["| model | phantoms | same labels, fp32 | bf16 | of nnU-Net's structures, fp32 | bf16 |", "|---" * 6 + "|"]
-    for name in (MULTICLASS, STSR):
+    for name in (MULTICLASS.name, STSR.name):
         expected_of = nnunet(RESOURCES / name, step=0.5, spacing=spacing)
         contestants = [ours(RESOURCES / name, precision, 0.5, spacing) for precision in ("fp32", "bf16")]
         shares = []

@@ -17,13 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from umamba2 import Predictor
-from umamba2.anatomy.structures import FDI_TEETH, INTERACTIVE, MULTICLASS, STSR, training_table
+from umamba2.anatomy.numberings import to_training
+from umamba2.anatomy.structures import FDI_TEETH
 from umamba2.challenges import CHALLENGES, Challenge
+from umamba2.engine.postprocess import postprocess
 from umamba2.scans.clicks import NAMES, Clicks
 from umamba2.synthetic.phantoms import Phantom, make_phantom
 from umamba2.synthetic.tooth_shapes import read_tooth_shapes
 
 ROOT = Path(__file__).resolve().parents[1]
+MULTICLASS, INTERACTIVE, STSR = CHALLENGES
 TEETH = tuple(range(11, 11 + len(FDI_TEETH)))
 GROUPS = {
     MULTICLASS: {
@@ -51,7 +54,8 @@ def clicks_of(phantom: Phantom, count: int) -> Clicks:
 
 def segment(predictor: Predictor, challenge: Challenge, phantom: Phantom, clicks: Clicks | None) -> np.ndarray:
     image = phantom.image.astype(np.float32)
-    return challenge.clean(predictor.predict(image, phantom.spacing, clicks), phantom.spacing, clicks)
+    found = predictor.predict(image, phantom.spacing, clicks)
+    return postprocess(found, challenge, phantom.spacing, clicks)
 
 
 def main() -> None:
@@ -76,7 +80,8 @@ def main() -> None:
             seed, canal_contrast=options.canal_contrast, randomised=options.randomised, tooth_shapes=shapes
         )
         for name, predictor in predictors.items():
-            truth = phantom.stsr_labels if name == STSR else training_table(name)[phantom.labels]
+            table = to_training(CHALLENGES[name].structures, "dataset")
+            truth = phantom.stsr_labels if name == STSR else table[phantom.labels]
             for count in range(6) if name == INTERACTIVE else [None]:
                 began = time.monotonic()
                 clicks = None if count is None else clicks_of(phantom, count)

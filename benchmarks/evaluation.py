@@ -23,19 +23,20 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from umamba2.anatomy.structures import MULTICLASS, STRUCTURES
+from umamba2.anatomy.numberings import to_training
+from umamba2.anatomy.structures import ANATOMY
 from umamba2.evaluation.stsr import CaseScores, score_case
-from umamba2.evaluation.toothfairy3 import class_table, dice_and_hd95
+from umamba2.evaluation.toothfairy3 import dice_and_hd95
 from umamba2.scans.volumes import read_labels
 from umamba2.synthetic.phantoms import make_phantom
 
-CLASSES = len(STRUCTURES[MULTICLASS])
+CLASSES = len(ANATOMY)
 MIB = 2**20
 
 
 def multiclass_pair(stray: int) -> tuple[np.ndarray, np.ndarray]:
     """Ground truth and prediction: labels 0-46, uint8, 170x272x345; every class of the latter a little wrong."""
-    truth = class_table(MULTICLASS, "platform", dataset=True)[make_phantom(5).labels]
+    truth = to_training(ANATOMY, "dataset")[make_phantom(5).labels]
     prediction = np.roll(truth, (1, -1, 1), axis=(0, 1, 2))
     prediction[ndimage.grey_erosion(truth, size=2) != truth] = 0  # frayed surfaces
     prediction[prediction == 25] = 0  # a missed tooth

@@ -26,19 +26,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR, TASKS
+from umamba2.challenges import CHALLENGES
+from umamba2.challenges.recipe import SMALL
 from umamba2.models.folder import slim
 from umamba2.models.weights import CHECKPOINT_NAMES
 from umamba2.scans.volumes import write_image
 from umamba2.synthetic.appearance import image_of_labels
 from umamba2.synthetic.phantoms import make_phantom
 from umamba2.synthetic.tooth_shapes import read_tooth_shapes
-from umamba2.training.convert import DATASET_NAMES, convert
+from umamba2.training.convert import convert
 from umamba2.training.dataset import read_dataset
 from umamba2.training.nnunet import use_folders
 from umamba2.training.options import Options
 from umamba2.training.plan import plan, preprocess
-from umamba2.training.presets import PRESETS, SMALL
 from umamba2.training.pretrained import read_weights
 from umamba2.training.run import train
 from umamba2.training.workers import run_all
@@ -67,6 +67,7 @@ class Recipe:
     blend: float = 0.0
 
 
+MULTICLASS, INTERACTIVE, STSR = TASKS = tuple(CHALLENGES)
 RECIPES = {
     MULTICLASS: Recipe(range(240), 32, (48, 80, 112)),
     # Patches of an odd number of cells: the last stage does not halve them, and cells of 8 mm can tell clicks apart.
@@ -153,10 +154,10 @@ def make_model(
     folders.raw.mkdir(parents=True, exist_ok=True)
     raw, preprocessed, results = use_folders(folders, "raw", "preprocessed", "results")
     make_download(work / "download" / task, task, teeth, jaws, workers)
-    folder = convert(task, work / "download" / task, raw, workers)
+    folder = convert(CHALLENGES[task], work / "download" / task, raw, workers)
     split_off(folder, recipe)
     dataset = read_dataset(folder)
-    plan(dataset, preprocessed, PRESETS[task], recipe.patch, SPACING, SMALL, harmonised=True, workers=workers)
+    plan(dataset, preprocessed, CHALLENGES[task], recipe.patch, SPACING, SMALL, harmonised=True, workers=workers)
     preprocess(dataset, preprocessed, workers)
     options = Options(
         preset=task,
@@ -170,9 +171,9 @@ def make_model(
         mirror_axes=(2,),
         pretrained=start and str(start),
     )
-    model = results / DATASET_NAMES[task]
+    model = results / CHALLENGES[task].dataset_name
     begun = any(file.is_file() for name in (*CHECKPOINT_NAMES, "checkpoint_latest.pth") for file in model.rglob(name))
-    fold = train(DATASET_NAMES[task], 0, PRESETS[task].trainer, options, "cpu", go_on=begun)
+    fold = train(CHALLENGES[task].dataset_name, 0, CHALLENGES[task].recipe.trainer, options, "cpu", go_on=begun)
     before = read_weights(start) if start and recipe.blend else {}  # it may lie where the new one goes
     shutil.rmtree(out / task, ignore_errors=True)
     slim(fold.parent, out / task, half=True)

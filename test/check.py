@@ -21,13 +21,15 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from umamba2.anatomy.structures import FDI_TEETH, INTERACTIVE, MULTICLASS, STSR, TASKS, output_table
+from umamba2.anatomy.numberings import from_training
+from umamba2.anatomy.structures import FDI_TEETH
+from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError
 from umamba2.scans.volumes import list_volumes, read_labels, stem
 
+MULTICLASS, INTERACTIVE, STSR = CHALLENGES
 SCORES = Path(__file__).parent / "expected_scores.json"
 MARGIN = 0.03  # between this machine's scores and the minimum on others: half precision differs a little
-OUTPUT_FOLDERS = {MULTICLASS: "oral-pharyngeal-segmentation", INTERACTIVE: "iac-segmentation"}
 # What a line reports: means over groups of graded ids.
 GROUPS = {
     MULTICLASS: {"jaws": (1, 2), "teeth": FDI_TEETH, "canals": (3, 4), "all": None},
@@ -45,7 +47,7 @@ def output_path(challenge: str, image: Path, folder: Path) -> Path:
     """Where the platform looks for the segmentation of an image."""
     if challenge == STSR:
         return folder / f"{stem(image)}_Mask.nii.gz"
-    return folder / "images" / OUTPUT_FOLDERS[challenge] / image.name
+    return folder / CHALLENGES[challenge].output_folder / image.name
 
 
 def truth_path(challenge: str, image: Path, folder: Path) -> Path:
@@ -75,9 +77,10 @@ def check_form(image: Path, output: Path, challenge: str) -> tuple[np.ndarray | 
             problems.append(f"{output}: found {what} {value}, expected {expected}")
     if labels.dtype != np.uint8:
         problems.append(f"{output}: found {labels.dtype} voxels, expected uint8")
-    strange = np.setdiff1d(np.unique(labels), output_table(challenge)).tolist()
+    known = from_training(CHALLENGES[challenge].structures)
+    strange = np.setdiff1d(np.unique(labels), known).tolist()
     if strange:
-        problems.append(f"{output}: found labels {strange}, expected only {output_table(challenge).tolist()}")
+        problems.append(f"{output}: found labels {strange}, expected only {known.tolist()}")
     return labels, problems
 
 
@@ -134,7 +137,7 @@ def peaks(log: Path | None) -> dict[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("challenge", choices=TASKS)
+    parser.add_argument("challenge", choices=CHALLENGES)
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--expected", type=Path, help="folder of ground truth label maps")

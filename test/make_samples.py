@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR, output_table, training_table
+from umamba2.anatomy.numberings import from_training, to_training
+from umamba2.challenges import CHALLENGES
 from umamba2.files import write_file
 from umamba2.scans.clicks import NAMES, click_json
 from umamba2.scans.volumes import Geometry, write_labels, write_volume
 from umamba2.synthetic.phantoms import make_phantom
 
+MULTICLASS, INTERACTIVE, STSR = CHALLENGES
 HERE = Path(__file__).parent
 STEP_HU = 16  # intensities are rounded to this: a tenth of the noise, and the files shrink by a third
 
@@ -36,7 +38,8 @@ def write_image(path: Path, image: np.ndarray, where: Geometry) -> None:
 
 def graded(labels: np.ndarray, task: str) -> np.ndarray:
     """Dataset ids to the ids that the platform grades."""
-    return output_table(task)[training_table(task)[labels]]
+    structures = CHALLENGES[task].structures
+    return from_training(structures)[to_training(structures, "dataset")[labels]]
 
 
 def multiclass(seed: int) -> None:

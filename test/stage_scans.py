@@ -14,9 +14,10 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
+from umamba2.challenges import CHALLENGES
 from umamba2.scans.volumes import stem
 
+MULTICLASS, INTERACTIVE, STSR = CHALLENGES
 NO_CLICKS = {"version": {"major": 1, "minor": 0}, "type": "Multiple points", "points": []}
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from challenge_names import INTERACTIVE, STSR, TASKS
 
-from umamba2.anatomy.structures import INTERACTIVE, STRUCTURES, STSR, TASKS
+from umamba2.challenges import CHALLENGES
 from umamba2.scans.volumes import Geometry
 
 # Nothing about it is round: spacing, origin, and axes that are rotated about all three.
@@ -21,7 +22,7 @@ class StandIn:
     """Has `Predictor`'s interface. Voxels of intensity 1000 + c become class c; intensity 9999 makes it fail."""
 
     def __init__(self, task: str, challenge: str | None = None):
-        self.num_classes = len(STRUCTURES[task]) + 1
+        self.num_classes = CHALLENGES[task].num_classes
         self.takes_clicks = task == INTERACTIVE
         self.challenge = challenge
         self.settings: dict = {}

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from umamba2.anatomy.structures import MULTICLASS, STSR
+from challenge_names import MULTICLASS, STSR
 
 ROOT = Path(__file__).resolve().parents[1]
 

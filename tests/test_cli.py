@@ -8,11 +8,11 @@ import types
 
 import numpy as np
 import pytest
+from challenge_names import INTERACTIVE, MULTICLASS, STSR
 from stand_in import OBLIQUE, StandInLoader, load_stand_in, scan, write_clicks, write_image, write_model
 
 import umamba2
 from umamba2 import cli
-from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
 from umamba2.jobs import container
 from umamba2.models import folder as checkpoints
 from umamba2.scans.volumes import read_labels

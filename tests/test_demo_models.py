@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from challenge_names import INTERACTIVE, MULTICLASS, STSR, TASKS
 
 from umamba2 import Predictor
-from umamba2.anatomy.structures import FDI_TEETH, INTERACTIVE, MULTICLASS, STSR, TASKS, training_table
+from umamba2.anatomy.numberings import to_training
+from umamba2.anatomy.structures import ANATOMY, FDI_TEETH
 from umamba2.challenges import CHALLENGES
 from umamba2.engine import window
+from umamba2.engine.postprocess import postprocess
 from umamba2.engine.record import Record
 from umamba2.evaluation.metrics import dice
 from umamba2.models.locate import find_model
@@ -33,7 +36,7 @@ def segment(task, phantom, clicks=None):
         find_model(task, [RESOURCES]), device="cpu", precision="fp32", **challenge.predictor_settings()
     )
     labels = predictor.predict(phantom.image.astype(np.float32), phantom.spacing, clicks)
-    return challenge.clean(labels, phantom.spacing, clicks)
+    return postprocess(labels, challenge, phantom.spacing, clicks)
 
 
 def mean_dice(found, truth, ids):
@@ -41,7 +44,7 @@ def mean_dice(found, truth, ids):
 
 
 def test_multiclass(phantom):
-    found, truth = segment(MULTICLASS, phantom), training_table(MULTICLASS)[phantom.labels]
+    found, truth = segment(MULTICLASS, phantom), to_training(ANATOMY, "dataset")[phantom.labels]
     assert mean_dice(found, truth, (1, 2)) > 0.8
     assert mean_dice(found, truth, range(11, 11 + len(FDI_TEETH))) > 0.75
     assert mean_dice(found, truth, (3, 4)) > 0.4
@@ -50,7 +53,7 @@ def test_multiclass(phantom):
 @pytest.mark.parametrize(("contrast", "rise"), [(1.0, 0.03), (0.0, 0.08)], ids=["visible canals", "invisible canals"])
 def test_interactive_gets_better_with_clicks(contrast, rise):
     phantom = make_phantom(SEED, (86, 136, 172), (0.6, 0.6, 0.6), contrast)
-    truth = training_table(INTERACTIVE)[phantom.labels]
+    truth = to_training(CHALLENGES[INTERACTIVE].structures, "dataset")[phantom.labels]
     clicks = Clicks(
         np.array([point for _, point in phantom.clicks], np.float32),
         np.array([NAMES[name] for name, _ in phantom.clicks]),

@@ -10,9 +10,11 @@ from unittest import mock
 
 import numpy as np
 import SimpleITK as sitk
+from challenge_names import STSR
 from small_models import make_plans
 
-from umamba2.anatomy.structures import STRUCTURES, STSR, training_table
+from umamba2.anatomy.numberings import to_training
+from umamba2.challenges import CHALLENGES
 from umamba2.synthetic.phantoms import make_phantom
 from umamba2.training.options import VARIABLE, Options
 from umamba2.training.presets import UNLABELLED_SUFFIX
@@ -36,7 +38,7 @@ def make_dataset(root: Path, challenge: str, network: str = "nnunetv2.nets.UMamb
         plans["configurations"]["3d_fullres"][f"resampling_fn_{what}_kwargs"]["num_threads"] = 1
     dataset = {
         "channel_names": {"0": "CT"},
-        "labels": {"background": 0, **{s.name: s.training for s in STRUCTURES[challenge]}},
+        "labels": {"background": 0, **{s.name: s.training for s in CHALLENGES[challenge].structures}},
         "numTraining": 5,
         "file_ending": ".nii.gz",
         "challenge": challenge,
@@ -49,9 +51,10 @@ def make_dataset(root: Path, challenge: str, network: str = "nnunetv2.nets.UMamb
     manager = PlansManager(json.loads(json.dumps(plans)))
     configuration = manager.get_configuration(CONFIGURATION)
     labelled, unlabelled = [f"case_{i}" for i in range(5)], ["more_0", "more_1"]
+    table = to_training(CHALLENGES[challenge].structures, "dataset")
     for seed, case in enumerate([*labelled, *unlabelled]):
         phantom = make_phantom(seed, SHAPE, SPACING)
-        labels = phantom.stsr_labels if challenge == STSR else training_table(challenge)[phantom.labels]
+        labels = phantom.stsr_labels if challenge == STSR else table[phantom.labels]
         image_file, label_file = root / "raw" / f"{case}_0000.nii.gz", folder / "gt_segmentations" / f"{case}.nii.gz"
         _write(phantom.image, image_file)
         if case in labelled:

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from umamba2.anatomy.structures import LABEL_MAPS, STRUCTURES, output_table
+from umamba2.anatomy.numberings import from_training, ids_of
+from umamba2.anatomy.structures import WRITTEN_NUMBERINGS
 from umamba2.challenges import CHALLENGES, Challenge, find_challenge
+from umamba2.engine.postprocess import postprocess
 from umamba2.engine.record import Record
 from umamba2.errors import InputError, ModelError, Terminated
 from umamba2.messages import unexpected
@@ -90,10 +92,10 @@ class Segmenter:
     ):
         if challenge is None and numbering not in (None, "training"):
             raise InputError(f"numbering: found {numbering!r} without a challenge, expected the name of a challenge")
-        if numbering is not None and numbering not in LABEL_MAPS:
-            raise InputError(f"numbering: found {numbering!r}, expected one of {', '.join(LABEL_MAPS)}")
+        if numbering is not None and numbering not in WRITTEN_NUMBERINGS:
+            raise InputError(f"numbering: found {numbering!r}, expected one of {', '.join(WRITTEN_NUMBERINGS)}")
         self.predictor, self.challenge, self.postprocess = predictor, challenge, postprocess
-        self.numbering = numbering or (challenge.label_map if challenge else "training")
+        self.numbering = numbering or (challenge.numbering if challenge else "training")
         self.orientation = orientation
         self._names = names or {}
 
@@ -107,7 +109,7 @@ class Segmenter:
         """The name of every id that a label map can have, without background."""
         if self.challenge is None:
             return {i: self._names.get(i, f"class {i}") for i in range(1, self.predictor.num_classes)}
-        return {getattr(s, self.numbering): s.name for s in STRUCTURES[self.challenge.name]}
+        return {ids_of(s, self.numbering)[0]: s.name for s in self.challenge.structures}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -209,10 +211,10 @@ class Segmenter:
         if self.postprocess:
             with record.timed("postprocess"):
                 try:
-                    labels = self.challenge.clean(labels, spacing, clicks)
+                    labels = postprocess(labels, self.challenge, spacing, clicks)
                 except (Exception, Terminated) as error:  # the network's answer as it is beats none
                     record.warn(f"post-processing: found {unexpected(error)}, going on without it")
-        return output_table(self.challenge.name, self.numbering)[labels]
+        return from_training(self.challenge.structures, self.numbering)[labels]
 
 
 def load(

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from challenge_names import INTERACTIVE, MULTICLASS, STSR, TASKS
 
-from umamba2.anatomy.structures import (
-    FDI_TEETH,
-    INTERACTIVE,
-    LABEL_MAPS,
-    MULTICLASS,
-    STRUCTURES,
-    STSR,
-    TASKS,
-    left_right_pairs,
-    output_table,
-    tooth_name,
-    training_table,
-)
+from umamba2.anatomy.numberings import from_training, to_training
+from umamba2.anatomy.structures import ANATOMY, FDI_TEETH, WRITTEN_NUMBERINGS, left_right_pairs, tooth_name
+from umamba2.challenges import CHALLENGES
+from umamba2.errors import InputError
 
 
 def published_training_id(dataset_id: int) -> int:
@@ -35,66 +27,67 @@ def published_training_id(dataset_id: int) -> int:
 
 
 def test_dataset_ids_become_training_ids_by_the_published_rule():
-    assert training_table(MULTICLASS).tolist() == [published_training_id(i) for i in range(256)]
+    assert to_training(ANATOMY, "dataset").tolist() == [published_training_id(i) for i in range(256)]
 
 
 def test_interactive_training_ids():
-    table = training_table(INTERACTIVE)
+    table = to_training(CHALLENGES[INTERACTIVE].structures, "dataset")
     assert (table[3], table[4]) == (1, 2)
     assert np.count_nonzero(table) == 2
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_training_ids_have_no_gaps(task):
-    assert [s.training for s in STRUCTURES[task]] == list(range(1, len(STRUCTURES[task]) + 1))
-    assert len({s.name for s in STRUCTURES[task]}) == len(STRUCTURES[task])
+    assert [s.training for s in CHALLENGES[task].structures] == list(range(1, CHALLENGES[task].num_classes))
+    assert len({s.name for s in CHALLENGES[task].structures}) == len(CHALLENGES[task].structures)
 
 
 def test_class_counts():
-    assert [len(STRUCTURES[t]) for t in (MULTICLASS, INTERACTIVE, STSR)] == [46, 2, 12]
+    assert [len(CHALLENGES[t].structures) for t in (MULTICLASS, INTERACTIVE, STSR)] == [46, 2, 12]
 
 
 def test_output_ids_of_the_multiclass_task():
     teeth = list(FDI_TEETH)
-    assert output_table(MULTICLASS).tolist() == [*range(11), *teeth, 51, 52, 53, 50]
-    assert output_table(MULTICLASS, "public").tolist() == [*range(11), *teeth, 103, 104, 105, 150]
-    assert output_table(MULTICLASS, "training").tolist() == list(range(47))
+    assert from_training(ANATOMY).tolist() == [*range(11), *teeth, 51, 52, 53, 50]
+    assert from_training(ANATOMY, "public").tolist() == [*range(11), *teeth, 103, 104, 105, 150]
+    assert from_training(ANATOMY, "training").tolist() == list(range(47))
 
 
 @pytest.mark.parametrize("task", [INTERACTIVE, STSR])
-@pytest.mark.parametrize("label_map", LABEL_MAPS)
-def test_other_tasks_are_graded_by_training_id(task, label_map):
-    assert output_table(task, label_map).tolist() == list(range(len(STRUCTURES[task]) + 1))
+@pytest.mark.parametrize("numbering", WRITTEN_NUMBERINGS)
+def test_other_tasks_are_graded_by_training_id(task, numbering):
+    assert from_training(CHALLENGES[task].structures, numbering).tolist() == list(range(CHALLENGES[task].num_classes))
 
 
-def test_an_unknown_label_map_is_named():
-    with pytest.raises(ValueError, match=r"found 'fdi', expected one of platform, public, training"):
-        output_table(MULTICLASS, "fdi")
+def test_an_unknown_numbering_is_named():
+    with pytest.raises(InputError, match=r"found 'fdi', expected one of platform, public, training"):
+        from_training(ANATOMY, "fdi")
 
 
 def test_left_right_pairs_are_the_published_ones():
     expected = {(3, 4), (5, 6), (43, 44)}
     expected |= {(11 + i, 19 + i) for i in range(8)} | {(27 + i, 35 + i) for i in range(8)}
-    assert set(left_right_pairs(MULTICLASS)) == expected
-    assert left_right_pairs(INTERACTIVE) == ((1, 2),)
-    assert left_right_pairs(STSR) == ()
+    assert set(left_right_pairs(ANATOMY)) == expected
+    assert left_right_pairs(CHALLENGES[INTERACTIVE].structures) == ((1, 2),)
+    assert left_right_pairs(CHALLENGES[STSR].structures) == ()
 
 
 def test_partners_are_mutual_and_named_for_the_other_side():
-    by_id = {s.training: s for s in STRUCTURES[MULTICLASS]}
-    for structure in by_id.values():
-        if structure.partner is not None:
-            other = by_id[structure.partner]
-            assert other.partner == structure.training
-            swapped = structure.name.replace("left", "@").replace("right", "left")
-            assert other.name == swapped.replace("@", "right")
+    by_name = {s.name: s for s in ANATOMY}
+    for structure in ANATOMY:
+        if "left" in structure.name or "right" in structure.name:
+            swapped = structure.name.replace("left", "@").replace("right", "left").replace("@", "right")
+            assert structure.partner == swapped
+            assert by_name[swapped].partner == structure.name
+        else:
+            assert structure.partner is None
 
 
 def test_thresholds_are_on_the_graded_ids_of_the_published_table():
-    limits = {s.platform: s.min_voxels for s in STRUCTURES[MULTICLASS]}
+    limits = {s.platform: s.min_voxels for s in ANATOMY}
     assert (limits[2], limits[3], limits[7], limits[48], limits[51], limits[52]) == (448.88, 2198, 71533, 3724, 75, 33)
     assert [i for i, limit in limits.items() if limit is None] == [1, 10, 53, 50]
-    assert [s.min_voxels for s in STRUCTURES[INTERACTIVE]] == [2198, 1754]
+    assert [s.min_voxels for s in CHALLENGES[INTERACTIVE].structures] == [2198, 1754]
 
 
 def test_fdi_names():
@@ -104,6 +97,6 @@ def test_fdi_names():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_colours_can_be_told_apart(task):
-    colours = [s.colour for s in STRUCTURES[task]]
+    colours = [s.colour for s in CHALLENGES[task].structures]
     assert len(set(colours)) == len(colours)
     assert all(0 <= channel <= 255 for colour in colours for channel in colour)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
-from umamba2.anatomy.structures import MULTICLASS, STRUCTURES
+from umamba2.anatomy.structures import ANATOMY
 from umamba2.engine.postprocess import paint_clicks, remove_small
 from umamba2.scans.clicks import Clicks
 
@@ -96,7 +96,7 @@ def test_inputs_are_left_alone():
 def test_noise_costs_no_more_than_a_pass():
     # Hundreds of thousands of components: hours for a loop with a mask each, a second or so here.
     labels = np.random.default_rng(1).integers(0, 47, (128, 160, 160), dtype=np.uint8)
-    limits = {s.training: s.min_voxels for s in STRUCTURES[MULTICLASS] if s.min_voxels}
+    limits = {s.training: s.min_voxels for s in ANATOMY if s.min_voxels}
     start = time.perf_counter()
     result = remove_small(labels, limits, REFERENCE, 18)
     assert time.perf_counter() - start < 20

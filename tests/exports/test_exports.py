@@ -12,7 +12,9 @@ from stand_in import DIRECTION, OBLIQUE, write_image
 
 from umamba2 import cli
 from umamba2.anatomy.groups import slug
-from umamba2.anatomy.structures import MULTICLASS, STRUCTURES, STSR, output_table, training_table
+from umamba2.anatomy.numberings import from_training, to_training
+from umamba2.anatomy.structures import ANATOMY
+from umamba2.challenges import STSR
 from umamba2.errors import InputError
 from umamba2.exports import export
 from umamba2.exports.meshes import make_surface
@@ -24,7 +26,7 @@ TILTED = Geometry((50, 44, 40), (0.31, 0.27, 0.55), (-12.25, 40.5, 7.125), DIREC
 LEFT_HANDED = Geometry(
     (50, 44, 40), (0.31, 0.27, 0.55), (3.0, 2.0, 1.0), (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 )
-PHARYNX = STRUCTURES[MULTICLASS][6]
+PHARYNX = ANATOMY[6]
 
 
 def ball(radius, centre=(20, 22, 25), shape=(40, 44, 50)):
@@ -42,7 +44,7 @@ def mouth(tmp_path_factory):
     """A small phantom as a label map in platform ids, on an oblique grid."""
     phantom = make_phantom(3, (64, 100, 120), (0.8, 0.8, 0.8))
     geometry = Geometry((120, 100, 64), (0.8, 0.8, 0.8), (5.0, -3.0, 2.0), DIRECTION)
-    labels = output_table(MULTICLASS)[training_table(MULTICLASS)[phantom.labels]]
+    labels = from_training(ANATOMY)[to_training(ANATOMY, "dataset")[phantom.labels]]
     return write_image(tmp_path_factory.mktemp("mouth") / "mouth.mha", labels, geometry)
 
 
@@ -98,12 +100,12 @@ def test_every_mask_has_a_closed_mesh(seed, share, smooth):
 def test_one_file_per_structure(mouth, tmp_path, kind):
     exported = export(mouth, tmp_path / "out", kind, ["canals", "36", "11"])
     names = {path.name for path in (tmp_path / "out/mouth").iterdir()}
-    assert names == {f"{slug(MULTICLASS, one.structure)}.{kind}" for one in exported}
+    assert names == {f"{slug(one.structure)}.{kind}" for one in exported}
     assert f"11_upper_right_central_incisor.{kind}" in names
     assert f"left_inferior_alveolar_canal.{kind}" in names
     array, geometry = read_labels(mouth)
     for one in exported:
-        mesh = trimesh.load(tmp_path / f"out/mouth/{slug(MULTICLASS, one.structure)}.{kind}", force="mesh")
+        mesh = trimesh.load(tmp_path / f"out/mouth/{slug(one.structure)}.{kind}", force="mesh")
         assert mesh.is_watertight
         assert one.closed
         assert mesh.volume == pytest.approx(one.mesh_volume, rel=1e-3)
@@ -117,7 +119,7 @@ def test_a_scene_of_all(mouth, tmp_path):
     exported = export(mouth, tmp_path, "glb", smooth=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mouth.glb"]
     scene = trimesh.load(tmp_path / "mouth.glb")
-    assert list(scene.geometry) == [slug(MULTICLASS, one.structure) for one in exported]
+    assert list(scene.geometry) == [slug(one.structure) for one in exported]
     for one, mesh in zip(exported, scene.geometry.values()):
         assert tuple(mesh.visual.material.baseColorFactor[:3]) == pytest.approx(one.structure.colour, abs=1)
         assert mesh.volume == pytest.approx(one.mesh_volume, rel=1e-3)
@@ -142,7 +144,7 @@ def test_slicer_reads_the_segmentation(mouth, tmp_path):
     read = slicerio.read_segmentation(str(path))
     assert read["containedRepresentationNames"] == ["Binary labelmap"]
     assert [segment["labelValue"] for segment in read["segments"]] == np.unique(array)[1:].tolist()
-    colours = {s.platform: s.colour for s in STRUCTURES[MULTICLASS]}
+    colours = {s.platform: s.colour for s in ANATOMY}
     for segment in read["segments"]:
         at = np.argwhere(array == segment["labelValue"])[:, ::-1]
         assert segment["extent"] == np.stack([at.min(0), at.max(0)], axis=1).ravel().tolist()
@@ -178,9 +180,10 @@ def test_other_numberings_and_challenges(tmp_path):
     labels = np.zeros((40, 44, 50), np.uint8)
     labels[5:9, 5:9, 5:9], labels[20:30, 20:30, 20:30] = 1, 12
     source = write_image(tmp_path / "a.nrrd", labels, TILTED)
-    names = [one.structure.name for one in export(source, tmp_path / "stsr", "stl", ["teeth", "pulp"], challenge=STSR)]
+    exported = export(source, tmp_path / "stsr", "stl", ["teeth", "pulp"], challenge=STSR)
+    names = [one.structure.name for one in exported]
     assert names == ["tooth", "wisdom tooth"]
-    names = [one.structure.name for one in export(source, tmp_path / "training", "stl", label_map="training")]
+    names = [one.structure.name for one in export(source, tmp_path / "training", "stl", numbering="training")]
     assert names == ["lower jawbone", "upper right lateral incisor"]
 
 
@@ -188,7 +191,7 @@ def test_other_numberings_and_challenges(tmp_path):
     ("value", "options", "says"),
     [
         (0, [], "found no structure (every voxel is 0), expected at least one"),
-        (99, [], "found unknown ids 99, expected those of toothfairy3-multiclass, label map platform"),
+        (99, [], "found unknown ids 99, expected ids of the platform numbering"),
         (7, ["--structures", "teeth"], "found none of teeth, expected at least one"),
         (7, ["--structures", "nose"], "structures: found 'nose', expected teeth, "),
         (7, ["--format", "nii.gz", "--smooth"], "--smooth: found it with nii.gz, expected a mesh format"),

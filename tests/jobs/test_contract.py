@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from challenge_names import INTERACTIVE, MULTICLASS, STSR, TASKS
 from stand_in import StandIn, image_folder, scan, write_clicks, write_image, write_model
 
 from umamba2 import challenges
-from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR, TASKS
 from umamba2.challenges import CHALLENGES
+from umamba2.engine.postprocess import postprocess
 from umamba2.errors import InputError
 from umamba2.jobs import find_images, list_cases, recognise, run
 from umamba2.jobs import locate as locate_module
@@ -240,8 +241,8 @@ def volume_of(tmp_path, *blocks):
 def test_ids_follow_the_named_map(tmp_path):
     predictor = StandIn(MULTICLASS)
     volume = volume_of(tmp_path, (2, 0), (26, 2), (44, 4), (46, 6))
-    for label_map, ids in (("platform", [0, 2, 28, 50, 52]), ("public", [0, 2, 28, 104, 150]), ("training", None)):
-        labels = Segmenter(predictor, CHALLENGES[MULTICLASS], label_map, postprocess=False).segment(volume).labels
+    for numbering, ids in (("platform", [0, 2, 28, 50, 52]), ("public", [0, 2, 28, 104, 150]), ("training", None)):
+        labels = Segmenter(predictor, CHALLENGES[MULTICLASS], numbering, postprocess=False).segment(volume).labels
         assert labels.dtype == np.uint8
         assert np.unique(labels).tolist() == (ids or [0, 2, 26, 44, 46])
     labels = Segmenter(predictor, CHALLENGES[MULTICLASS], postprocess=False).segment(volume).labels
@@ -262,8 +263,8 @@ def test_clicks_are_painted_after_small_components_went(tmp_path):
     clicks = Clicks(np.array([[3, 5, 5]], np.float32), np.array([0]))
     small = np.zeros((7, 11, 13), np.uint8)
     small[3, 5, 5] = 1
-    assert challenge.clean(small, (0.3,) * 3, clicks).sum() == 0
-    assert challenge.clean(small, (8.0,) * 3, clicks).sum() == 7
+    assert postprocess(small, challenge, (0.3,) * 3, clicks).sum() == 0
+    assert postprocess(small, challenge, (8.0,) * 3, clicks).sum() == 7
     assert small.sum() == 1
 
 
@@ -313,7 +314,7 @@ def test_evalutils_is_asked_for_only_where_it_is_needed(monkeypatch):
         importlib.import_module("umamba2.jobs.evalutils")
 
 
-def test_stsr_gets_label_maps_and_nothing_else(tmp_path):
+def test_stsr_gets_numberings_and_nothing_else(tmp_path):
     write_image(tmp_path / "in/a.nii.gz", scan((5, 3)))
     cases = list_cases(CHALLENGES[STSR], tmp_path / "in", tmp_path / "out")
     run(CHALLENGES[STSR], cases, Segmenter(StandIn(STSR), CHALLENGES[STSR]), tmp_path / "out")

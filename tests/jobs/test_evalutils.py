@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from challenge_names import INTERACTIVE, MULTICLASS, STSR
 from stand_in import StandIn, scan, write_clicks, write_image, write_model
 
-from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError
 from umamba2.jobs import list_cases, run

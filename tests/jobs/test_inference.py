@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from challenge_names import INTERACTIVE, MULTICLASS, STSR, TASKS
 from stand_in import (
     OBLIQUE,
     StandInLoader,
@@ -28,7 +29,7 @@ from stand_in import (
     write_models,
 )
 
-from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR, TASKS
+from umamba2.anatomy.numberings import from_training
 from umamba2.jobs import container
 from umamba2.scans.volumes import Geometry, read_labels
 
@@ -548,8 +549,8 @@ def one_thread():
 def test_the_whole_way_with_a_network(task, tmp_path, monkeypatch, capfd, one_thread):
     from small_models import make_model
 
-    from umamba2.anatomy.structures import output_table
     from umamba2.challenges import CHALLENGES
+    from umamba2.engine.postprocess import postprocess
     from umamba2.engine.predict import Predictor
     from umamba2.scans.clicks import Clicks
     from umamba2.scans.volumes import read_volume
@@ -575,7 +576,8 @@ def test_the_whole_way_with_a_network(task, tmp_path, monkeypatch, capfd, one_th
     raw = predictor.predict(volume.array, volume.spacing, clicks)
     assert raw.any()
     labels, _ = read_labels(output_of(task, tmp_path / "out", image))
-    np.testing.assert_array_equal(labels, output_table(task)[challenge.clean(raw, volume.spacing, clicks)])
+    expected = from_training(challenge.structures)[postprocess(raw, challenge, volume.spacing, clicks)]
+    np.testing.assert_array_equal(labels, expected)
 
 
 @pytest.mark.parametrize("when", ["first tile", "later", "second time"])

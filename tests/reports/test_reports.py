@@ -13,22 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from challenge_names import INTERACTIVE, MULTICLASS, STSR, TASKS
 from PIL import Image
 from stand_in import DIRECTION, OBLIQUE, scan, write_image
 from test_cli import predict  # noqa: F401  a fixture
 
 from umamba2 import cli
-from umamba2.anatomy.groups import GROUPS, as_training, select, slug
-from umamba2.anatomy.structures import (
-    FDI_TEETH,
-    INTERACTIVE,
-    MULTICLASS,
-    STRUCTURES,
-    STSR,
-    TASKS,
-    output_table,
-    training_table,
-)
+from umamba2.anatomy.groups import by_group, select, slug
+from umamba2.anatomy.numberings import as_training, from_training, to_training
+from umamba2.anatomy.structures import ANATOMY, FDI_TEETH
+from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError
 from umamba2.evaluation.metrics import dice, hd95
 from umamba2.reports.checks import NOTE, WARNING, check
@@ -43,7 +37,7 @@ from umamba2.scans.volumes import Geometry
 from umamba2.synthetic.phantoms import make_phantom
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-TRAINING = {int(s.platform): s.training for s in STRUCTURES[MULTICLASS]}
+TRAINING = {int(s.platform): s.training for s in ANATOMY}
 
 
 def grid(shape, spacing=(1.0, 1.0, 1.0), direction=IDENTITY):
@@ -76,7 +70,7 @@ def phantom():
 
 @pytest.fixture(scope="module")
 def mouth(phantom):
-    found = training_table(MULTICLASS)[phantom.labels]
+    found = to_training(ANATOMY, "dataset")[phantom.labels]
     truth = np.roll(found, 1, axis=2)
     geometry = grid(found.shape, phantom.spacing[::-1])
     return Reading("phantom.mha", phantom.image.astype(np.float32), found, geometry, truth=truth)
@@ -114,45 +108,45 @@ class Page(HTMLParser):
 
 def test_ids_of_every_numbering_are_understood():
     for task in TASKS:
-        every = np.arange(len(STRUCTURES[task]) + 1)
-        for label_map in ("platform", "public", "training"):
-            ids = output_table(task, label_map)[every]
-            assert as_training(ids, "a.mha", task, label_map).tolist() == every.tolist()
+        every = np.arange(CHALLENGES[task].num_classes)
+        for numbering in ("platform", "public", "training"):
+            ids = from_training(CHALLENGES[task].structures, numbering)[every]
+            assert as_training(ids, "a.mha", CHALLENGES[task].structures, numbering).tolist() == every.tolist()
     dataset = np.array([0, 3, 48, 103, 105, 111, 148, 60])
-    assert as_training(dataset, "a.mha", MULTICLASS, "platform").tolist() == [0, 3, 42, 43, 45, 46, 46, 34]
+    assert as_training(dataset, "a.mha", ANATOMY, "platform").tolist() == [0, 3, 42, 43, 45, 46, 46, 34]
 
 
 @pytest.mark.parametrize(
     ("ids", "says"),
     [
         ([0, 0], "a.mha: found no structure (every voxel is 0), expected at least one"),
-        ([0, 99, 11], "a.mha: found unknown ids 99, expected those of toothfairy3-multiclass, label map platform"),
+        ([0, 99, 11], "a.mha: found unknown ids 99, expected ids of the platform numbering"),
         (
             [-1, 300, 11],
-            "a.mha: found unknown ids -1, 300, expected those of toothfairy3-multiclass, label map platform",
+            "a.mha: found unknown ids -1, 300, expected ids of the platform numbering",
         ),
     ],
 )
 def test_ids_that_make_no_sense(ids, says):
     with pytest.raises(InputError) as error:
-        as_training(np.array(ids), "a.mha", MULTICLASS, "platform")
+        as_training(np.array(ids), "a.mha", ANATOMY, "platform")
     assert str(error.value) == says
 
 
 def test_every_structure_is_in_one_group():
     for task in TASKS:
-        members = [number for group in GROUPS[task].values() for number in group]
-        assert sorted(members) == [s.training for s in STRUCTURES[task]]
-        assert len({slug(task, s) for s in STRUCTURES[task]}) == len(members)
+        members = [s.training for group in by_group(CHALLENGES[task].structures).values() for s in group]
+        assert sorted(members) == [s.training for s in CHALLENGES[task].structures]
+        assert len({slug(s) for s in CHALLENGES[task].structures}) == len(members)
 
 
 def test_structures_are_chosen_by_group_and_number():
-    chosen = select(MULTICLASS, ["jaws", "36", "36"])
-    assert [slug(MULTICLASS, s) for s in chosen] == ["lower_jawbone", "upper_jawbone", "36_lower_left_first_molar"]
-    assert len(select(STSR, None)) == 12
+    chosen = select(ANATOMY, ["jaws", "36", "36"])
+    assert [slug(s) for s in chosen] == ["lower_jawbone", "upper_jawbone", "36_lower_left_first_molar"]
+    assert len(select(CHALLENGES[STSR].structures, None)) == 12
     for task, name in ((MULTICLASS, "49"), (STSR, "36"), (INTERACTIVE, "teeth"), (MULTICLASS, "")):
         with pytest.raises(InputError, match=f"structures: found '{name}', expected"):
-            select(task, [name])
+            select(CHALLENGES[task].structures, [name])
 
 
 # --- orientation
@@ -199,7 +193,7 @@ def test_patient_coordinates_are_simpleitks():
 def test_volumes_are_naive_counts(mouth, phantom):
     measures = measure(mouth)
     voxel = 0.8**3
-    counts = {s.training: np.isin(phantom.labels, s.dataset).sum() for s in STRUCTURES[MULTICLASS]}
+    counts = {s.training: np.isin(phantom.labels, s.dataset).sum() for s in ANATOMY}
     for m in measures:
         assert m.voxels == counts[m.structure.training]
         assert m.volume == pytest.approx(m.voxels * voxel)
@@ -329,12 +323,12 @@ def test_slices_have_the_aspect_of_the_patient_and_the_colours_of_the_table():
         assert cut.base.width / cut.base.height == pytest.approx(width / height, abs=0.01)
         assert cut.overlay.size == cut.truth.size == cut.base.size
         colours = {pixel[:3] for _, pixel in cut.overlay.getcolors(1 << 20) if pixel[3]}
-        assert colours == {STRUCTURES[MULTICLASS][6].colour}
+        assert colours == {ANATOMY[6].colour}
 
 
 def test_the_patients_left_is_on_the_right_of_axial_and_coronal_slices():
     labels = blocks(SHAPE, **UPPER, **LOWER)
-    colour = STRUCTURES[MULTICLASS][TRAINING[21] - 1].colour
+    colour = ANATOMY[TRAINING[21] - 1].colour
     for direction, turn in ((IDENTITY, 1), ((-1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0), -1)):
         case = reading(np.ascontiguousarray(labels[..., ::turn]), geometry=grid(SHAPE, direction=direction))
         seen = [cut for cut in cut_slices(case) if cut.plane.name in ("axial", "coronal")]
@@ -397,11 +391,11 @@ def test_the_page_needs_nothing_from_anywhere(page):
 
 
 def test_the_legend_lists_exactly_the_structures_there_are(mouth, page):
-    platform = output_table(MULTICLASS)
+    platform = from_training(ANATOMY)
     present = np.union1d(mouth.labels, mouth.truth)
     assert sorted(Page(page).rows) == sorted(int(platform[number]) for number in present[present > 0])
     swatches = re.findall(r'class="swatch" style="background:(#[0-9a-f]{6})"', page)
-    colours = {s.training: "#{:02x}{:02x}{:02x}".format(*s.colour) for s in STRUCTURES[MULTICLASS]}
+    colours = {s.training: "#{:02x}{:02x}{:02x}".format(*s.colour) for s in ANATOMY}
     assert sorted(swatches) == sorted(colours[number] for number in present[present > 0])
 
 
@@ -416,9 +410,9 @@ def test_the_chart_shows_which_teeth_are_there(mouth, page):
 def test_other_challenges_have_pages_too(task):
     labels = np.zeros(SHAPE, np.uint8)
     labels[10:20, 10:20, 35:45], labels[10:20, 10:20, 10:20] = 1, 2
-    found = Page(make_page(reading(labels, challenge=task)))
+    found = Page(make_page(reading(labels, challenge=CHALLENGES[task])))
     assert found.rows == [1, 2]
-    assert STRUCTURES[task][0].name in found.text
+    assert CHALLENGES[task].structures[0].name in found.text
     assert "Missing" not in " ".join(found.text)
 
 
@@ -435,7 +429,7 @@ def test_report_from_files(tmp_path, capsys, phantom):
     geometry = grid(phantom.labels.shape, phantom.spacing[::-1], DIRECTION)
     image = write_image(tmp_path / "a.mha", phantom.image, geometry)
     truth = write_image(tmp_path / "truth.mha", phantom.labels, geometry)
-    public = output_table(MULTICLASS, "public")[training_table(MULTICLASS)[phantom.labels]]
+    public = from_training(ANATOMY, "public")[to_training(ANATOMY, "dataset")[phantom.labels]]
     labels = write_image(tmp_path / "a.nii.gz", public, geometry)
     out = tmp_path / "new/report.html"
     files = ["-i", str(image), "-s", str(labels), "-o", str(out)]
@@ -465,7 +459,7 @@ def test_grids_that_differ(tmp_path, change, says, capsys):
     assert not (tmp_path / "r.html").exists()
 
 
-def test_bad_label_maps_and_places_cost_one_line(tmp_path, capsys):
+def test_bad_numberings_and_places_cost_one_line(tmp_path, capsys):
     image = write_image(tmp_path / "a.mha", np.zeros(SHAPE, np.int16), grid(SHAPE))
     for value, place, says in ((0, "r.html", "found no structure"), (200, "r.html", "found unknown ids 200"),
                                (1, "a.mha/r.html", "could not be written")):  # fmt: skip

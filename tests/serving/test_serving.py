@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from challenge_names import MULTICLASS
 from small_models import make_model
 from stand_in import OBLIQUE, scan, write_image
 
-from umamba2.anatomy.structures import MULTICLASS
 from umamba2.models.folder import slim
 from umamba2.scans.volumes import read_labels
 

@@ -12,10 +12,10 @@ from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import Dow
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
-from umamba2.anatomy.structures import MULTICLASS, left_right_pairs
+from umamba2.anatomy.structures import ANATOMY, left_right_pairs
 from umamba2.training.augment import MirrorSides, spatial_only, swap_sides, weak_and_strong
 
-PAIRS = left_right_pairs(MULTICLASS)
+PAIRS = left_right_pairs(ANATOMY)
 
 
 def by_hand(image, labels, axes):

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from challenge_names import INTERACTIVE, MULTICLASS, STSR
 from downloads import SHAPE, phantom, stsr, toothfairy3, write
 
 from umamba2 import cli
-from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
+from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError
 from umamba2.scans.clicks import read_clicks
 from umamba2.training import convert as module
@@ -42,7 +43,7 @@ def array(path: Path) -> np.ndarray:
 def test_toothfairy3(tmp_path):
     source = toothfairy3(tmp_path / "download")
     before = {p: p.stat().st_mtime_ns for p in source.rglob("*")}
-    folder = convert(MULTICLASS, source, tmp_path / "raw")
+    folder = convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
     assert folder == tmp_path / "raw" / "Dataset301_ToothFairy3"
     translate = np.vectorize(TRAINING_ID.get, otypes=[np.uint8])
     for seed, case in enumerate(("ToothFairy3F_001", "ToothFairy3P_002", "ToothFairy3S_0003")):
@@ -62,7 +63,7 @@ def test_nnunet_finds_nothing_wrong_with_it(tmp_path):
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
     from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-    folder = convert(MULTICLASS, toothfairy3(tmp_path / "download", ending=".mha"), tmp_path / "raw")
+    folder = convert(CHALLENGES[MULTICLASS], toothfairy3(tmp_path / "download", ending=".mha"), tmp_path / "raw")
     cases = get_filenames_of_train_images_and_targets(str(folder))
     assert len(cases) == 3
     for case in cases.values():
@@ -77,16 +78,16 @@ def test_one_case_of_the_release_has_two_ids_of_its_own(tmp_path, capsys, case, 
     labels[3, 4, 5:7] = 60, 160
     write(source / "labelsTr" / f"{case}.nii.gz", labels)
     if fine:
-        folder = convert(MULTICLASS, source, tmp_path / "raw")
+        folder = convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
         assert array(folder / "labelsTr" / f"{case}.nii.gz")[3, 4, 5:7].tolist() == [TRAINING_ID[38], TRAINING_ID[138]]
     else:
         with pytest.raises(InputError, match="converting: found 1 of 2 cases that failed"):
-            convert(MULTICLASS, source, tmp_path / "raw")
-        assert f"{case}.nii.gz: found label values 60, 160, expected ToothFairy3's" in capsys.readouterr().err
+            convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
+        assert f"{case}.nii.gz: found label values 60, 160, expected 0-18, 21-28" in capsys.readouterr().err
 
 
 def test_the_interactive_dataset_has_two_classes_and_clicks_on_them(tmp_path):
-    folder = convert(INTERACTIVE, toothfairy3(tmp_path / "download"), tmp_path / "raw")
+    folder = convert(CHALLENGES[INTERACTIVE], toothfairy3(tmp_path / "download"), tmp_path / "raw")
     for seed, case in enumerate(("ToothFairy3F_001", "ToothFairy3P_002")):
         labels = array(folder / "labelsTr" / f"{case}.nii.gz")
         expected = np.select([phantom(seed).labels == 3, phantom(seed).labels == 4], [1, 2], 0)
@@ -100,7 +101,7 @@ def test_the_interactive_dataset_has_two_classes_and_clicks_on_them(tmp_path):
 def test_stsr_with_unlabelled_cases(tmp_path, capsys):
     source = stsr(tmp_path / "download")
     write(source / "Validation" / "STS25_Validation_0001.nii.gz", phantom(0).image)
-    folder = convert(STSR, source, tmp_path / "raw" / "Dataset777_Teeth")
+    folder = convert(CHALLENGES[STSR], source, tmp_path / "raw" / "Dataset777_Teeth")
     assert folder.name == "Dataset777_Teeth"
     unlabelled = ["STS25_Train_Unlabeled_00001", "STS25_Train_Unlabeled_00002"]
     assert sorted(p.name for p in (folder / "imagesUn").iterdir()) == [f"{case}_0000.nii.gz" for case in unlabelled]
@@ -148,7 +149,7 @@ def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "convert_case", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        convert(MULTICLASS, source, tmp_path / "raw")
+        convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
     folder = tmp_path / "raw" / "Dataset301_ToothFairy3"
     with pytest.raises(InputError, match=r"found 1 cases, expected the 3 that dataset.json states \(is the conversion"):
         read_dataset(folder)
@@ -161,18 +162,20 @@ def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
         converted.append(case)
 
     monkeypatch.setattr(module, "convert_case", note)
-    convert(MULTICLASS, source, tmp_path / "raw")
+    convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
     assert sorted(converted) == ["ToothFairy3F_001", "ToothFairy3P_002", "ToothFairy3S_0003"]
     later = (source / "labelsTr" / "ToothFairy3P_002.nii.gz").stat().st_mtime + 3600
     os.utime(source / "labelsTr" / "ToothFairy3P_002.nii.gz", (later, later))
-    convert(MULTICLASS, source, tmp_path / "raw")
+    convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
     assert converted[3:] == ["ToothFairy3P_002"]
 
 
 @pytest.mark.slow
 def test_processes_give_the_same_as_one(tmp_path):
     source = toothfairy3(tmp_path / "download")
-    one, two = (convert(INTERACTIVE, source, tmp_path / name, workers=n) for name, n in (("one", 1), ("two", 2)))
+    one, two = (
+        convert(CHALLENGES[INTERACTIVE], source, tmp_path / name, workers=n) for name, n in (("one", 1), ("two", 2))
+    )
     files = sorted(p.relative_to(one) for p in one.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(two) for p in two.rglob("*") if p.is_file())
     assert all((one / f).read_bytes() == (two / f).read_bytes() for f in files)
@@ -183,7 +186,7 @@ def test_nan_voxels_are_mended_in_the_copy(tmp_path, capsys):
     image = phantom(0).image.astype(np.float32)
     image[2, 3, 4] = np.nan
     path = write(source / "imagesTr" / "ToothFairy3F_001_0000.nii.gz", image)
-    folder = convert(MULTICLASS, source, tmp_path / "raw")
+    folder = convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
     copy = array(folder / "imagesTr" / path.name)
     assert copy[2, 3, 4] == np.nanmin(image)
     assert (copy != image).sum() == 1
@@ -226,14 +229,14 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch):
 
 def test_cases_that_the_download_no_longer_has_are_named(tmp_path):
     source = stsr(tmp_path / "download")
-    folder = convert(STSR, source, tmp_path / "raw")
+    folder = convert(CHALLENGES[STSR], source, tmp_path / "raw")
     case = "STS25_Train_Unlabeled_00001"
     write(source / "Labeled" / f"{case}_Mask.nii.gz", phantom(5).stsr_labels)
     expected = f"imagesUn/{case}_0000.nii.gz: found no such unlabelled case in the download, expected this file removed"
     with pytest.raises(InputError, match=expected):
-        convert(STSR, source, tmp_path / "raw")
+        convert(CHALLENGES[STSR], source, tmp_path / "raw")
     (folder / "imagesUn" / f"{case}_0000.nii.gz").unlink()
-    convert(STSR, source, tmp_path / "raw")
+    convert(CHALLENGES[STSR], source, tmp_path / "raw")
     shutil.copy(folder / "imagesTr" / f"{case}_0000.nii.gz", folder / "imagesUn")
     with pytest.raises(InputError, match=f"found {case} in imagesTr and imagesUn, expected it in one of them"):
         read_dataset(folder)
@@ -245,7 +248,7 @@ def test_axes_that_run_another_way_cost_a_warning(tmp_path, capsys):
         image = sitk.ReadImage(str(source / name))
         image.SetDirection((-1, 0, 0, 0, 1, 0, 0, 0, 1))
         sitk.WriteImage(image, str(source / name))
-    verify(read_dataset(convert(MULTICLASS, source, tmp_path / "raw")), 1)
+    verify(read_dataset(convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")), 1)
     said = capsys.readouterr().err
     for case in ("ToothFairy3F_001", "ToothFairy3P_002"):
         assert said.count(f"{case}.nii.gz: found the direction") == 1  # the copies have their images'
@@ -284,7 +287,7 @@ def test_an_incomplete_download_is_named_at_once(tmp_path, challenge, damage, me
     source = (stsr if challenge == STSR else toothfairy3)(tmp_path / "download")
     damage(source)
     with pytest.raises(InputError, match=message):
-        convert(challenge, source, tmp_path / "raw")
+        convert(CHALLENGES[challenge], source, tmp_path / "raw")
     assert not (tmp_path / "raw").exists()
 
 
@@ -317,26 +320,26 @@ def test_spacing_of_labels_must_be_the_images(tmp_path, capsys):
     source = toothfairy3(tmp_path / "download")
     write(source / "labelsTr" / "ToothFairy3P_002.nii.gz", phantom(1).labels, (2.0, 2.0, 2.1))
     with pytest.raises(InputError, match="found 1 of 3"):
-        convert(MULTICLASS, source, tmp_path / "raw")
+        convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
     assert "found spacing (2.09" in capsys.readouterr().err
 
 
 def test_a_folder_that_holds_another_dataset_is_not_overwritten(tmp_path):
     source = toothfairy3(tmp_path / "download")
-    convert(MULTICLASS, source, tmp_path / "raw" / "Dataset400_Mine")
+    convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw" / "Dataset400_Mine")
     with pytest.raises(InputError, match="found challenge toothfairy3-multiclass, expected toothfairy3-interactive"):
-        convert(INTERACTIVE, source, tmp_path / "raw" / "Dataset400_Mine")
+        convert(CHALLENGES[INTERACTIVE], source, tmp_path / "raw" / "Dataset400_Mine")
     with pytest.raises(InputError, match="found the name Dataset1_Mine, expected Dataset<three digits>_<name>"):
-        convert(MULTICLASS, source, tmp_path / "raw" / "Dataset1_Mine")
+        convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw" / "Dataset1_Mine")
     with pytest.raises(InputError, match="expected another place"):
-        convert(MULTICLASS, source, source / "raw")
+        convert(CHALLENGES[MULTICLASS], source, source / "raw")
 
 
 def test_a_full_disk_is_noticed_first(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(InputError, match=r"found 0.0 GB free, expected at least .* for the converted cases"):
-        convert(MULTICLASS, toothfairy3(tmp_path / "download"), tmp_path / "raw")
+        convert(CHALLENGES[MULTICLASS], toothfairy3(tmp_path / "download"), tmp_path / "raw")
     check_disk(tmp_path / "not" / "there", 999, "nothing")
 
 
@@ -344,21 +347,21 @@ def test_a_scan_that_shows_nothing_is_refused(tmp_path, capsys):
     source = toothfairy3(tmp_path / "download")
     write(source / "imagesTr" / "ToothFairy3P_002_0000.nii.gz", np.full(SHAPE, 7, np.int16))
     with pytest.raises(InputError, match="verifying: found 1 of 3"):
-        convert(MULTICLASS, source, tmp_path / "raw")
+        convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
     assert "ToothFairy3P_002_0000.nii.gz: found 7 in all voxels, expected a scan" in capsys.readouterr().err
 
 
 def test_a_damaged_description_is_written_again(tmp_path):
     source = toothfairy3(tmp_path / "download")
-    folder = convert(MULTICLASS, source, tmp_path / "raw")
+    folder = convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
     before = (folder / "dataset.json").read_bytes()
     (folder / "dataset.json").write_text("[1]")
-    convert(MULTICLASS, source, tmp_path / "raw")
+    convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
     assert (folder / "dataset.json").read_bytes() == before
 
 
 def test_verification_sees_what_happened_to_a_converted_dataset(tmp_path, capsys):
-    folder = convert(MULTICLASS, toothfairy3(tmp_path / "download"), tmp_path / "raw")
+    folder = convert(CHALLENGES[MULTICLASS], toothfairy3(tmp_path / "download"), tmp_path / "raw")
     facts = verify(read_dataset(folder), 1)
     assert facts["ToothFairy3P_002"].shape == SHAPE
     assert facts["ToothFairy3P_002"].labelled == np.count_nonzero(phantom(1).labels)

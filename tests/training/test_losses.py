@@ -8,10 +8,10 @@ import torch
 
 pytest.importorskip("nnunetv2")
 
-from umamba2.anatomy.structures import MULTICLASS, STRUCTURES
+from umamba2.anatomy.structures import ANATOMY
 from umamba2.training.losses import SoftDiceCE, blame, class_weights, neighbours, soft_targets
 
-ID = {s.platform: s.training for s in STRUCTURES[MULTICLASS]}
+ID = {s.platform: s.training for s in ANATOMY}
 
 
 def test_neighbours_are_the_published_ones():
@@ -25,14 +25,14 @@ def test_neighbours_are_the_published_ones():
         # one in the middle of an arch
         14: (13, 15, 46), 38: (37, 39, 46),
     }  # fmt: skip
-    found = neighbours()
+    found = neighbours(ANATOMY)
     assert {label: found[label] for label in published} == published
     assert set(found) == {3, 4, 5, 6, 43, 44, *range(11, 43)}
 
 
 def test_neighbours_agree_with_the_tooth_numbers():
-    found = neighbours()
-    for fdi in (s.platform for s in STRUCTURES[MULTICLASS] if s.platform >= 11 and s.platform < 49):
+    found = neighbours(ANATOMY)
+    for fdi in (s.platform for s in ANATOMY if s.platform >= 11 and s.platform < 49):
         quadrant, position = divmod(fdi, 10)
         expected = {ID[10 * quadrant + p] for p in (position - 1, position + 1) if 1 <= p <= 8}
         if position == 1:
@@ -41,7 +41,7 @@ def test_neighbours_agree_with_the_tooth_numbers():
 
 
 def test_soft_targets():
-    table = soft_targets(47, 0.1)
+    table = soft_targets(ANATOMY, 0.1)
     torch.testing.assert_close(table.sum(1), torch.ones(47))
     assert table[11, 11] == pytest.approx(0.9)
     assert table[11, [12, 19, 46]].tolist() == pytest.approx([0.1 / 3] * 3)
@@ -76,7 +76,7 @@ def test_loss_equals_a_loop_over_voxels(batch_dice):
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(2, 47, 2, 3, 4)) * 2
     labels = rng.choice([0, 3, 5, 11, 18, 19, 43, 45, 46], size=(2, 1, 2, 3, 4))
-    table, weights = soft_targets(47, 0.1), class_weights(47, ((43, 10.0), (44, 10.0), (45, 10.0)))
+    table, weights = soft_targets(ANATOMY, 0.1), class_weights(47, ((43, 10.0), (44, 10.0), (45, 10.0)))
     assert weights[[0, 42, 43, 44, 45, 46]].tolist() == [1, 1, 10, 10, 10, 1]
     loss = SoftDiceCE(table, weights, batch_dice, ddp=False)
     dice, entropy = naive(logits, labels, table.double().numpy(), weights.double().numpy(), batch_dice)

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from challenge_names import INTERACTIVE, MULTICLASS, STSR
 from downloads import SHAPE, phantom, stsr, toothfairy3, write
 from filelock import FileLock
 from small_models import make_plans
 
 from umamba2 import cli
-from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
+from umamba2.challenges import CHALLENGES
+from umamba2.challenges.recipe import DATA_IDENTIFIER, FULL, SMALL
 from umamba2.engine.preprocess import prepare
 from umamba2.errors import InputError
 from umamba2.models.folder import load_model, slim
@@ -28,7 +30,7 @@ from umamba2.training.convert import convert
 from umamba2.training.dataset import read_dataset
 from umamba2.training.nnunet import find_dataset, use_folders
 from umamba2.training.plan import add_configuration, bytes_in_memory, check_patch, check_preset, read_configuration
-from umamba2.training.presets import CONFIGURATION, DATA_IDENTIFIER, FULL, PLANS, PRESETS, SMALL, UNLABELLED_SUFFIX
+from umamba2.training.presets import CONFIGURATION, PLANS, UNLABELLED_SUFFIX
 from umamba2.training.run import _plans
 
 pytest.importorskip("nnunetv2")
@@ -225,11 +227,11 @@ def test_only_what_changed_is_done_again(planned, tmp_path, monkeypatch):
     planning.preprocess(dataset, preprocessed)
     assert done == [case]
     assert not (folder / "gone.pkl").exists()
-    planning.plan(dataset, preprocessed, PRESETS[STSR], patch=(32, 64, 64))
+    planning.plan(dataset, preprocessed, CHALLENGES[STSR].recipe, patch=(32, 64, 64))
     planning.preprocess(dataset, preprocessed)
     assert os.environ["nnUNet_n_proc_DA"] == "0"  # noqa: SIM112
     assert done == [case, case]  # which the replacement has not made; patches are cut later
-    planning.plan(dataset, preprocessed, PRESETS[STSR], spacing=(3, 3, 3))
+    planning.plan(dataset, preprocessed, CHALLENGES[STSR].recipe, spacing=(3, 3, 3))
     with pytest.raises(InputError, match="found cases preprocessed by other plans, expected `umamba2 preprocess`"):
         planning.check_preprocessed(folder.parent / f"{PLANS}.json")
     planning.preprocess(dataset, preprocessed)
@@ -248,7 +250,11 @@ def test_cases_are_preprocessed_again_where_they_are_incomplete_or_by_another_re
     path = target / f"{PLANS}.json"
 
     def preprocessed(spacing=(4.0, 4.0, 4.0), patch=(16, 32, 32), cases=scans):
-        plans = {"dataset_name": target.name, "plans_name": PLANS, **_plans(PRESETS[STSR], patch, spacing, SMALL)}
+        plans = {
+            "dataset_name": target.name,
+            "plans_name": PLANS,
+            **_plans(CHALLENGES[STSR].recipe, patch, spacing, SMALL),
+        }
         path.write_text(json.dumps(plans))
         folder = planning.preprocess_cases(path, cases, {}, [(SHAPE, (2.0, 2.0, 2.0))], 1)
         planning.check_preprocessed(path)
@@ -269,18 +275,18 @@ def test_cases_are_preprocessed_again_where_they_are_incomplete_or_by_another_re
 
 
 def test_damaged_plans_are_named(tmp_path):
-    dataset = read_dataset(convert(MULTICLASS, toothfairy3(tmp_path / "download"), tmp_path / "raw"))
+    dataset = read_dataset(convert(CHALLENGES[MULTICLASS], toothfairy3(tmp_path / "download"), tmp_path / "raw"))
     path = tmp_path / "pre" / dataset.folder.name / f"{PLANS}.json"
     path.parent.mkdir(parents=True)
     path.write_text('{"half":')
     with pytest.raises(InputError, match=f"{path}: could not be read"):
-        planning.plan(dataset, tmp_path / "pre", PRESETS[MULTICLASS])
+        planning.plan(dataset, tmp_path / "pre", CHALLENGES[MULTICLASS].recipe)
 
 
 @pytest.mark.parametrize("task", [MULTICLASS, INTERACTIVE, STSR])
 def test_every_preset_inherits_from_full_resolution(task):
     plans = make_plans()
-    add_configuration(plans, PRESETS[task], PRESETS[task].patch, FULL, harmonised=False)
+    add_configuration(plans, CHALLENGES[task].recipe, CHALLENGES[task].recipe.patch, FULL, harmonised=False)
     ours = plans["configurations"][CONFIGURATION]
     assert ours["inherits_from"] == "3d_fullres"
     assert ours["data_identifier"] == DATA_IDENTIFIER
@@ -303,17 +309,17 @@ def test_patches_that_fit():
 
 
 def test_the_dataset_must_be_the_presets(tmp_path):
-    dataset = read_dataset(convert(INTERACTIVE, toothfairy3(tmp_path / "download"), tmp_path / "raw"))
+    dataset = read_dataset(convert(CHALLENGES[INTERACTIVE], toothfairy3(tmp_path / "download"), tmp_path / "raw"))
     with pytest.raises(InputError, match="found a dataset for toothfairy3-interactive, expected one for stsr"):
-        check_preset(dataset, PRESETS[STSR])
+        check_preset(dataset, CHALLENGES[STSR].recipe)
     dataset.description.pop("challenge")
-    check_preset(dataset, PRESETS[INTERACTIVE])
+    check_preset(dataset, CHALLENGES[INTERACTIVE].recipe)
     with pytest.raises(InputError, match="found 3 labels, expected 13 for stsr"):
-        check_preset(dataset, PRESETS[STSR])
+        check_preset(dataset, CHALLENGES[STSR].recipe)
 
 
 def test_faults_come_before_planning(tmp_path, capsys):
-    folder = convert(MULTICLASS, toothfairy3(tmp_path / "download"), tmp_path / "raw")
+    folder = convert(CHALLENGES[MULTICLASS], toothfairy3(tmp_path / "download"), tmp_path / "raw")
     where = ("--raw", tmp_path / "raw", "--preprocessed", tmp_path / "pre", "--workers", 1)
 
     def problem(*arguments):
@@ -338,7 +344,7 @@ def test_faults_come_before_planning(tmp_path, capsys):
 
 
 def test_a_semi_supervised_challenge_without_unlabelled_cases_costs_a_warning(tmp_path, monkeypatch, capsys):
-    folder = convert(STSR, stsr(tmp_path / "download", unlabelled=0), tmp_path / "raw")
+    folder = convert(CHALLENGES[STSR], stsr(tmp_path / "download", unlabelled=0), tmp_path / "raw")
     monkeypatch.setattr(planning, "plan", lambda *_, **__: folder / "x.json")
     where = ("--raw", tmp_path / "raw", "--preprocessed", tmp_path / "pre")
     assert command("plan", "303", *where) == 1  # there are no plans
@@ -402,7 +408,7 @@ def test_datasets_are_found_by_name_and_number(tmp_path):
 
 def test_read_configuration_resolves_what_it_inherits(tmp_path):
     plans = make_plans()
-    add_configuration(plans, PRESETS[STSR], (32, 64, 64), FULL, harmonised=True)
+    add_configuration(plans, CHALLENGES[STSR].recipe, (32, 64, 64), FULL, harmonised=True)
     (tmp_path / "plans.json").write_text(json.dumps(plans))
     configuration = read_configuration(tmp_path / "plans.json")
     assert configuration["spacing"] == [0.3, 0.3, 0.3]

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from challenge_names import INTERACTIVE, MULTICLASS, STSR
 
 pytest.importorskip("nnunetv2")
 
 from toy_training import CONFIGURATION, DATASET, PLANS, make_dataset, output_folder, settings
 
-from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
 from umamba2.models.folder import load_model
 from umamba2.models.weights import read_checkpoint
 

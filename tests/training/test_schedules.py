@@ -4,11 +4,12 @@ import json
 
 import pytest
 import torch
+from challenge_names import INTERACTIVE, MULTICLASS, STSR
 
-from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR
+from umamba2.challenges import CHALLENGES
+from umamba2.challenges.recipe import Pretraining, Stage
 from umamba2.errors import InputError
-from umamba2.training.options import VARIABLE, Options, preset_for
-from umamba2.training.presets import PRESETS, Pretraining, Stage
+from umamba2.training.options import VARIABLE, Options, challenge_for
 from umamba2.training.schedules import Rates, pretraining_rate, stage_at, stage_rate
 
 
@@ -19,13 +20,13 @@ def test_poly_is_nnunets():
     for epoch in (0, 1, 700, 1499):
         theirs.step(epoch)
         expected = optimizer.param_groups[0]["lr"]
-        assert stage_rate(PRESETS[MULTICLASS].train, epoch) == pytest.approx(expected, rel=1e-12)
-        Rates(optimizer, lambda e: stage_rate(PRESETS[MULTICLASS].train, e)).step(epoch)
+        assert stage_rate(CHALLENGES[MULTICLASS].recipe.train, epoch) == pytest.approx(expected, rel=1e-12)
+        Rates(optimizer, lambda e: stage_rate(CHALLENGES[MULTICLASS].recipe.train, e)).step(epoch)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_fine_tuning_is_a_line():
-    stage = PRESETS[MULTICLASS].finetune
+    stage = CHALLENGES[MULTICLASS].recipe.finetune
     assert stage_rate(stage, 0) == pytest.approx(1e-3)
     assert stage_rate(stage, 250) == pytest.approx((1e-3 + 1e-5) / 2)
     assert stage_rate(stage, 500) == pytest.approx(1e-5)
@@ -51,16 +52,16 @@ def test_options_travel_through_the_environment(monkeypatch):
     monkeypatch.setenv(VARIABLE, "{}")
     options.to_environment()
     assert Options.from_environment() == options
-    preset = preset_for(STSR, options)
+    preset = options.applied_to(challenge_for(STSR, options).recipe)
     assert (preset.train.epochs, preset.finetune.epochs, preset.iterations) == (3, 2, 7)
-    assert preset.finetune.learning_rate == PRESETS[STSR].finetune.learning_rate
+    assert preset.finetune.learning_rate == CHALLENGES[STSR].recipe.finetune.learning_rate
 
 
 def test_without_options_the_preset_holds():
-    preset = preset_for(MULTICLASS, Options())
+    preset = Options().applied_to(challenge_for(MULTICLASS, Options()).recipe)
     assert (preset.train.epochs, preset.iterations, preset.accumulate) == (1500, 250, 2)
     assert preset.finetune is None
-    assert preset_for(None, Options()) is None
+    assert challenge_for(None, Options()) is None
 
 
 @pytest.mark.parametrize(
@@ -68,12 +69,12 @@ def test_without_options_the_preset_holds():
     [
         (STSR, Options(preset=MULTICLASS), "found toothfairy3-multiclass for a dataset of stsr"),
         ("liver", Options(), "preset: found 'liver', expected toothfairy3-multiclass"),
-        (INTERACTIVE, Options(finetune_epochs=5), "which has no such stage"),
+        (INTERACTIVE, Options(finetune_epochs=5), "that has no such stage"),
     ],
 )
 def test_bad_options(challenge, options, message):
     with pytest.raises(InputError, match=message):
-        preset_for(challenge, options)
+        options.applied_to(challenge_for(challenge, options).recipe)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", json.dumps({"epoch": 3})])

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from challenge_names import STSR
 
-from umamba2.anatomy.structures import STSR
-from umamba2.training.presets import PRESETS, SemiSupervision
+from umamba2.challenges import CHALLENGES
+from umamba2.challenges.recipe import SemiSupervision
 from umamba2.training.semi_supervised import (
     IGNORED,
     add_feature_noise,
@@ -19,7 +20,7 @@ from umamba2.training.semi_supervised import (
     unlabelled_probability,
 )
 
-STAGE_2, STAGE_3 = PRESETS[STSR].unlabelled, PRESETS[STSR].unlabelled_finetune
+STAGE_2, STAGE_3 = CHALLENGES[STSR].recipe.unlabelled, CHALLENGES[STSR].recipe.unlabelled_finetune
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from umamba2.challenges.recipe import Clicking
 from umamba2.training.clicks import batch_clicks, draw_clicks
-from umamba2.training.presets import Clicking
 
 SETTINGS = Clicking()
 

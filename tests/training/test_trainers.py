@@ -11,19 +11,20 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from challenge_names import INTERACTIVE, MULTICLASS, STSR
 
 pytest.importorskip("nnunetv2")
 
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from toy_training import DATASET, PATCH, environment, make_dataset, make_trainer, output_folder
 
-from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR, left_right_pairs
+from umamba2.anatomy.structures import ANATOMY, left_right_pairs
+from umamba2.challenges.recipe import Pretraining
 from umamba2.engine.predict import Predictor
 from umamba2.errors import InputError
 from umamba2.models.folder import load_model, slim
 from umamba2.training import losses, semi_supervised
 from umamba2.training.options import Options
-from umamba2.training.presets import Pretraining
 from umamba2.training.pretrain import disrupt, masked_blocks
 from umamba2.training.pretrained import read_weights
 from umamba2.training.trainer import NotFinite, _on_cpu
@@ -116,9 +117,9 @@ def test_the_multiclass_recipe(multiclass, tmp_path):
         trainer.get_dataloaders()
     loss = trainer.loss.loss
     assert isinstance(loss, losses.SoftDiceCE)
-    torch.testing.assert_close(loss.table, losses.soft_targets(47, 0.1))
+    torch.testing.assert_close(loss.table, losses.soft_targets(ANATOMY, 0.1))
     assert [i for i, weight in enumerate(loss.weights) if weight == 10] == [43, 44, 45]
-    assert trainer.pairs == left_right_pairs(MULTICLASS)
+    assert trainer.pairs == left_right_pairs(ANATOMY)
     assert trainer.inference_allowed_mirroring_axes == (0, 1, 2)
     optimizer = trainer.optimizer.param_groups[0]
     assert (optimizer["momentum"], optimizer["nesterov"], optimizer["weight_decay"]) == (0.99, True, 3e-5)

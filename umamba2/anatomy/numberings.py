@@ -15,11 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from umamba2.anatomy.structures import ANATOMY, Structure
+from umamba2.anatomy.structures import ANATOMY, NUMBERINGS, WRITTEN_NUMBERINGS, Structure
 from umamba2.errors import InputError
-
-WRITTEN = ("platform", "public", "training")
-NUMBERINGS = (*WRITTEN, "dataset")
 
 _RELEASED = {number: structure.name for structure in ANATOMY for number in structure.dataset}
 
@@ -61,13 +58,13 @@ def from_training(structures: Sequence[Structure], numbering: str = "platform") 
 
     Args:
         structures: The classes of a challenge.
-        numbering: One of ``WRITTEN``.
+        numbering: One of ``WRITTEN_NUMBERINGS``.
 
     Raises:
         InputError: There is no such numbering, or label maps are not written in it.
     """
-    if numbering not in WRITTEN:
-        raise InputError(f"numbering: found {numbering!r}, expected one of {', '.join(WRITTEN)}")
+    if numbering not in WRITTEN_NUMBERINGS:
+        raise InputError(f"numbering: found {numbering!r}, expected one of {', '.join(WRITTEN_NUMBERINGS)}")
     table = np.zeros(len(structures) + 1, np.uint8)
     for structure in structures:
         table[structure.training] = ids_of(structure, numbering)[0]

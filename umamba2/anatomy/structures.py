@@ -1,8 +1,8 @@
 """The one table of anatomy: names, ids in every numbering, groups, colours, smallest sizes.
 
-Everybody else looks ids up here by a structure's name or FDI number. Which numberings there are, and how label maps are
-translated from one to another, is in `umamba2.anatomy.numberings`. This module needs the standard library alone, so that
-reading a name or an id never waits for torch.
+Everybody else looks ids up here by a structure's name or FDI number. What the numberings are, and how label maps go
+from one to another, is in `umamba2.anatomy.numberings`. This module needs the standard library alone, so that reading a
+name or an id never waits for torch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 Colour = tuple[int, int, int]  # red, green, blue, 0-255
+
+# What each is, `umamba2.anatomy.numberings` says. Label maps are written in the first three.
+NUMBERINGS = ("platform", "public", "training", "dataset")
+WRITTEN_NUMBERINGS = NUMBERINGS[:3]
 
 # Voxel counts in the published post-processing table refer to ToothFairy3's 0.3 mm grid.
 REFERENCE_VOXEL_MM3 = 0.3**3
@@ -60,7 +64,7 @@ def by_name(structures: Iterable[Structure]) -> dict[str, Structure]:
 
 
 def left_right_pairs(structures: Iterable[Structure]) -> tuple[tuple[int, int], ...]:
-    """Pairs of training ids that trade places when a volume is mirrored along x (array axis 2), the smaller one first."""
+    """Pairs of training ids that trade places in a mirror image along x (array axis 2), the smaller one first."""
     named = by_name(structures)
     partners = ((s.training, named[s.partner].training) for s in named.values() if s.partner in named)
     return tuple((one, other) for one, other in partners if one < other)

@@ -1,7 +1,7 @@
 """The challenges' graders on your desk: the same numbers, sooner.
 
 >>> from umamba2.evaluation import evaluate_multiclass
->>> report = evaluate_multiclass("predictions/", "truth/", label_map="platform", workers=4)
+>>> report = evaluate_multiclass("predictions/", "truth/", numbering="platform", workers=4)
 >>> report["aggregates"]["Dice Average"]["mean"]
 
 `evaluate_multiclass`, `evaluate_interactive` and `evaluate_stsr` compare folders; `dice`, `iou`, `hd95` and

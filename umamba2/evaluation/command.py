@@ -7,15 +7,16 @@ import json
 import sys
 from pathlib import Path
 
-from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STSR, TASKS
+from umamba2.anatomy.structures import WRITTEN_NUMBERINGS
+from umamba2.challenges import CHALLENGES, find_challenge
 from umamba2.errors import InputError
 from umamba2.files import OutputRegistry, write_file
 from umamba2.messages import say
 
 # What a line on the screen shows; the file has everything.
 _SHOWN = {
-    MULTICLASS: ("Dice Average", "HD95 Average"),
-    INTERACTIVE: ("Dice_AUC", "Dice_Final", "HD95_AUC", "HD95_Final"),
+    "classes": ("Dice Average", "HD95 Average"),
+    "click runs": ("Dice_AUC", "Dice_Final", "HD95_AUC", "HD95_Final"),
 }
 
 
@@ -25,24 +26,18 @@ def add_parser(commands) -> None:
         "evaluate", help="grade segmentations", description="Grade segmentations as the challenge's own grader does."
     )
     parser.set_defaults(command=run)
-    parser.add_argument("challenge", choices=TASKS)
+    parser.add_argument("challenge", choices=CHALLENGES)
     parser.add_argument(
         "-p", "--predictions", required=True, type=Path, help="folder of label maps, or of results.json and images/"
     )
     parser.add_argument("-g", "--ground-truth", required=True, type=Path, help="folder of label maps")
     parser.add_argument("-o", "--output", required=True, type=Path, help="where to write the scores (JSON)")
-    parser.add_argument(
-        "--label-map",
-        choices=("platform", "public"),
-        help="ids in the predictions (toothfairy3-multiclass; default: platform)",
-    )
+    parser.add_argument("--numbering", "--label-map", choices=WRITTEN_NUMBERINGS, help="ids in the predictions")
     parser.add_argument("--workers", type=_at_least_one, default=1, help="processes, one case each (default: 1)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Grade, write the scores and print the gist; returns 0, or 1 if anything was missing or odd."""
-    if options.label_map and options.challenge != MULTICLASS:
-        raise InputError(f"--label-map: found it with {options.challenge}, expected {MULTICLASS}")
     from umamba2.evaluation.cases import files_read
 
     places = OutputRegistry(
@@ -53,27 +48,28 @@ def run(options: argparse.Namespace) -> int:
     write_file(options.output, json.dumps(report, indent=2, allow_nan=False) + "\n")
     for problem in report["problems"]:
         say(f"warning: {problem}", sys.stderr)
-    if options.challenge == STSR:
+    grading = find_challenge(options.challenge).grading
+    if grading == "instances":
         scores = {name: value for name, value in report.items() if isinstance(value, float)}
     else:
-        scores = {name: report["aggregates"][name]["mean"] for name in _SHOWN[options.challenge]}
+        scores = {name: report["aggregates"][name]["mean"] for name in _SHOWN[grading]}
     say("  ".join(f"{name} {value:.4f}" for name, value in scores.items()) + f"  -> {options.output}")
     return 1 if report["problems"] else 0
 
 
 def _evaluate(options: argparse.Namespace) -> dict:
-    folders = options.predictions, options.ground_truth
+    folders, challenge = (options.predictions, options.ground_truth), find_challenge(options.challenge)
+    numbering = options.numbering or challenge.numbering
     try:
-        if options.challenge == STSR:
+        if challenge.grading == "instances":
             from umamba2.evaluation.stsr import evaluate_stsr
 
             return evaluate_stsr(*folders, workers=options.workers)
-        from umamba2.evaluation.toothfairy3 import evaluate_interactive, evaluate_multiclass
+        from umamba2.evaluation.toothfairy3 import evaluate_classes, evaluate_click_runs
     except ImportError as error:
         raise InputError(f"evaluate: found no {error.name}, expected pip install 'umamba2[evaluate]'") from None
-    if options.challenge == INTERACTIVE:
-        return evaluate_interactive(*folders, workers=options.workers)
-    return evaluate_multiclass(*folders, options.label_map or "platform", options.workers)
+    evaluate = evaluate_click_runs if challenge.grading == "click runs" else evaluate_classes
+    return evaluate(challenge, *folders, numbering, options.workers)
 
 
 def _at_least_one(text: str) -> int:

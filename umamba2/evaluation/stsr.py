@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from umamba2.anatomy.structures import STRUCTURES, STSR
+from umamba2.challenges import STSR
 from umamba2.errors import InputError
 from umamba2.evaluation.cases import elsewhere, label_files, mean, read_prediction, run_all
 from umamba2.evaluation.metrics import Spacing, bounding_box, class_masks, dice, iou, joint_box, surface_dice
@@ -133,7 +133,7 @@ def _scores(results: list[CaseScores]) -> dict[str, float]:
 
 
 def _per_class(results: list[CaseScores]) -> list[dict]:
-    names = {structure.training: structure.name for structure in STRUCTURES[STSR]}
+    names = {structure.training: structure.name for structure in STSR.structures}
     rows = []
     for label in sorted({label for result in results for label in result.instances}):
         values = [result.instances[label] for result in results if label in result.instances]

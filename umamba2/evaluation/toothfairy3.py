@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from umamba2.anatomy.structures import INTERACTIVE, MULTICLASS, STRUCTURES
+from umamba2.anatomy.numberings import ids_of, to_training
+from umamba2.challenges import INTERACTIVE, MULTICLASS, Challenge
 from umamba2.errors import InputError
 from umamba2.evaluation.cases import (
     RESULTS,
@@ -32,9 +33,7 @@ from umamba2.evaluation.cases import (
 from umamba2.evaluation.metrics import class_masks, dice, hd95
 from umamba2.scans.volumes import read_labels, stem
 
-GRADED_MAPS = ("platform", "public")
 RUNS = range(6)  # the interactive challenge runs every scan with 0 to 5 clicks
-_SLUGS = {MULTICLASS: "oral-pharyngeal-segmentation", INTERACTIVE: "iac-segmentation"}
 
 
 @dataclass(frozen=True)
@@ -58,26 +57,36 @@ class _Scores:
 
 
 def evaluate_multiclass(
-    predictions: str | Path, truths: str | Path, label_map: str = "platform", workers: int = 1
+    predictions: str | Path, truths: str | Path, numbering: str = "platform", workers: int = 1
+) -> dict:
+    """Grade ToothFairy3's first task, see `evaluate_classes`."""
+    return evaluate_classes(MULTICLASS, predictions, truths, numbering, workers)
+
+
+def evaluate_interactive(predictions: str | Path, truths: str | Path, workers: int = 1) -> dict:
+    """Grade ToothFairy3's second task, see `evaluate_click_runs`."""
+    return evaluate_click_runs(INTERACTIVE, predictions, truths, workers=workers)
+
+
+def evaluate_classes(
+    challenge: Challenge, predictions: str | Path, truths: str | Path, numbering: str = "platform", workers: int = 1
 ) -> dict:
     """Grade ToothFairy3's first task: mean Dice and HD95 over 46 classes, per case and over all cases.
 
     ``predictions`` is a folder of label maps named like the ground truth, or a container's output folder with
     ``results.json``; ``truths`` a folder of label maps, of which the ids of the dataset release are understood too.
-    ``label_map`` names the ids that predictions use, ``platform`` (50-53) or ``public`` (103-105, 150); the pulps of
+    ``numbering`` names the ids that predictions use, ``platform`` (50-53) or ``public`` (103-105, 150); the pulps of
     single teeth (111-148) count as pulp. Every ground truth is a case. Returns ``case`` and ``aggregates`` in the
     grader's form, ``per_class`` and ``problems``. Raises InputError for an unusable ground truth, and for a prediction
     of another shape.
     """
-    if label_map not in GRADED_MAPS:
-        raise InputError(f"label map: found {label_map!r}, expected {' or '.join(GRADED_MAPS)}")
-    found, problems = _predictions(MULTICLASS, predictions)
+    found, problems = _predictions(challenge, predictions)
     cases = []
     for name, truth in _truths(truths).items():
         files = found.pop(name, [])
         problems += [f"{path}: found another prediction of {name}, expected one; it counts too" for path in files[1:]]
         cases.append(_Case(truth, tuple((path, True) for path in files) or ((Path(predictions) / truth.name, False),)))
-    scores = _score_all(MULTICLASS, cases, label_map, workers)
+    scores = _score_all(challenge, cases, numbering, workers)
     columns: dict[str, list] = {
         "Dice Average": [mean(s.dice) for s in scores],
         "HD95 Average": [mean(s.hd95) for s in scores],
@@ -87,19 +96,21 @@ def evaluate_multiclass(
     return {
         "case": {name: {str(i): value for i, value in enumerate(values)} for name, values in columns.items()},
         "aggregates": {name: summary(values) for name, values in columns.items()},
-        "per_class": _per_class(MULTICLASS, scores, label_map),
+        "per_class": _per_class(challenge, scores, numbering),
         "problems": [problem for s in scores for problem in s.problems] + problems + _left_over(found, truths),
     }
 
 
-def evaluate_interactive(predictions: str | Path, truths: str | Path, workers: int = 1) -> dict:
+def evaluate_click_runs(
+    challenge: Challenge, predictions: str | Path, truths: str | Path, numbering: str = "platform", workers: int = 1
+) -> dict:
     """Grade ToothFairy3's second task: Dice and HD95 of the two canals over six runs with 0 to 5 clicks.
 
     Folders as in `evaluate_multiclass`; the ground truth of prediction ``<case>_<n>`` is ``<case>``. ``AUC`` is the
     integral over the runs by trapezoids of width 1, ``Final`` the value of the last. As in the grader, a run too many
     counts as one more. Returns and raises as `evaluate_multiclass`.
     """
-    found, problems = _predictions(INTERACTIVE, predictions)
+    found, problems = _predictions(challenge, predictions)
     cases = []
     for name, truth in _truths(truths).items():
         runs: list[tuple[int, Path, bool]] = []
@@ -116,7 +127,7 @@ def evaluate_interactive(predictions: str | Path, truths: str | Path, workers: i
         runs += [(n, Path(predictions) / f"{name}_{n}{ending}", False) for n in RUNS if n not in seen]
         runs.sort(key=lambda run: run[0])
         cases.append(_Case(truth, tuple((path, given) for _, path, given in runs)))
-    scores = _score_all(INTERACTIVE, cases, "platform", workers)
+    scores = _score_all(challenge, cases, numbering, workers)
     columns: dict[str, dict[str, float]] = {"Dice_AUC": {}, "Dice_Final": {}, "HD95_AUC": {}, "HD95_Final": {}}
     for case in cases:
         of_case = [s for s in scores if s.truth == case.truth]
@@ -126,18 +137,17 @@ def evaluate_interactive(predictions: str | Path, truths: str | Path, workers: i
     return {
         "case": columns,
         "aggregates": {name: summary(list(values.values())) for name, values in columns.items()},
-        "per_class": _per_class(INTERACTIVE, scores, "platform"),
+        "per_class": _per_class(challenge, scores, numbering),
         "problems": [problem for s in scores for problem in s.problems] + problems + _left_over(found, truths),
     }
 
 
-def class_table(task: str, label_map: str, dataset: bool) -> np.ndarray:
-    """Lookup table from the ids in a file to training ids, (256,), uint8; ``dataset``: also from the release's ids."""
-    table = np.zeros(256, np.uint8)
-    for structure in STRUCTURES[task]:
-        if task == MULTICLASS and (dataset or len(structure.dataset) > 1):  # the grader merges pulps in both masks
+def _graded(challenge: Challenge, numbering: str) -> np.ndarray:
+    """Lookup table from the ids in a prediction to training ids; the grader merges the pulps of single teeth."""
+    table = to_training(challenge.structures, numbering)
+    for structure in challenge.structures:
+        if structure.group == "pulp":
             table[list(structure.dataset)] = structure.training
-        table[getattr(structure, label_map)] = structure.training
     return table
 
 
@@ -170,11 +180,11 @@ def _truths(folder: str | Path) -> dict[str, Path]:
     return files
 
 
-def _predictions(task: str, folder: str | Path) -> tuple[dict[str, list[Path]], list[str]]:
+def _predictions(challenge: Challenge, folder: str | Path) -> tuple[dict[str, list[Path]], list[str]]:
     """The predictions by the name of their scan, as ``results.json`` has it, else as the files are called; and a line
     for each that is left out."""
     folder = Path(folder)
-    images = folder / "images" / _SLUGS[task]
+    images = folder / challenge.output_folder
     images = images if images.is_dir() else folder
     found: dict[str, list[Path]] = {}
     if not (folder / RESULTS).is_file():
@@ -216,15 +226,15 @@ def _left_over(found: dict[str, list[Path]], truths: str | Path) -> list[str]:
     return [f"{path}: found no ground truth in {truths}, left out" for path in paths]
 
 
-def _score_all(task: str, cases: list[_Case], label_map: str, workers: int) -> list[_Scores]:
-    results = run_all(partial(_score_case, task=task, label_map=label_map), cases, workers)
+def _score_all(challenge: Challenge, cases: list[_Case], numbering: str, workers: int) -> list[_Scores]:
+    results = run_all(partial(_score_case, challenge=challenge, numbering=numbering), cases, workers)
     return [scores for case in results for scores in case]
 
 
-def _score_case(case: _Case, task: str, label_map: str) -> list[_Scores]:
+def _score_case(case: _Case, challenge: Challenge, numbering: str) -> list[_Scores]:
     labels, expected = read_labels(case.truth)
-    truth = _classes(labels, class_table(task, label_map, dataset=True))
-    table = class_table(task, label_map, dataset=False)
+    truth = _classes(labels, to_training(challenge.structures, numbering, released=True))
+    table = _graded(challenge, numbering)
     scores = []
     for path, given in case.predictions:
         found, grid, problems = read_prediction(path if given else None, str(path))
@@ -235,7 +245,7 @@ def _score_case(case: _Case, task: str, label_map: str) -> list[_Scores]:
         else:
             prediction = _classes(found, table)
             problems += elsewhere(path, grid, expected, "spacing origin direction")
-        scores.append(_Scores(path, case.truth, *dice_and_hd95(truth, prediction, len(STRUCTURES[task])), problems))
+        scores.append(_Scores(path, case.truth, *dice_and_hd95(truth, prediction, len(challenge.structures)), problems))
     return scores
 
 
@@ -270,15 +280,15 @@ def dice_and_hd95(
     return dices, distances, present
 
 
-def _per_class(task: str, scores: list[_Scores], label_map: str) -> list[dict]:
+def _per_class(challenge: Challenge, scores: list[_Scores], numbering: str) -> list[dict]:
     """Means over all predictions; ``count`` is how many ground truths, one per prediction, hold the class."""
     return [
         {
-            "id": getattr(structure, label_map),
+            "id": ids_of(structure, numbering)[0],
             "name": structure.name,
             "Dice": mean([s.dice[i] for s in scores]),
             "HD95": mean([s.hd95[i] for s in scores]),
             "count": sum(s.present[i] for s in scores),
         }
-        for i, structure in enumerate(STRUCTURES[task])
+        for i, structure in enumerate(challenge.structures)
     ]

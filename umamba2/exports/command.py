@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from umamba2.anatomy.groups import slug
-from umamba2.anatomy.structures import LABEL_MAPS, MULTICLASS, TASKS
+from umamba2.anatomy.structures import WRITTEN_NUMBERINGS
+from umamba2.challenges import CHALLENGES, MULTICLASS, find_challenge
 from umamba2.errors import InputError
 from umamba2.exports.formats import FORMATS, MESHES
 from umamba2.messages import say
@@ -31,8 +32,10 @@ def add_parser(commands) -> None:
         help="teeth, restorations, pulp, canals, jaws, sinuses, pharynx, or FDI numbers (default: everything)",
     )
     parser.add_argument("--smooth", action="store_true", help="smooth meshes that keep the structures' volumes")
-    parser.add_argument("--challenge", choices=TASKS, default=MULTICLASS, help=f"default: {MULTICLASS}")
-    parser.add_argument("--label-map", choices=LABEL_MAPS, default="platform", help="ids in the file (platform)")
+    parser.add_argument("--challenge", choices=CHALLENGES, default=MULTICLASS.name, help=f"default: {MULTICLASS.name}")
+    parser.add_argument(
+        "--numbering", "--label-map", choices=WRITTEN_NUMBERINGS, default="platform", help="ids in the file (platform)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,12 +54,18 @@ def run(options: argparse.Namespace) -> int:
 
     wanted = None if options.structures is None else [name.strip() for name in options.structures.split(",")]
     exported = export(
-        options.labels, options.output, options.format, wanted, options.smooth, options.challenge, options.label_map
+        options.labels,
+        options.output,
+        options.format,
+        wanted,
+        options.smooth,
+        find_challenge(options.challenge),
+        options.numbering,
     )
     for one in exported:
         mesh = "" if one.mesh_volume is None else f", mesh {one.mesh_volume:.1f} mm^3"
-        say(f"{slug(options.challenge, one.structure)}  voxels {one.volume:.1f} mm^3{mesh}")
+        say(f"{slug(one.structure)}  voxels {one.volume:.1f} mm^3{mesh}")
         if one.closed is False:
-            say(f"warning: {slug(options.challenge, one.structure)}: the mesh is not closed", sys.stderr)
+            say(f"warning: {slug(one.structure)}: the mesh is not closed", sys.stderr)
     say(f"{options.output}  {len(exported)} structures as {options.format}")
     return 1 if any(one.closed is False for one in exported) else 0

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from umamba2.anatomy.groups import as_training, fdi_number, select, slug
-from umamba2.anatomy.structures import MULTICLASS, STRUCTURES, Structure, output_table
+from umamba2.anatomy.groups import select, slug, title
+from umamba2.anatomy.numberings import as_training, from_training
+from umamba2.anatomy.structures import Structure
+from umamba2.challenges import MULTICLASS, Challenge
 from umamba2.errors import InputError
 from umamba2.exports.formats import FORMATS, MESHES
 from umamba2.exports.tables import Label, itksnap_table, segmentation, slicer_table
@@ -35,8 +37,8 @@ def export(
     kind: str,
     structures: Sequence[str] | None = None,
     smooth: bool = False,
-    challenge: str = MULTICLASS,
-    label_map: str = "platform",
+    challenge: Challenge = MULTICLASS,
+    numbering: str = "platform",
 ) -> list[Exported]:
     """Write the structures of a label map file into a folder, in a format of ``FORMATS``.
 
@@ -50,19 +52,19 @@ def export(
         raise InputError(f"format: found {kind!r}, expected one of {', '.join(FORMATS)}")
     source, folder = Path(source), Path(folder)
     raw, geometry = read_labels(source)
-    wanted = select(challenge, structures)
-    labels = as_training(raw, str(source), challenge, label_map)
+    wanted = select(challenge.structures, structures)
+    labels = as_training(raw, str(source), challenge.structures, numbering)
     counts = np.bincount(labels.ravel(), minlength=256)
     present = [structure for structure in wanted if counts[structure.training]]
     if not present:
         raise InputError(f"{source}: found none of {', '.join(structures or ())}, expected at least one")
     if kind in MESHES:
-        return _export_meshes(folder, stem(source), kind, labels, geometry, challenge, wanted, smooth)
+        return _export_meshes(folder, stem(source), kind, labels, geometry, wanted, smooth)
     shown = np.zeros(256, np.uint8)
-    ids = output_table(challenge, label_map)
+    ids = from_training(challenge.structures, numbering)
     for structure in present:
         shown[structure.training] = ids[structure.training]
-    table = [_label(structure, challenge, int(ids[structure.training])) for structure in present]
+    table = [_label(structure, int(ids[structure.training])) for structure in present]
     path = folder / f"{stem(source)}.{kind}"
     OutputRegistry([source]).claim(path, source)
     if kind == "seg.nrrd":
@@ -81,16 +83,15 @@ def _export_meshes(
     kind: str,
     labels: np.ndarray,
     geometry: Geometry,
-    challenge: str,
     wanted: list[Structure],
     smooth: bool,
 ) -> list[Exported]:
     from umamba2.exports.meshes import encode, encode_scene, make_surface
 
     surfaces, exported = [], []
-    boxes = ndimage.find_objects(labels, len(STRUCTURES[challenge]))
+    boxes = ndimage.find_objects(labels, 255)
     for structure in wanted:
-        box, path = boxes[structure.training - 1], folder / name / f"{slug(challenge, structure)}.{kind}"
+        box, path = boxes[structure.training - 1], folder / name / f"{slug(structure)}.{kind}"
         if box is None:
             if kind != "glb":
                 path.unlink(missing_ok=True)
@@ -103,11 +104,9 @@ def _export_meshes(
         else:
             write_file(path, encode(surface, kind))
     if surfaces:
-        write_file(folder / f"{name}.glb", encode_scene(surfaces, challenge))
+        write_file(folder / f"{name}.glb", encode_scene(surfaces))
     return exported
 
 
-def _label(structure: Structure, challenge: str, number: int) -> Label:
-    fdi = fdi_number(challenge, structure)
-    name = structure.name if fdi is None else f"{fdi} {structure.name}"
-    return Label(number, name, slug(challenge, structure), structure.colour)
+def _label(structure: Structure, number: int) -> Label:
+    return Label(number, title(structure), slug(structure), structure.colour)

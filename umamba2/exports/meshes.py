@@ -88,11 +88,11 @@ def encode(surface: Surface, kind: str) -> bytes:
     return content
 
 
-def encode_scene(surfaces: list[Surface], challenge: str) -> bytes:
+def encode_scene(surfaces: list[Surface]) -> bytes:
     """All surfaces as the content of one ``glb`` file, each a coloured mesh under its name."""
     scene = trimesh.Scene()
     for surface in surfaces:
-        mesh, name = surface.mesh.copy(), slug(challenge, surface.structure)
+        mesh, name = surface.mesh.copy(), slug(surface.structure)
         colour = [channel / 255 for channel in surface.structure.colour] + [1.0]
         material = PBRMaterial(name=name, baseColorFactor=colour, metallicFactor=0.0, roughnessFactor=0.7)
         mesh.visual = TextureVisuals(material=material)

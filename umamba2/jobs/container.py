@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from umamba2.anatomy.structures import LABEL_MAPS
+from umamba2.anatomy.structures import WRITTEN_NUMBERINGS
 from umamba2.arguments import positive
+from umamba2.challenges import CHALLENGES
 from umamba2.models.locate import DEMO_MODELS, find_model
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def option_parser(description: str, **options: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--challenge",
         default=environment("UMAMBA2_CHALLENGE"),
-        help="toothfairy3-multiclass, toothfairy3-interactive or stsr",
+        help=", ".join(CHALLENGES),
     )
     parser.add_argument("--input", default=environment("UMAMBA2_INPUT"), help="default: /input or /inputs")
     parser.add_argument("--output", default=environment("UMAMBA2_OUTPUT"), help="default: /output or /outputs")
@@ -46,7 +47,7 @@ def option_parser(description: str, **options: Any) -> argparse.ArgumentParser:
 def add_inference_options(parser: argparse.ArgumentParser, seconds: str | None = None) -> None:
     """Add what the container and ``umamba2 predict`` have in common; ``seconds``: the default time limit."""
     add = parser.add_argument
-    add("--numbering", "--label-map", choices=LABEL_MAPS, help="ids of the output (default: platform)")
+    add("--numbering", "--label-map", choices=WRITTEN_NUMBERINGS, help="ids of the output (default: platform)")
     add("--folds", nargs="+", metavar="FOLD", help="numbers or 'all' (default: every fold there is)")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     add("--precision", choices=("auto", "fp16", "bf16", "fp32"), default="auto")

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from umamba2.challenges import CHALLENGES, Challenge
-from umamba2.challenges.stsr import STSR
-from umamba2.challenges.toothfairy3 import INTERACTIVE, MULTICLASS
 from umamba2.errors import InputError
 from umamba2.scans.volumes import SUFFIXES, list_volumes, suffix
 
@@ -16,20 +14,24 @@ from umamba2.scans.volumes import SUFFIXES, list_volumes, suffix
 def recognise(folder: str | Path | None = None) -> Challenge:
     """The challenge whose input lies in a folder (None: in one of the platforms' mounts).
 
-    `images/cbct` or an `inputs.json` is ToothFairy3, with clicks the interactive task; bare `.nii.gz` files are STSR.
-    Raises InputError if nothing of the kind is there.
+    The image folder of a challenge or an `inputs.json` is Grand Challenge, with clicks the interactive task; images
+    that lie in the folder itself, all with the file name ending of a challenge's outputs, are of that challenge. Where
+    several fit, the first one in the registry counts. Raises InputError if nothing of the kind is there.
     """
     folders = [Path(folder)] if folder is not None else _mounted_inputs()
     for candidate in folders:
         if not candidate.is_dir():
             continue
-        if _has_clicks(candidate):
-            return INTERACTIVE
-        if (candidate / MULTICLASS.image_folder).is_dir() or (candidate / "inputs.json").is_file():
-            return MULTICLASS
-        images = list_volumes(candidate)
-        if images:
-            return STSR if all(suffix(image) == ".nii.gz" for image in images) else MULTICLASS
+        clicks = _has_clicks(candidate)
+        mounted = [c for c in CHALLENGES.values() if c.has_results and c.takes_clicks == clicks]
+        sockets = (candidate / "inputs.json").is_file()
+        found = mounted if clicks or sockets else [c for c in mounted if (candidate / c.image_folder).is_dir()]
+        endings = {suffix(image) for image in list_volumes(candidate)}
+        if not found and endings:
+            bare = [c for c in CHALLENGES.values() if not c.image_folder and {suffix(Path(c.output_name))} == endings]
+            found = bare or mounted
+        if found:
+            return found[0]
     places = " or ".join(map(str, folders))
     raise InputError(f"{places}: found no input of a known challenge, expected images/cbct/<image> or <case>.nii.gz")
 

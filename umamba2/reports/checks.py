@@ -6,10 +6,10 @@ The checks know anatomy, not the patient: a remark is a reason to look, never a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from statistics import median
 
-from umamba2.anatomy.groups import fdi_number
-from umamba2.anatomy.structures import FDI_TEETH, MULTICLASS, REFERENCE_VOXEL_MM3, STSR
+from umamba2.anatomy.structures import FDI_TEETH, REFERENCE_VOXEL_MM3
 from umamba2.reports.reading import Reading
 from umamba2.reports.statistics import Measure
 
@@ -48,22 +48,22 @@ class Remark:
 def check(reading: Reading, measures: list[Measure]) -> list[Remark]:
     """Every remark on a case, warnings first."""
     found = [m for m in measures if m.voxels]
-    if reading.challenge == STSR:
+    structures = reading.challenge.structures
+    if any(s.group == "teeth" and s.fdi is None for s in structures):
         return [Remark(NOTE, _NOT_CHECKED), *_only_one_has(reading, measures)]
     remarks: list[Remark] = []
     if reading.oriented:
-        remarks += _sides(reading.challenge, found) + _upper_lower(reading.challenge, found)
+        remarks += _sides(found) + _upper_lower(found)
     else:
         remarks.append(Remark(NOTE, "The image does not state its orientation: sides and heights were not checked."))
-    if reading.challenge == MULTICLASS:
-        remarks += _missing_teeth(found)
-    remarks += _volumes(reading.challenge, found) + _only_one_has(reading, measures)
+    remarks += _missing_teeth([s.fdi for s in structures if s.fdi], found)
+    remarks += _volumes(found) + _only_one_has(reading, measures)
     return sorted(remarks, key=lambda remark: remark.level != WARNING)
 
 
-def label(challenge: str, measure: Measure) -> str:
+def label(measure: Measure) -> str:
     """A structure as readers call it: "36 (lower left first molar)", "pharynx"."""
-    number = fdi_number(challenge, measure.structure)
+    number = measure.structure.fdi
     return measure.structure.name if number is None else f"{number} ({measure.structure.name})"
 
 
@@ -72,9 +72,9 @@ def millimetres(volume: float) -> str:
     return f"{volume:,.0f} mm³" if volume < 10_000 else f"{volume / 1000:,.1f} ml"
 
 
-def _missing_teeth(found: list[Measure]) -> list[Remark]:
-    present = {fdi_number(MULTICLASS, m.structure) for m in found}
-    missing = [fdi for fdi in FDI_TEETH if fdi not in present]
+def _missing_teeth(expected: list[int], found: list[Measure]) -> list[Remark]:
+    present = {m.structure.fdi for m in found}
+    missing = [fdi for fdi in expected if fdi not in present]
     remarks = []
     for jaw, quadrants in (("upper", (1, 2)), ("lower", (3, 4))):
         teeth = [fdi for fdi in missing if fdi // 10 in quadrants]
@@ -90,12 +90,12 @@ def _missing_teeth(found: list[Measure]) -> list[Remark]:
     return remarks
 
 
-def _volumes(challenge: str, found: list[Measure]) -> list[Remark]:
+def _volumes(found: list[Measure]) -> list[Remark]:
     remarks, cut = [], []
     for m in found:
-        number, smallest = fdi_number(challenge, m.structure), (m.structure.min_voxels or 0) * REFERENCE_VOXEL_MM3
-        largest = LARGEST[m.structure.name] if number is None else LARGEST_TOOTH[number % 10 - 1]
-        name = label(challenge, m)
+        number, smallest = m.structure.fdi, (m.structure.min_voxels or 0) * REFERENCE_VOXEL_MM3
+        largest = LARGEST.get(m.structure.name, inf) if number is None else LARGEST_TOOTH[number % 10 - 1]
+        name = label(m)
         name = name[0].upper() + name[1:]
         if m.volume > largest:
             limit = f"expected at most {millimetres(largest)}"
@@ -115,14 +115,14 @@ def _side(measure: Measure) -> int:
     return ("left" in words) - ("right" in words)
 
 
-def _sides(challenge: str, found: list[Measure]) -> list[Remark]:
+def _sides(found: list[Measure]) -> list[Remark]:
     lefts = {m.structure.partner: m for m in found if m.structure.partner is not None and _side(m) == 1}
-    pairs = [(lefts[m.structure.training], m) for m in found if m.structure.training in lefts]
+    pairs = [(lefts[m.structure.name], m) for m in found if m.structure.name in lefts]
     swapped = [(left, right) for left, right in pairs if _x(left) < _x(right)]
     if len(swapped) > 1 and len(swapped) == len(pairs):
         return [Remark(WARNING, _MIRRORED)]
     remarks = [
-        Remark(WARNING, f"{_SIDES_MIXED}: {label(challenge, left)} lies to the right of {label(challenge, right)}.")
+        Remark(WARNING, f"{_SIDES_MIXED}: {label(left)} lies to the right of {label(right)}.")
         for left, right in swapped
     ]
     if not pairs:
@@ -132,15 +132,13 @@ def _sides(challenge: str, found: list[Measure]) -> list[Remark]:
     for m in found:
         if _side(m) * (_x(m) - middle) < -_MARGIN and m.structure.training not in paired:
             side, other = ("left", "right") if _side(m) == 1 else ("right", "left")
-            text = f"{_SIDES_MIXED}: {label(challenge, m)} belongs to the {side} but lies on the {other}."
+            text = f"{_SIDES_MIXED}: {label(m)} belongs to the {side} but lies on the {other}."
             remarks.append(Remark(WARNING, text))
     return remarks
 
 
-def _upper_lower(challenge: str, found: list[Measure]) -> list[Remark]:
-    if challenge != MULTICLASS:
-        return []
-    teeth = {fdi_number(challenge, m.structure): m for m in found}
+def _upper_lower(found: list[Measure]) -> list[Remark]:
+    teeth = {m.structure.fdi: m for m in found}
     by_name = {m.structure.name: m for m in found}
     # A tooth bites on the one with the same position in the quadrant below: 1x on 4x, 2x on 3x.
     pairs = [
@@ -153,10 +151,7 @@ def _upper_lower(challenge: str, found: list[Measure]) -> list[Remark]:
     swapped = [(upper, lower) for upper, lower in pairs if _z(upper) < _z(lower)]
     if len(swapped) > 1 and len(swapped) == len(pairs):
         return [Remark(WARNING, _UPSIDE_DOWN)]
-    return [
-        Remark(WARNING, f"{_JAWS_MIXED}: {label(challenge, upper)} lies below {label(challenge, lower)}.")
-        for upper, lower in swapped
-    ]
+    return [Remark(WARNING, f"{_JAWS_MIXED}: {label(upper)} lies below {label(lower)}.") for upper, lower in swapped]
 
 
 def _only_one_has(reading: Reading, measures: list[Measure]) -> list[Remark]:
@@ -168,7 +163,7 @@ def _only_one_has(reading: Reading, measures: list[Measure]) -> list[Remark]:
         ("Only in the segmentation", [m for m in measures if m.voxels and m.hd95 is None]),
     ):
         if which:
-            names = [fdi_number(reading.challenge, m.structure) or m.structure.name for m in which]
+            names = [m.structure.fdi or m.structure.name for m in which]
             remarks.append(Remark(WARNING, f"{text}: {_list(names)}."))
     return remarks
 

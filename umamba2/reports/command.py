@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from umamba2.anatomy.structures import LABEL_MAPS, MULTICLASS, TASKS
+from umamba2.anatomy.structures import WRITTEN_NUMBERINGS
+from umamba2.challenges import CHALLENGES, MULTICLASS, Challenge, find_challenge
 from umamba2.errors import InputError
 from umamba2.files import OutputRegistry
 from umamba2.messages import say
@@ -15,7 +16,6 @@ from umamba2.messages import say
 if TYPE_CHECKING:
     import numpy as np
 
-    from umamba2.challenges import Challenge
     from umamba2.scans.volumes import Volume
 
 # What predict can leave beside a segmentation: option, file name ending, the function that writes it.
@@ -38,8 +38,10 @@ def add_parser(commands) -> None:
     parser.add_argument("-s", "--labels", required=True, type=Path, help="its label map")
     parser.add_argument("-g", "--ground-truth", type=Path, help="the true label map, for Dice and HD95")
     parser.add_argument("-o", "--output", required=True, type=Path, help="where to write the page (.html)")
-    parser.add_argument("--challenge", choices=TASKS, default=MULTICLASS, help=f"default: {MULTICLASS}")
-    parser.add_argument("--label-map", choices=LABEL_MAPS, default="platform", help="ids in the files (platform)")
+    parser.add_argument("--challenge", choices=CHALLENGES, default=MULTICLASS.name, help=f"default: {MULTICLASS.name}")
+    parser.add_argument(
+        "--numbering", "--label-map", choices=WRITTEN_NUMBERINGS, default="platform", help="ids in the files (platform)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
     files = options.image, options.labels, options.ground_truth
     OutputRegistry(path for path in files if path is not None).claim(options.output, options.image)
-    write_report(options.output, read_case(*files, options.challenge, options.label_map))
+    write_report(options.output, read_case(*files, find_challenge(options.challenge), options.numbering))
     say(f"{options.output}  {options.output.stat().st_size / 1e6:.1f} MB")
     return 0
 
@@ -68,7 +70,7 @@ def side_files(
     wanted = [(ending, function) for option, ending, function in BESIDE if asked[option]]
     _need_libraries("predict")
     import umamba2.reports as reports
-    from umamba2.anatomy.groups import as_training
+    from umamba2.anatomy.numberings import as_training
     from umamba2.scans.volumes import stem
 
     places = OutputRegistry()
@@ -79,9 +81,9 @@ def side_files(
             places.claim(path, image)
         for path in files:
             path.unlink(missing_ok=True)  # whatever happens now, what lies there is of an earlier segmentation
-        found = as_training(labels, str(output), challenge.name, numbering)
+        found = as_training(labels, str(output), challenge.structures, numbering)
         reading = reports.Reading(
-            image.name, volume.array, found, volume.grid, challenge.name, numbering, oriented=volume.oriented
+            image.name, volume.array, found, volume.grid, challenge, numbering, oriented=volume.oriented
         )
         for path, function in files.items():
             getattr(reports, function)(path, reading)

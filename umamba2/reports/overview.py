@@ -13,8 +13,6 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from umamba2.anatomy.groups import GROUPS, fdi_number
-from umamba2.anatomy.structures import STRUCTURES
 from umamba2.reports.reading import Reading
 from umamba2.scans.orientation import orientation
 
@@ -55,16 +53,15 @@ VIEWS = (
 
 def render_views(reading: Reading) -> list[tuple[View, Image.Image]]:
     """The views of a case that have something to show: RGBA pictures on a transparent ground, one scale for all."""
-    labels, structures = _reduced(reading), STRUCTURES[reading.challenge]
+    labels, structures = _reduced(reading), reading.challenge.structures
     palette = np.array([(0, 0, 0)] + [s.colour for s in structures], np.float32)
     veil = np.zeros(len(palette), bool)
-    for group in VEIL_GROUPS:
-        veil[list(GROUPS[reading.challenge].get(group, ()))] = True
+    veil[[s.training for s in structures if s.group in VEIL_GROUPS]] = True
     pictures = []
     for view in VIEWS:
         seen = labels
         if view.quadrants:
-            teeth = [s.training for s in structures if (fdi_number(reading.challenge, s) or 0) // 10 in view.quadrants]
+            teeth = [s.training for s in structures if (s.fdi or 0) // 10 in view.quadrants]
             seen = np.where(np.isin(labels, teeth), labels, np.uint8(0))
         if seen.any():
             picture = _render(_towards_the_eye(seen, view), palette, veil)

@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 import umamba2
-from umamba2.anatomy.groups import GROUPS, fdi_number
-from umamba2.anatomy.structures import FDI_TEETH, MULTICLASS
+from umamba2.anatomy.groups import by_group
+from umamba2.anatomy.numberings import ids_of
+from umamba2.anatomy.structures import FDI_TEETH
 from umamba2.files import write_file
 from umamba2.reports.checks import NOTE, WARNING, Remark, check
 from umamba2.reports.overview import render_views
@@ -47,7 +48,7 @@ def make_page(reading: Reading) -> str:
         _header(reading),
         _remarks(remarks),
         _overview(reading),
-        _chart(measures) if reading.challenge == MULTICLASS else "",
+        _chart(measures) if any(s.fdi for s in reading.challenge.structures) else "",
         _slices(reading),
         _structures(reading, measures),
         _footer(reading),
@@ -67,7 +68,7 @@ def _header(reading: Reading) -> str:
     facts = [
         f"{' × '.join(map(str, size))} voxels of {' × '.join(f'{mm:.3g}' for mm in spacing)} mm",
         f"{' × '.join(f'{n * mm:.0f}' for n, mm in zip(size, spacing))} mm in all",
-        f"{reading.challenge}, ids: {reading.label_map}",
+        f"{reading.challenge.name}, ids: {reading.numbering}",
     ]
     line = "".join(f"<span>{fact}</span>" for fact in facts)
     name = escape(reading.name)
@@ -96,7 +97,7 @@ def _overview(reading: Reading) -> str:
 
 
 def _chart(measures: list[Measure]) -> str:
-    found = {fdi_number(MULTICLASS, m.structure): m for m in measures if m.voxels}
+    found = {m.structure.fdi: m for m in measures if m.voxels}
     cells = []
     for row, teeth in enumerate(_CHART):
         cells += ['<div class="side">R</div>'] if row == 0 else []
@@ -173,8 +174,8 @@ def _inline(picture: Image.Image) -> str:
 def _structures(reading: Reading, measures: list[Measure]) -> str:
     sections = []
     isotropic = np.ptp(reading.geometry.spacing) < 1e-3 * max(reading.geometry.spacing)
-    for group, members in GROUPS[reading.challenge].items():
-        rows = [_row(reading, m, isotropic) for m in measures if m.structure.training in members]
+    for group, members in by_group(reading.challenge.structures).items():
+        rows = [_row(reading, m, isotropic) for m in measures if m.structure in members]
         if rows:
             heads = ["", "id", "mm³", "ml"]
             if reading.truth is not None:
@@ -186,13 +187,13 @@ def _structures(reading: Reading, measures: list[Measure]) -> str:
 
 
 def _row(reading: Reading, m: Measure, isotropic: bool) -> str:
-    fdi = fdi_number(reading.challenge, m.structure)
+    fdi = m.structure.fdi
     number = "" if fdi is None else f'<span class="fdi">{fdi}</span>'
     swatch = f'<span class="swatch" style="background:{_css(m.structure.colour)}"></span>'
     where = "" if m.voxels else " (only in the ground truth)"
     cells = [
         f"{swatch}{number}{m.structure.name}{where}",
-        str(getattr(m.structure, reading.label_map)),
+        str(ids_of(m.structure, reading.numbering)[0]),
         _number(m.volume),
         f"{m.volume / 1000:.2f}",
     ]

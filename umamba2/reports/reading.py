@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from umamba2.anatomy.groups import as_training
-from umamba2.anatomy.structures import MULTICLASS
+from umamba2.anatomy.numberings import as_training
+from umamba2.challenges import MULTICLASS, Challenge
 from umamba2.errors import InputError
 from umamba2.scans.volumes import Geometry, read_labels, read_volume
 
@@ -27,8 +27,8 @@ class Reading:
     image: np.ndarray
     labels: np.ndarray
     geometry: Geometry
-    challenge: str = MULTICLASS
-    label_map: str = "platform"
+    challenge: Challenge = MULTICLASS
+    numbering: str = "platform"
     truth: np.ndarray | None = None
     oriented: bool = True
 
@@ -37,21 +37,21 @@ def read_case(
     image: str | Path,
     labels: str | Path,
     truth: str | Path | None = None,
-    challenge: str = MULTICLASS,
-    label_map: str = "platform",
+    challenge: Challenge = MULTICLASS,
+    numbering: str = "platform",
 ) -> Reading:
     """Read a scan, its label map and, if there is one, the ground truth.
 
-    ``label_map`` names the ids of ``labels``; the ground truth may also have those of the dataset release. Raises
+    ``numbering`` names the ids of ``labels``; the ground truth may also have those of the dataset release. Raises
     InputError for unreadable files, unknown ids, an empty label map, or grids that differ.
     """
     volume = read_volume(image)
-    found = _read_ids(labels, image, volume.geometry, challenge, label_map)
-    true = None if truth is None else _read_ids(truth, image, volume.geometry, challenge, label_map)
-    return Reading(Path(image).name, volume.array, found, volume.grid, challenge, label_map, true, volume.oriented)
+    found = _read_ids(labels, image, volume.geometry, challenge, numbering)
+    true = None if truth is None else _read_ids(truth, image, volume.geometry, challenge, numbering)
+    return Reading(Path(image).name, volume.array, found, volume.grid, challenge, numbering, true, volume.oriented)
 
 
-def _read_ids(path: str | Path, image: str | Path, grid: Geometry, challenge: str, label_map: str) -> np.ndarray:
+def _read_ids(path: str | Path, image: str | Path, grid: Geometry, challenge: Challenge, numbering: str) -> np.ndarray:
     labels, geometry = read_labels(path)
     for what, value, expected in (
         ("size", geometry.size, grid.size),
@@ -61,7 +61,7 @@ def _read_ids(path: str | Path, image: str | Path, grid: Geometry, challenge: st
     ):
         if not np.allclose(value, expected, rtol=0, atol=_GRID_TOLERANCE):
             raise InputError(f"{path}: found {what} {_plain(value)}, expected {_plain(expected)} as {image} has")
-    return as_training(labels, str(path), challenge, label_map)
+    return as_training(labels, str(path), challenge.structures, numbering)
 
 
 def _plain(values: tuple[float, ...]) -> str:

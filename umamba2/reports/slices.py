@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from umamba2.anatomy.groups import GROUPS
-from umamba2.anatomy.structures import STRUCTURES
 from umamba2.reports.overview import VEIL_GROUPS
 from umamba2.reports.reading import Reading
 from umamba2.scans.orientation import Orientation, orientation
@@ -62,7 +60,7 @@ def cut_slices(reading: Reading, shown: tuple[float, ...] = _SHOWN) -> list[Slic
     box = _around(labelled, frame)
     image, labels = frame.upright(reading.image)[box], whole[box]
     truth = None if reading.truth is None else frame.upright(reading.truth)[box]
-    palette = np.array([(0, 0, 0)] + [s.colour for s in STRUCTURES[reading.challenge]], np.uint8)
+    palette = np.array([(0, 0, 0)] + [s.colour for s in reading.challenge.structures], np.uint8)
     pixel = max(n * mm for n, mm in zip(image.shape, frame.spacing)) / _LONGEST
     interesting = _interesting(reading)[labels]
     black, white = _window(image, interesting)
@@ -84,8 +82,8 @@ def cut_slices(reading: Reading, shown: tuple[float, ...] = _SHOWN) -> list[Slic
 
 def _interesting(reading: Reading) -> np.ndarray:
     """Which labels decide where to cut: all but bones and air spaces, unless there is nothing else."""
-    wanted = np.arange(len(STRUCTURES[reading.challenge]) + 1) > 0
-    large = [number for group in VEIL_GROUPS for number in GROUPS[reading.challenge].get(group, ())]
+    wanted = np.arange(reading.challenge.num_classes) > 0
+    large = [s.training for s in reading.challenge.structures if s.group in VEIL_GROUPS]
     fine = wanted.copy()
     fine[large] = False
     counts = np.bincount(reading.labels.ravel(), minlength=len(wanted))

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from umamba2.anatomy.groups import fdi_number
-from umamba2.anatomy.structures import STRUCTURES, Structure
+from umamba2.anatomy.numberings import ids_of
+from umamba2.anatomy.structures import Structure
 from umamba2.files import write_file
 from umamba2.reports.reading import Reading
 from umamba2.scans.orientation import to_patient
@@ -38,11 +38,11 @@ def measure(reading: Reading) -> list[Measure]:
     """Measure every structure that the labels or the truth hold, in the order of the table of anatomy."""
     labels, truth = reading.labels, reading.truth
     boxes = ndimage.find_objects(labels)
-    counts = np.bincount(labels.ravel(), minlength=len(STRUCTURES[reading.challenge]) + 1)
+    counts = np.bincount(labels.ravel(), minlength=reading.challenge.num_classes)
     agreement = {} if truth is None else _agreement(truth, labels)
     voxel = float(np.prod(reading.geometry.spacing))
     measures = []
-    for structure in STRUCTURES[reading.challenge]:
+    for structure in reading.challenge.structures:
         number, count = structure.training, int(counts[structure.training])
         dice, hd95 = agreement.get(number, (None, None))
         if count:
@@ -69,8 +69,8 @@ def as_json(reading: Reading, measures: list[Measure], remarks: list) -> dict:
     """The numbers and remarks of a report as plain data; ids are those of the label map."""
     structures = [
         {
-            "id": int(getattr(m.structure, reading.label_map)),
-            "fdi": fdi_number(reading.challenge, m.structure),
+            "id": ids_of(m.structure, reading.numbering)[0],
+            "fdi": m.structure.fdi,
             "name": m.structure.name,
             "voxels": m.voxels,
             "volume_mm3": round(m.volume, 4),
@@ -83,8 +83,8 @@ def as_json(reading: Reading, measures: list[Measure], remarks: list) -> dict:
     ]
     return {
         "case": reading.name,
-        "challenge": reading.challenge,
-        "label_map": reading.label_map,
+        "challenge": reading.challenge.name,
+        "numbering": reading.numbering,
         "size_xyz": list(reading.geometry.size),
         "spacing_xyz_mm": list(reading.geometry.spacing),
         "structures": structures,

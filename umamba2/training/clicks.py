@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umamba2.scans.clicks import simulate_clicks
 from umamba2.challenges.recipe import Clicking
+from umamba2.scans.clicks import simulate_clicks
 
 
 def draw_clicks(labels: np.ndarray, settings: Clicking, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -150,7 +150,12 @@ def _convert(options: argparse.Namespace) -> int:
     from umamba2.messages import say
     from umamba2.training.convert import convert
 
-    folder = convert(find_challenge(ALIASES.get(options.challenge, options.challenge)), options.source, options.target, options.workers)
+    folder = convert(
+        find_challenge(ALIASES.get(options.challenge, options.challenge)),
+        options.source,
+        options.target,
+        options.workers,
+    )
     say(f"{folder}  complete; next: umamba2 plan {folder.name}")
     return 0
 

@@ -15,9 +15,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from umamba2.challenges.recipe import Pretraining, Stage
 from umamba2.errors import InputError
 from umamba2.training import augment
-from umamba2.challenges.recipe import Pretraining, Stage
 from umamba2.training.schedules import Rates, pretraining_rate
 from umamba2.training.trainer import UMamba2Trainer, without_classes
 
