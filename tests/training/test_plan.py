@@ -29,7 +29,7 @@ from umamba2.training import workers
 from umamba2.training.convert import convert
 from umamba2.training.dataset import read_dataset
 from umamba2.training.nnunet import find_dataset, use_folders
-from umamba2.training.plan import add_configuration, bytes_in_memory, check_patch, check_preset, read_configuration
+from umamba2.training.plan import add_configuration, bytes_in_memory, check_challenge, check_patch, read_configuration
 from umamba2.training.presets import CONFIGURATION, PLANS, UNLABELLED_SUFFIX
 from umamba2.training.run import _plans
 
@@ -227,11 +227,11 @@ def test_only_what_changed_is_done_again(planned, tmp_path, monkeypatch):
     planning.preprocess(dataset, preprocessed)
     assert done == [case]
     assert not (folder / "gone.pkl").exists()
-    planning.plan(dataset, preprocessed, CHALLENGES[STSR].recipe, patch=(32, 64, 64))
+    planning.plan(dataset, preprocessed, CHALLENGES[STSR], patch=(32, 64, 64))
     planning.preprocess(dataset, preprocessed)
     assert os.environ["nnUNet_n_proc_DA"] == "0"  # noqa: SIM112
     assert done == [case, case]  # which the replacement has not made; patches are cut later
-    planning.plan(dataset, preprocessed, CHALLENGES[STSR].recipe, spacing=(3, 3, 3))
+    planning.plan(dataset, preprocessed, CHALLENGES[STSR], spacing=(3, 3, 3))
     with pytest.raises(InputError, match="found cases preprocessed by other plans, expected `umamba2 preprocess`"):
         planning.check_preprocessed(folder.parent / f"{PLANS}.json")
     planning.preprocess(dataset, preprocessed)
@@ -280,7 +280,7 @@ def test_damaged_plans_are_named(tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text('{"half":')
     with pytest.raises(InputError, match=f"{path}: could not be read"):
-        planning.plan(dataset, tmp_path / "pre", CHALLENGES[MULTICLASS].recipe)
+        planning.plan(dataset, tmp_path / "pre", CHALLENGES[MULTICLASS])
 
 
 @pytest.mark.parametrize("task", [MULTICLASS, INTERACTIVE, STSR])
@@ -311,11 +311,11 @@ def test_patches_that_fit():
 def test_the_dataset_must_be_the_presets(tmp_path):
     dataset = read_dataset(convert(CHALLENGES[INTERACTIVE], toothfairy3(tmp_path / "download"), tmp_path / "raw"))
     with pytest.raises(InputError, match="found a dataset for toothfairy3-interactive, expected one for stsr"):
-        check_preset(dataset, CHALLENGES[STSR].recipe)
+        check_challenge(dataset, CHALLENGES[STSR])
     dataset.description.pop("challenge")
-    check_preset(dataset, CHALLENGES[INTERACTIVE].recipe)
+    check_challenge(dataset, CHALLENGES[INTERACTIVE])
     with pytest.raises(InputError, match="found 3 labels, expected 13 for stsr"):
-        check_preset(dataset, CHALLENGES[STSR].recipe)
+        check_challenge(dataset, CHALLENGES[STSR])
 
 
 def test_faults_come_before_planning(tmp_path, capsys):
