@@ -20,6 +20,7 @@ WRITTEN_NUMBERINGS = NUMBERINGS[:3]
 # Voxel counts in the published post-processing table refer to ToothFairy3's 0.3 mm grid.
 REFERENCE_VOXEL_MM3 = 0.3**3
 FDI_TEETH = tuple(10 * quadrant + position for quadrant in range(1, 5) for position in range(1, 9))
+PULP_OFFSET = 100  # the id of a pulp in the ToothFairy3 release is the FDI number of its tooth + this
 # Case S_0048 of the ToothFairy3 release was annotated with two ids that mean tooth 38 and its pulp.
 DATASET_TYPOS = {60: 38, 160: 138}
 
@@ -68,11 +69,6 @@ def left_right_pairs(structures: Iterable[Structure]) -> tuple[tuple[int, int], 
     named = by_name(structures)
     partners = ((s.training, named[s.partner].training) for s in named.values() if s.partner in named)
     return tuple((one, other) for one, other in partners if one < other)
-
-
-def pulp_id(fdi: int) -> int:
-    """The id of a tooth's pulp in the ToothFairy3 release."""
-    return fdi + 100
 
 
 def tooth_name(fdi: int) -> str:
@@ -138,7 +134,7 @@ def _anatomy() -> Iterator[Structure]:
         yield Structure(*facts, fdi=fdi, min_voxels=_TOOTH_SIZES[fdi])
     for i, (name, platform, dataset, colour, size) in enumerate(_SMALL_CANALS, start=43):
         yield Structure(name, i, platform, dataset, (dataset,), "canals", colour, min_voxels=size)
-    yield Structure("pulp", 46, 50, 150, _with_typos(*map(pulp_id, FDI_TEETH)), "pulp", (200, 30, 90))
+    yield Structure("pulp", 46, 50, 150, _with_typos(*(fdi + PULP_OFFSET for fdi in FDI_TEETH)), "pulp", (200, 30, 90))
 
 
 # Every structure of the ToothFairy3 release, in the order of its training ids there.

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from umamba2.anatomy.structures import FDI_TEETH, MULTICLASS, PULP_OFFSET, STRUCTURES, STSR
+from umamba2.anatomy.structures import ANATOMY, FDI_TEETH, PULP_OFFSET
+from umamba2.challenges import STSR
 
 Array = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
-DATASET_ID = {s.name: s.dataset[0] for s in STRUCTURES[MULTICLASS]}  # ToothFairy3's ids by name, but not of pulp
-STSR_ID = {s.name: s.platform for s in STRUCTURES[STSR]}
+DATASET_ID = {s.name: s.dataset[0] for s in ANATOMY}  # ToothFairy3's ids by name, but not of pulp
+STSR_ID = {s.name: s.platform for s in STSR.structures}
 
 # Lookup table from ToothFairy3's ids to the FDI number of a tooth or of the tooth that a pulp belongs to, else 0.
 FDI_OF = np.zeros(256, np.uint8)
