@@ -95,7 +95,9 @@ if [ "$mode" = docker ]; then
     chosen="${chosen:-$own}"
     if [ "$(describe '{{index .Config.Labels "org.umamba2.model"}}')" != demo ]; then contract=yes; fi
     # Grand Challenge's limits and the tighter ones of Codabench's guide, together.
-    limits=(--network none --memory 8g --memory-swap 8g --shm-size 128m --pids-limit 256 --read-only --tmpfs /tmp
+    # The data segment too: what Grand Challenge starts the process with limits it to 1 GiB less than the memory.
+    limits=(--network none --memory 8g --memory-swap 8g --ulimit "data=$((7 << 30))" --shm-size 128m --pids-limit 256
+        --read-only --tmpfs /tmp
         --cap-drop ALL --security-opt no-new-privileges)
     if [[ "$(docker info --format '{{json .Runtimes}}')" == *nvidia* ]]; then limits+=(--gpus all); fi
 
