@@ -188,7 +188,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, "/tests")
 from small_models import make_model
-make_model(Path("/own/model"), classes=13)
+make_model(Path("/own/model"), classes=13, spacing=(1, 1, 1), patch=(48, 64, 64))
 '
 retry logged own "$root/build.sh" --tag "$tag-own" --base base --challenge stsr --model "$work/own/model" ||
     fail "build.sh --model failed"
