@@ -206,8 +206,7 @@ def test_doubts_about_orientation_are_warnings(tmp_path):
     (line,) = warnings(tmp_path / "ras.mha", None)
     assert line.startswith(f"{tmp_path / 'ras.mha'}: orientation: found RAS, expected LPS")
     assert any("tilted by" in line for line in warnings(oblique, "LPS"))
-    (line,) = warnings(bare, "LPS")
-    assert "found none stated" in line
-    assert warnings(oblique, "keep") == warnings(bare, "keep") == ()
+    assert any("found none stated" in line for line in warnings(bare, "LPS"))
+    assert not any("orientation" in line for line in warnings(oblique, "keep") + warnings(bare, "keep"))
     with pytest.raises(umamba2.InputError, match="orientation: found 'LLS'"):
         Segmenter(StandIn("stsr"), CHALLENGES["stsr"], orientation="LLS").segment(oblique)
