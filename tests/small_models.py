@@ -36,6 +36,7 @@ def make_plans(
     separate_z=False,
     patch=PATCH,
     normalisation: str = "CTNormalization",
+    dataset_name: str = "Dataset001_Test",
 ) -> dict:
     """Plans with two configurations, the second inheriting from the first as the published ones do."""
     architecture = dict(ARCHITECTURE, patch_size=list(patch)) if "Click" in network else ARCHITECTURE
@@ -48,7 +49,7 @@ def make_plans(
         for what in ("data", "seg", "probabilities")
     }  # fmt: skip
     return {
-        "dataset_name": "Dataset001_Test",
+        "dataset_name": dataset_name,
         "plans_name": "nnUNetPlans",
         "image_reader_writer": "SimpleITKIO",
         "transpose_forward": list(transpose),
@@ -90,12 +91,14 @@ def make_model(
     aliases: bool = False,
     name: str = "checkpoint_best.pth",
     files: bool = True,
+    trainer: str = "nnUNetTrainer",
+    description: dict | None = None,
     **plans_options,
 ) -> Path:
     """Write a model folder with random weights, one seed per fold, as nnU-Net 2 does.
 
     ``prefix`` goes before every weight's name (torch.compile, DDP); ``aliases`` adds nnU-Net's second names;
-    ``files`` writes plans.json and dataset.json beside the folds.
+    ``files`` writes plans.json and dataset.json beside the folds. ``description`` adds to dataset.json.
     """
     plans = make_plans(network, **plans_options)
     dataset = {
@@ -103,6 +106,7 @@ def make_model(
         "labels": {"background": 0, **{f"class {i}": i for i in range(1, classes)}},
         "file_ending": ".nii.gz",
         "numTraining": 3,
+        **(description or {}),
     }
     architecture = plans["configurations"]["3d_umamba"]["architecture"]
     for fold in folds:
@@ -121,7 +125,7 @@ def make_model(
             "_best_ema": np.float64(0.5),
             "current_epoch": 1,
             "init_args": {"plans": plans, "configuration": "3d_umamba", "fold": fold, "dataset_json": dataset},
-            "trainer_name": "nnUNetTrainer",
+            "trainer_name": trainer,
             "inference_allowed_mirroring_axes": mirror_axes,
         }
         (folder / f"fold_{fold}").mkdir(parents=True, exist_ok=True)

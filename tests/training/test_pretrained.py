@@ -139,3 +139,13 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     torch.save({"network_weights": {"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")])}}, tmp_path / "x.pth")
     with pytest.raises(InputError, match=r"x.pth: found NaN or infinite weights \(b\), expected finite ones"):
         read_weights(tmp_path / "x.pth")
+
+
+def test_the_references_own_pretraining_wraps_the_network(tmp_path):
+    source = network(classes=1).state_dict()
+    source |= {f"decoder.{key}": value for key, value in source.items() if key.startswith("encoder.")}
+    path = tmp_path / "ckpt_best.pth"
+    torch.save({"model": {f"encoder.{key}": value for key, value in source.items()}, "epoch": 3}, path)
+    weights = read_weights(path)
+    assert set(weights) == set(network(classes=1).state_dict())
+    assert all(torch.equal(weights[key], source[key]) for key in weights)

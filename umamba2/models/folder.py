@@ -20,11 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError
 from umamba2.files import read_json, replacing, write_file
 from umamba2.models.network import Plan, build_network, read_plan, resolve, uninitialised
+from umamba2.models.published import Origin
 from umamba2.models.weights import CHECKPOINT_NAMES, bare_weights, find_checkpoint, read_checkpoint, read_weights
-from umamba2.nets.umamba2 import VARIANTS, UMamba2
+from umamba2.nets.umamba2 import UMamba2
 
 SLIM_FILE = "model.json"
 SLIM_FORMAT = "umamba2-slim-1"
@@ -40,14 +42,18 @@ class Model:
     folder: Path
     plan: Plan
     folds: dict[str, dict[str, Tensor]] = field(repr=False)  # the weights, by fold name
+    challenge: str | None  # the name of the challenge it is for, stated or recognised
+    challenge_reason: str  # how that is known
     mirror_axes: tuple[int, ...]  # in the plan's order: along which mirror images may be averaged
+    mirror_reason: str  # why these
+    orientation: str | None  # how the training arrays lay in the patient, as "LPS" (see `scans.orientation`)
     dataset: dict[str, Any]  # nnU-Net's dataset.json
     source: dict[str, Any] = field(repr=False)  # what else a slim model keeps: plans, configuration, trainer
 
     @property
     def num_classes(self) -> int:
         """Output channels, background included."""
-        return next(iter(self.folds.values()))["decoder.seg_layers.0.weight"].shape[0]
+        return _classes(self.folds)
 
     @property
     def input_channels(self) -> int:
@@ -57,24 +63,15 @@ class Model:
     @property
     def labels(self) -> dict[str, int]:
         """Class names and their channels, as far as the dataset description states them."""
-        labels = self.dataset.get("labels")
-        return {k: v for k, v in labels.items() if isinstance(v, int)} if isinstance(labels, dict) else {}
+        return _labels(self.dataset)
 
     @property
     def left_right_pairs(self) -> tuple[tuple[int, int], ...]:
-        """Channels whose names differ in "left" and "right" alone: they trade places in an x mirror image."""
-        return pairs_by_name(self.labels)
-
-    @property
-    def challenge(self) -> str | None:
-        """The challenge a model was made for, if it says so (`"challenge"` in its dataset description)."""
-        return self.dataset.get("challenge")
-
-    @property
-    def orientation(self) -> str | None:
-        """How the training arrays lay in the patient, such as "LPS" (see `scans.orientation`), if it is known."""
-        code = self.dataset.get("orientation")
-        return code if isinstance(code, str) else None
+        """Channels that trade places in an x mirror image: the challenge's, else those whose names say so."""
+        challenge = CHALLENGES.get(self.challenge or "")
+        if challenge is None or challenge.num_classes != self.num_classes:
+            return pairs_by_name(self.labels)
+        return tuple(challenge.predictor_settings()["left_right_pairs"])
 
     def network(self) -> UMamba2:
         """A network for this model, its weights not yet set; `load_weights` puts a fold's in.
@@ -193,15 +190,16 @@ def describe(folder: str | Path) -> str:
     labels = [f"{value} {name}" for name, value in model.labels.items()]
     rows = {
         "model": model.folder,
-        "challenge": model.challenge or "not stated",
+        "challenge": f"{model.challenge} ({model.challenge_reason})" if model.challenge else model.challenge_reason,
         "network": f"{plan.network_class_name}, {parameters / 1e6:.1f} M parameters",
-        "clicks": "yes" if VARIANTS[plan.network_class_name.rsplit(".", 1)[-1]].takes_clicks else "no",
+        "clicks": "yes" if plan.takes_clicks else "no",
         "folds": ", ".join(model.folds),
         "patch": f"{plan.patch_size} voxels (z, y, x)",
         "spacing": f"{plan.spacing} mm (z, y, x)",
         "intensities": "harmonised" if plan.harmonise else "as they are",
-        "mirror axes": model.mirror_axes or "none",
-        "trainer": model.source.get("trainer", "not stated"),
+        "mirror axes": f"{model.mirror_axes or 'none'} ({model.mirror_reason})",
+        "orientation": model.orientation or "not stated",
+        "trainer": model.source["trainer"],
         "classes": f"{model.num_classes}: {', '.join(labels)}",
     }
     return "\n".join(f"{name:12} {value}" for name, value in rows.items())
@@ -259,9 +257,7 @@ def _load_nnunet(folder: Path, paths: dict[str, Path]) -> Model:
         "configuration": configuration,
         "plans": {k: plans[k] for k in _PLAN_KEYS if k in plans} | {"configurations": {configuration: resolved}},
     }
-    source = _to_json(source)
-    axes = _axes(path, head.get("inference_allowed_mirroring_axes"))
-    return Model(folder, read_plan(path, source["plans"], configuration), folds, axes, dataset, source)
+    return _model(folder, path, folds, head.get("inference_allowed_mirroring_axes"), dataset, _to_json(source))
 
 
 def _load_slim(folder: Path, paths: dict[str, Path]) -> Model:
@@ -271,9 +267,40 @@ def _load_slim(folder: Path, paths: dict[str, Path]) -> Model:
         raise ModelError(f"{path}: found format {text.get('format')!r}, expected {SLIM_FORMAT!r}")
     folds = {fold: _segmentation(file, read_weights(file)) for fold, file in paths.items()}
     source = {key: text.get(key) for key in ("trainer", "configuration", "plans")}
-    plan = read_plan(path, _object(path, "plans", source["plans"]), str(source["configuration"]))
     dataset = _object(path, "dataset", text.get("dataset") or {})
-    return Model(folder, plan, folds, _axes(path, text.get("mirror_axes")), dataset, source)
+    return _model(folder, path, folds, text.get("mirror_axes"), dataset, source)
+
+
+def _model(
+    folder: Path,
+    path: Path,
+    folds: dict[str, dict[str, Tensor]],
+    mirror_axes: Any,
+    dataset: dict[str, Any],
+    source: dict[str, Any],
+) -> Model:
+    """A model from what either layout holds, checked; ``path`` is the file that all but the weights came from."""
+    plan = read_plan(path, _object(path, "plans", source["plans"]), str(source["configuration"]))
+    orientation, stated, trainer = dataset.get("orientation"), dataset.get("challenge"), source["trainer"]
+    where = SLIM_FILE if path.name == SLIM_FILE else None
+    if not re.fullmatch(r"(?=.*[LR])(?=.*[PA])(?=.*[SI])[LRPASI]{3}|None", str(orientation)):
+        raise ModelError(f"{path}: found orientation {orientation!r}, expected three letters such as LPS")
+    origin = Origin(str(trainer), str(source["plans"].get("dataset_name")), _classes(folds), plan.takes_clicks)
+    if stated is None:
+        challenge, how = origin.challenge(pairs_by_name(_labels(dataset)))
+    else:
+        challenge, how = str(stated), f"stated in {where or 'dataset.json'}"
+    axes, why = origin.mirror_axes(_axes(path, mirror_axes), where or "the checkpoint")
+    return Model(folder, plan, folds, challenge, how, axes, why, orientation, dataset, source)
+
+
+def _classes(folds: dict[str, dict[str, Tensor]]) -> int:
+    return next(iter(folds.values()))["decoder.seg_layers.0.weight"].shape[0]
+
+
+def _labels(dataset: dict[str, Any]) -> dict[str, int]:
+    labels = dataset.get("labels")
+    return {k: v for k, v in labels.items() if isinstance(v, int)} if isinstance(labels, dict) else {}
 
 
 def _segmentation(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -283,11 +310,11 @@ def _segmentation(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _axes(path: Path, value: Any) -> tuple[int, ...]:
+def _axes(path: Path, value: Any) -> tuple[int, ...] | None:
     """The mirror axes of a checkpoint, which may be none, a list, a tuple or an array."""
     axes = _to_json(value)
     if axes is None:
-        return ()
+        return None
     if not isinstance(axes, list) or len(set(map(str, axes))) != len(axes) or any(a not in (0, 1, 2) for a in axes):
         raise ModelError(f"{path}: found mirror axes {axes!r}, expected different ones of 0, 1, 2")
     return tuple(int(a) for a in axes)

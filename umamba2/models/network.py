@@ -35,6 +35,12 @@ class Plan:
     separate_z_threshold: float = 3.0
     harmonise: bool = False  # air and soft tissue are brought to their places before anything else
 
+    @property
+    def takes_clicks(self) -> bool:
+        """Whether the network is steered by clicks."""
+        variant = VARIANTS.get(self.network_class_name.rsplit(".", 1)[-1])
+        return variant is not None and variant.takes_clicks
+
 
 def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
     """Pick what inference needs out of plans.

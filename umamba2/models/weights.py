@@ -49,6 +49,8 @@ def bare_weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not any(isinstance(value, Tensor) for value in found.values()):
         raise ModelError(f"{path}: found no weights, expected a checkpoint with network_weights")
     weights = {str(key).replace("_orig_mod.", "").removeprefix("module."): value for key, value in found.items()}
+    if any(key.startswith("encoder.encoder.stem.") for key in weights):  # the reference's pretraining wraps its network
+        weights = {key.removeprefix("encoder."): value for key, value in weights.items()}
     drop_aliases(weights)
     for key, value in weights.items():
         dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
