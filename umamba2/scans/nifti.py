@@ -112,10 +112,9 @@ def nifti_header(path: Path) -> Nifti:
     try:
         with gzip.open(path, "rb") if packed else open(path, "rb") as file:
             start = file.read(540)
-    except EOFError:
-        raise InputError(f"{path}: found the end of the file in its header, expected a complete image file") from None
-    except (zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: could not be read ({error}), expected a complete image file") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        why = "found the end of the file in its header" if isinstance(error, EOFError) else error
+        raise InputError(f"{path}: could not be read ({why}), expected a complete image file") from None
     order: Literal["<", ">"] = "<" if int.from_bytes(start[:4], "little") in _FORMATS else ">"
     length = int.from_bytes(start[:4], "little" if order == "<" else "big")
     if length not in _FORMATS or len(start) < length:
