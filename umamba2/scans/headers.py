@@ -57,7 +57,7 @@ def metaimage_header(path: Path) -> Header:
     name = fields.get("ElementDataFile")
     if name is None:
         raise InputError(f"{path}: could not be read (no ElementDataFile in it), expected a complete image file")
-    if not _yes(fields.get("BinaryData", "")):
+    if not _yes(fields.get("BinaryData", "True")):
         raise InputError(f"{path}: found voxels written as text, expected BinaryData = True")
     local = name.upper() == "LOCAL"
     data = path if local else _beside(path, name)
@@ -65,7 +65,7 @@ def metaimage_header(path: Path) -> Header:
     if skip < -1:
         raise InputError(f"{path}: found HeaderSize = {skip}, expected -1 or more")
     offset = skip or (position if local else 0)
-    swapped = any(_yes(fields.get(key, "")) for key in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"))
+    swapped = _yes(fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "")))
     return Header(
         data,
         None if skip < 0 else offset,
