@@ -145,13 +145,12 @@ def nifti_header(path: Path) -> Nifti:
     unit = _MM.get(int(fields["xyzt_units"]) & 7, 1.0)
     slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
     unscaled = not np.isfinite([slope, intercept]).all()
-    qform, sform = _qform(fields) if fields["qform_code"] > 0 else None, None
-    if fields["sform_code"] > 0:
-        sform = _TO_LPS @ fields["sform"].astype(float)
-    for name, form in (("qform", qform), ("sform", sform)):
-        if form is not None and not np.isfinite(form).all():
+    for name, parts in (("qform", ("quaternion", "qoffset")), ("sform", ("sform",))):
+        if fields[f"{name}_code"] > 0 and not all(np.isfinite(fields[part]).all() for part in parts):
             raise InputError(f"{path}: found NaN or infinity in its {name}, expected finite numbers")
-    if sform is not None and abs(np.linalg.det(sform[:, :3])) < 1e-18:
+    qform = _qform(fields) if fields["qform_code"] > 0 else None
+    sform = _TO_LPS @ fields["sform"].astype(float) if fields["sform_code"] > 0 else None
+    if sform is not None and abs(np.linalg.det(sform[:, :3])) <= 1e-3 * np.linalg.norm(sform[:, :3], axis=0).prod():
         raise InputError(f"{path}: found an sform of determinant 0, expected three different directions")
     x, y, z = (float(mm) * unit if np.isfinite(mm) else 0.0 for mm in fields["pixdim"][1:4])
     header = Header(
@@ -169,7 +168,11 @@ def nifti_header(path: Path) -> Nifti:
 
 def _qform(fields: np.void) -> Array:
     b, c, d = (float(q) for q in fields["quaternion"])
-    a = max(0.0, 1 - b * b - c * c - d * d) ** 0.5
+    rest = 1 - b * b - c * c - d * d
+    if rest < 1e-7:  # half a turn, but for rounding
+        rest, length = 0.0, (b * b + c * c + d * d) ** 0.5
+        b, c, d = b / length, c / length, d / length
+    a = rest**0.5
     # A quaternion turns by R v = v + 2 a (q x v) + 2 q x (q x v).
     cross = np.array([[0, -d, c], [d, 0, -b], [-c, b, 0]])
     rotation = np.eye(3) + 2 * a * cross + 2 * cross @ cross
