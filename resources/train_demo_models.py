@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import sys
-from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +35,10 @@ from umamba2.synthetic.phantoms import make_phantom
 from umamba2.synthetic.tooth_shapes import read_tooth_shapes
 from umamba2.training.convert import convert
 from umamba2.training.dataset import read_dataset
-from umamba2.training.nnunet import use_folders
+from umamba2.training.nnunet import find_folder
 from umamba2.training.options import Options
-from umamba2.training.plan import plan, preprocess
+from umamba2.training.plan import plan
+from umamba2.training.preprocess import preprocess
 from umamba2.training.pretrained import read_weights
 from umamba2.training.run import train
 from umamba2.training.workers import run_all
@@ -150,9 +150,8 @@ def make_model(
 ) -> None:
     """The whole chain for one task."""
     recipe = RECIPES[task]
-    folders = Namespace(**{name: work / name for name in ("raw", "preprocessed", "results")})
-    folders.raw.mkdir(parents=True, exist_ok=True)
-    raw, preprocessed, results = use_folders(folders, "raw", "preprocessed", "results")
+    (work / "raw").mkdir(parents=True, exist_ok=True)
+    raw, preprocessed, results = (find_folder(name, work / name) for name in ("raw", "preprocessed", "results"))
     make_download(work / "download" / task, task, teeth, jaws, workers)
     folder = convert(CHALLENGES[task], work / "download" / task, raw, workers)
     split_off(folder, recipe)
@@ -173,7 +172,16 @@ def make_model(
     )
     model = results / CHALLENGES[task].dataset_name
     begun = any(file.is_file() for name in (*CHECKPOINT_NAMES, "checkpoint_latest.pth") for file in model.rglob(name))
-    fold = train(CHALLENGES[task].dataset_name, 0, CHALLENGES[task].recipe.trainer, options, "cpu", go_on=begun)
+    fold = train(
+        CHALLENGES[task].dataset_name,
+        0,
+        CHALLENGES[task].recipe.trainer,
+        options,
+        preprocessed,
+        results,
+        "cpu",
+        resume=begun,
+    )
     before = read_weights(start) if start and recipe.blend else {}  # it may lie where the new one goes
     shutil.rmtree(out / task, ignore_errors=True)
     slim(fold.parent, out / task, half=True)

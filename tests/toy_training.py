@@ -16,8 +16,8 @@ from small_models import make_plans
 from umamba2.anatomy.numberings import to_training
 from umamba2.challenges import CHALLENGES
 from umamba2.synthetic.phantoms import make_phantom
-from umamba2.training.options import VARIABLE, Options
-from umamba2.training.presets import UNLABELLED_SUFFIX
+from umamba2.training.nnunet import OPTIONS, UNLABELLED_SUFFIX
+from umamba2.training.options import Options
 
 DATASET, PLANS, CONFIGURATION = "Dataset901_Toy", "ToyPlans", "3d_umamba"
 PATCH = (16, 32, 32)
@@ -95,7 +95,7 @@ def settings(root: Path, results: Path, **options) -> dict[str, str]:
         "nnUNet_n_proc_DA": "0",
         "nnUNet_def_n_proc": "1",
         "nnUNet_compile": "false",
-        VARIABLE: json.dumps(vars(Options(**small))),
+        OPTIONS: Options(**small).to_json(),
     }
 
 

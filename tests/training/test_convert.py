@@ -20,7 +20,9 @@ from umamba2.errors import InputError
 from umamba2.scans.clicks import read_clicks
 from umamba2.training import convert as module
 from umamba2.training.convert import convert, make_splits, recognise
-from umamba2.training.dataset import read_dataset, verify
+from umamba2.training.dataset import read_dataset
+from umamba2.training.fingerprint import read_case, take_fingerprint
+from umamba2.training.nnunet import environment
 from umamba2.training.workers import check_disk
 
 # The release's ids and the training ids, as the challenge and the method's authors describe them.
@@ -72,7 +74,7 @@ def test_nnunet_finds_nothing_wrong_with_it(tmp_path):
 
 
 @pytest.mark.parametrize(("case", "fine"), [("ToothFairy3S_0048", True), ("ToothFairy3S_0049", False)])
-def test_one_case_of_the_release_has_two_ids_of_its_own(tmp_path, capsys, case, fine):
+def test_one_case_of_the_release_has_two_ids_of_its_own(tmp_path, caplog, case, fine):
     source = toothfairy3(tmp_path / "download", ("ToothFairy3F_001", case))
     labels = phantom(1).labels.copy()
     labels[3, 4, 5:7] = 60, 160
@@ -83,7 +85,7 @@ def test_one_case_of_the_release_has_two_ids_of_its_own(tmp_path, capsys, case, 
     else:
         with pytest.raises(InputError, match="converting: found 1 of 2 cases that failed"):
             convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
-        assert f"{case}.nii.gz: found label values 60, 160, expected 0-18, 21-28" in capsys.readouterr().err
+        assert f"{case}.nii.gz: found label values 60, 160, expected 0-18, 21-28" in caplog.text
 
 
 def test_the_interactive_dataset_has_two_classes_and_clicks_on_them(tmp_path):
@@ -98,7 +100,8 @@ def test_the_interactive_dataset_has_two_classes_and_clicks_on_them(tmp_path):
         assert all(labels[tuple(c)] == side + 1 for c, side in zip(clicks.coordinates.astype(int), clicks.labels))
 
 
-def test_stsr_with_unlabelled_cases(tmp_path, capsys):
+def test_stsr_with_unlabelled_cases(tmp_path, caplog):
+    caplog.set_level("INFO")
     source = stsr(tmp_path / "download")
     write(source / "Validation" / "STS25_Validation_0001.nii.gz", phantom(0).image)
     folder = convert(CHALLENGES[STSR], source, tmp_path / "raw" / "Dataset777_Teeth")
@@ -109,7 +112,7 @@ def test_stsr_with_unlabelled_cases(tmp_path, capsys):
     np.testing.assert_array_equal(labels, phantom(1).stsr_labels)
     splits = json.loads((folder / "splits_final.json").read_text())
     assert all(split["unlabeled"] == unlabelled for split in splits)
-    said = capsys.readouterr().out
+    said = caplog.text
     assert "3 labelled cases (images in Labeled, labels in Labeled), 2 unlabelled (in Unlabeled), 1 files" in said
     assert "left out (in Validation)" in said
 
@@ -144,8 +147,8 @@ def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
     def stop_at_the_second(challenge, case, *rest):
         if len(converted) == 1:
             raise KeyboardInterrupt
-        real(challenge, case, *rest)
         converted.append(case)
+        return real(challenge, case, *rest)
 
     monkeypatch.setattr(module, "convert_case", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
@@ -158,8 +161,8 @@ def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
     (folder / "labelsTr" / ".ToothFairy3P_002.partial.nii.gz").write_bytes(b"half")
 
     def note(challenge, case, *rest):
-        real(challenge, case, *rest)
         converted.append(case)
+        return real(challenge, case, *rest)
 
     monkeypatch.setattr(module, "convert_case", note)
     convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
@@ -181,7 +184,7 @@ def test_processes_give_the_same_as_one(tmp_path):
     assert all((one / f).read_bytes() == (two / f).read_bytes() for f in files)
 
 
-def test_nan_voxels_are_mended_in_the_copy(tmp_path, capsys):
+def test_nan_voxels_are_mended_in_the_copy(tmp_path, caplog):
     source = toothfairy3(tmp_path / "download")
     image = phantom(0).image.astype(np.float32)
     image[2, 3, 4] = np.nan
@@ -190,7 +193,7 @@ def test_nan_voxels_are_mended_in_the_copy(tmp_path, capsys):
     copy = array(folder / "imagesTr" / path.name)
     assert copy[2, 3, 4] == np.nanmin(image)
     assert (copy != image).sum() == 1
-    assert "found 1 NaN or infinite voxels" in capsys.readouterr().err
+    assert "found 1 NaN or infinite voxels" in caplog.text
 
 
 def test_splits():
@@ -242,14 +245,14 @@ def test_cases_that_the_download_no_longer_has_are_named(tmp_path):
         read_dataset(folder)
 
 
-def test_axes_that_run_another_way_cost_a_warning(tmp_path, capsys):
+def test_axes_that_run_another_way_cost_a_warning(tmp_path, caplog):
     source = toothfairy3(tmp_path / "download")
     for name in ("imagesTr/ToothFairy3F_001_0000.nii.gz", "labelsTr/ToothFairy3P_002.nii.gz"):
         image = sitk.ReadImage(str(source / name))
         image.SetDirection((-1, 0, 0, 0, 1, 0, 0, 0, 1))
         sitk.WriteImage(image, str(source / name))
-    verify(read_dataset(convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")), 1)
-    said = capsys.readouterr().err
+    take_fingerprint(read_dataset(convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")), tmp_path / "x.json", 1)
+    said = caplog.text
     for case in ("ToothFairy3F_001", "ToothFairy3P_002"):
         assert said.count(f"{case}.nii.gz: found the direction") == 1  # the copies have their images'
     assert "1 of 3 cases whose axes run another way in the patient (ToothFairy3F_001, ...)" in said
@@ -316,12 +319,12 @@ def test_a_faulty_case_is_named_and_the_others_are_converted(tmp_path, capsys, f
     assert len(list(labels.iterdir())) == 2
 
 
-def test_spacing_of_labels_must_be_the_images(tmp_path, capsys):
+def test_spacing_of_labels_must_be_the_images(tmp_path, caplog):
     source = toothfairy3(tmp_path / "download")
     write(source / "labelsTr" / "ToothFairy3P_002.nii.gz", phantom(1).labels, (2.0, 2.0, 2.1))
     with pytest.raises(InputError, match="found 1 of 3"):
         convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
-    assert "found spacing (2.09" in capsys.readouterr().err
+    assert "found spacing (2.09" in caplog.text
 
 
 def test_a_folder_that_holds_another_dataset_is_not_overwritten(tmp_path):
@@ -343,12 +346,12 @@ def test_a_full_disk_is_noticed_first(tmp_path, monkeypatch):
     check_disk(tmp_path / "not" / "there", 999, "nothing")
 
 
-def test_a_scan_that_shows_nothing_is_refused(tmp_path, capsys):
+def test_a_scan_that_shows_nothing_is_refused(tmp_path, caplog):
     source = toothfairy3(tmp_path / "download")
     write(source / "imagesTr" / "ToothFairy3P_002_0000.nii.gz", np.full(SHAPE, 7, np.int16))
-    with pytest.raises(InputError, match="verifying: found 1 of 3"):
+    with pytest.raises(InputError, match="converting: found 1 of 3"):
         convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
-    assert "ToothFairy3P_002_0000.nii.gz: found 7 in all voxels, expected a scan" in capsys.readouterr().err
+    assert "ToothFairy3P_002_0000.nii.gz: found 7 in all voxels, expected a scan" in caplog.text
 
 
 def test_a_damaged_description_is_written_again(tmp_path):
@@ -360,12 +363,36 @@ def test_a_damaged_description_is_written_again(tmp_path):
     assert (folder / "dataset.json").read_bytes() == before
 
 
-def test_verification_sees_what_happened_to_a_converted_dataset(tmp_path, capsys):
+def test_planning_sees_what_happened_to_a_converted_dataset(tmp_path, caplog):
     folder = convert(CHALLENGES[MULTICLASS], toothfairy3(tmp_path / "download"), tmp_path / "raw")
-    facts = verify(read_dataset(folder), 1)
-    assert facts["ToothFairy3P_002"].shape == SHAPE
-    assert facts["ToothFairy3P_002"].labelled == np.count_nonzero(phantom(1).labels)
+    dataset = read_dataset(folder)
+    facts = read_case(*dataset.cases["ToothFairy3P_002"], dataset.ids)
+    assert facts.shape == SHAPE
+    assert facts.labelled == np.count_nonzero(phantom(1).labels)
     write(folder / "labelsTr" / "ToothFairy3P_002.nii.gz", np.full(SHAPE, 47, np.uint8))
-    with pytest.raises(InputError, match="verifying: found 1 of 3"):
-        verify(read_dataset(folder), 1)
-    assert "found label values 47, expected 0 to 46" in capsys.readouterr().err
+    with pytest.raises(InputError, match="reading: found 1 of 3"):
+        take_fingerprint(dataset, tmp_path / "x.json", 1)
+    assert "found label values 47, expected 0 to 46" in caplog.text
+
+
+def test_the_fingerprint_is_nnunets(tmp_path):
+    """One reading gives what nnU-Net's own extraction writes, to the last sample."""
+    extractor = pytest.importorskip("nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor")
+    source = toothfairy3(tmp_path / "download")
+    image = phantom(1).image.astype(np.float32)
+    image[:3], image[:, -4:], image[5, 6, 7] = 0, 0, 0.25  # nnU-Net crops to what is not zero
+    write(source / "imagesTr" / "ToothFairy3P_002_0000.nii.gz", image, (2.0, 1.5, 1.0))
+    write(source / "labelsTr" / "ToothFairy3P_002.nii.gz", phantom(1).labels, (2.0, 1.5, 1.0))
+    folder = convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
+    take_fingerprint(read_dataset(folder), tmp_path / "ours.json", 1)
+    ours = json.loads((tmp_path / "ours.json").read_text())
+    with environment(nnUNet_raw=tmp_path / "raw", nnUNet_preprocessed=tmp_path / "theirs"):
+        extractor.DatasetFingerprintExtractor(folder.name, 1).run()
+    theirs = json.loads((tmp_path / "theirs" / folder.name / "dataset_fingerprint.json").read_text())
+    assert ours.keys() == theirs.keys()
+    for key in ("spacings", "shapes_after_crop", "median_relative_size_after_cropping"):
+        np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-12)
+    (ours,), (theirs,) = (x["foreground_intensity_properties_per_channel"].values() for x in (ours, theirs))
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        assert ours[key] == pytest.approx(theirs[key], rel=1e-5), key  # nnU-Net adds up in single precision

@@ -22,9 +22,9 @@ from umamba2.models.folder import load_model
 from umamba2.models.weights import read_checkpoint
 
 HERE = Path(__file__).parent
-# nnUNetv2_train's entry point; see `torchvision_quirk` for why not the command itself.
+# nnUNetv2_train's entry point; see `make_torchvision_importable` for why not the command itself.
 STOCK = (
-    "from umamba2.training.torchvision_quirk import make_importable; make_importable(); "
+    "from umamba2.training.nnunet import make_torchvision_importable; make_torchvision_importable(); "
     "from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
 )
 CLICK_NETWORK = "nnunetv2.nets.UMambaBot2_CrossAttn_Click2"

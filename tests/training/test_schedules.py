@@ -1,6 +1,8 @@
 """Learning rates by epoch, against nnU-Net's scheduler and the published end points; options of a run."""
 
 import json
+import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +11,8 @@ from challenge_names import INTERACTIVE, MULTICLASS, STSR
 from umamba2.challenges import CHALLENGES
 from umamba2.challenges.recipe import Pretraining, Stage
 from umamba2.errors import InputError
-from umamba2.training.options import VARIABLE, Options, challenge_for
+from umamba2.training.nnunet import OPTIONS, environment, options_of_run
+from umamba2.training.options import Options, challenge_for
 from umamba2.training.schedules import Rates, pretraining_rate, stage_at, stage_rate
 
 
@@ -49,36 +52,46 @@ def test_pretraining_warms_up_and_cools_down():
 
 def test_options_travel_through_the_environment(monkeypatch):
     options = Options(preset=STSR, epochs=3, finetune_epochs=2, iterations=7, fp32=True)
-    monkeypatch.setenv(VARIABLE, "{}")
-    options.to_environment()
-    assert Options.from_environment() == options
-    preset = options.applied_to(challenge_for(STSR, options).recipe)
+    monkeypatch.delenv(OPTIONS, raising=False)
+    assert options_of_run() == Options()
+    with environment(**{OPTIONS: options.to_json()}):
+        assert options_of_run() == options
+    assert OPTIONS not in os.environ
+    preset = options.applied_to(challenge_for("x", STSR).recipe)
     assert (preset.train.epochs, preset.finetune.epochs, preset.iterations) == (3, 2, 7)
     assert preset.finetune.learning_rate == CHALLENGES[STSR].recipe.finetune.learning_rate
 
 
 def test_without_options_the_preset_holds():
-    preset = Options().applied_to(challenge_for(MULTICLASS, Options()).recipe)
+    preset = Options().applied_to(CHALLENGES[MULTICLASS].recipe)
     assert (preset.train.epochs, preset.iterations, preset.accumulate) == (1500, 250, 2)
     assert preset.finetune is None
-    assert challenge_for(None, Options()) is None
+    assert (
+        Options(finetune_epochs=0).applied_to(CHALLENGES[MULTICLASS].recipe).finetune
+        == CHALLENGES[MULTICLASS].recipe.finetune
+    )
 
 
 @pytest.mark.parametrize(
-    ("challenge", "options", "message"),
+    ("challenge", "name", "message"),
     [
-        (STSR, Options(preset=MULTICLASS), "found toothfairy3-multiclass for a dataset of stsr"),
-        ("liver", Options(), "preset: found 'liver', expected toothfairy3-multiclass"),
-        (INTERACTIVE, Options(finetune_epochs=5), "that has no such stage"),
+        (STSR, MULTICLASS, "x: found a dataset for stsr, expected one for toothfairy3-multiclass"),
+        ("liver", None, "x: found the challenge liver, expected --preset toothfairy3-multiclass or"),
+        (None, None, "x: found the challenge None, expected --preset"),
     ],
 )
-def test_bad_options(challenge, options, message):
+def test_presets_that_are_not_there(challenge, name, message):
     with pytest.raises(InputError, match=message):
-        options.applied_to(challenge_for(challenge, options).recipe)
+        challenge_for("x", challenge, name)
+
+
+def test_a_stage_that_a_preset_does_not_have():
+    with pytest.raises(InputError, match="which has no such stage"):
+        Options(finetune_epochs=5).applied_to(replace(CHALLENGES[INTERACTIVE].recipe, finetune=None))
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", json.dumps({"epoch": 3})])
 def test_a_bad_environment_is_named(monkeypatch, text):
-    monkeypatch.setenv(VARIABLE, text)
-    with pytest.raises(InputError, match=rf"{VARIABLE}: found .*expected a JSON object of preset, epochs"):
-        Options.from_environment()
+    monkeypatch.setenv(OPTIONS, text)
+    with pytest.raises(InputError, match=rf"{OPTIONS}: found .*expected a JSON object of preset, epochs"):
+        options_of_run()

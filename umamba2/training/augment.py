@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
@@ -26,7 +27,7 @@ class MirrorSides(MirrorTransform):
         super().__init__(tuple(allowed_axes))
         self.left_right_axis, self.pairs = left_right_axis, tuple(pairs)
 
-    def _apply_to_segmentation(self, segmentation: Tensor, **params) -> Tensor:
+    def _apply_to_segmentation(self, segmentation: Tensor, **params: Any) -> Tensor:
         segmentation = super()._apply_to_segmentation(segmentation, **params)
         return self.swapped(segmentation) if self.left_right_axis in params["axes"] else segmentation
 
@@ -48,7 +49,7 @@ class WeakAndStrong(ImageOnlyTransform):
         super().__init__()
         self.strong = ComposeTransforms(list(strong))
 
-    def _apply_to_image(self, img: Tensor, **params) -> Tensor:
+    def _apply_to_image(self, img: Tensor, **params: Any) -> Tensor:
         return torch.cat([img, self.strong(image=img.clone())["image"]])
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -10,11 +13,18 @@ from umamba2.challenges.recipe import Clicking
 from umamba2.scans.clicks import simulate_clicks
 
 
-def draw_clicks(labels: np.ndarray, settings: Clicking, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Clicks on one patch: labels (z, y, x) with 1 left and 2 right -> (N, 3) voxels and (N,) 0 left, 1 right.
+def draw_clicks(
+    labels: npt.NDArray[Any], settings: Clicking, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Draw clicks on one patch, spread along axis 0 as ToothFairy3's simulator does (arXiv 2509.12069).
 
-    A class of enough voxels gets none with probability ``settings.none``, else 1 to ``settings.most``, spread along
-    axis 0 as ToothFairy3's simulator does (arXiv 2509.12069).
+    Args:
+        labels: (z, y, x), 1 left and 2 right.
+        settings: How many, and how exact.
+        rng: The random numbers.
+
+    Returns:
+        Voxels (N, 3) and sides (N,), 0 left and 1 right.
     """
     points: list[tuple[int, int, int]] = []
     sides: list[int] = []
@@ -30,9 +40,15 @@ def draw_clicks(labels: np.ndarray, settings: Clicking, rng: np.random.Generator
 
 
 def batch_clicks(target: Tensor, settings: Clicking, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Clicks for a batch of patches, (B, 1, z, y, x) labels, as the network takes them: (B, N, 3) and (B, N).
+    """Draw clicks for a batch of patches, as the network takes them.
 
-    Patches with fewer clicks than others are padded with label -1, which is no click.
+    Args:
+        target: Labels (B, 1, z, y, x), 1 left and 2 right.
+        settings: How many, and how exact.
+        rng: The random numbers.
+
+    Returns:
+        Voxels (B, N, 3) and sides (B, N), 0 left, 1 right, and -1 where a patch has fewer than others.
     """
     drawn = [draw_clicks(labels.numpy(), settings, rng) for labels in target[:, 0].cpu()]
     most = max(len(sides) for _, sides in drawn)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from umamba2.challenges import CHALLENGES, MULTICLASS, Challenge, find_challenge
+from umamba2.arguments import positive
+from umamba2.challenges import CHALLENGES, MULTICLASS, find_challenge
 from umamba2.challenges.recipe import ARCHITECTURES
-from umamba2.errors import InputError
-from umamba2.training.nnunet import add_options, find_dataset, use_folders
-from umamba2.training.presets import PLANS
+from umamba2.errors import InputError, needing
+from umamba2.messages import say
+from umamba2.training.nnunet import PLANS, add_options, find_dataset, find_folder
+from umamba2.training.options import Options, challenge_for
 
 ALIASES = {"toothfairy3": MULTICLASS.name}  # what `convert` calls a challenge as well
 
 
-def add_convert(commands) -> None:
+def add_convert(commands: Any) -> None:
     """Add ``convert`` to the commands of an argparse parser."""
     parser = commands.add_parser(
         "convert",
@@ -30,7 +34,7 @@ def add_convert(commands) -> None:
     _add_workers(parser)
 
 
-def add_plan(commands) -> None:
+def add_plan(commands: Any) -> None:
     """Add ``plan`` to the commands of an argparse parser."""
     parser = commands.add_parser(
         "plan",
@@ -38,16 +42,9 @@ def add_plan(commands) -> None:
         description="Run nnU-Net's planning and add the published configuration to the plans.",
     )
     parser.set_defaults(command=_plan)
-    _add_dataset(parser)
-    parser.add_argument(
-        "--patch", type=_at_least_one, nargs=3, metavar=("Z", "Y", "X"), help="in voxels (default: the preset's)"
-    )
-    parser.add_argument(
-        "--spacing", type=_positive, nargs=3, metavar=("Z", "Y", "X"), help="in mm (default: the dataset's median)"
-    )
-    parser.add_argument(
-        "--network", choices=ARCHITECTURES, default="full", help="size: full (the published one, default) or small"
-    )
+    _add_dataset(parser, "raw")
+    _add_preset(parser)
+    _add_network(parser, "the dataset's median")
     parser.add_argument(
         "--harmonise", action="store_true", help="bring air and soft tissue of every scan to the same intensities first"
     )
@@ -55,7 +52,7 @@ def add_plan(commands) -> None:
     _add_workers(parser)
 
 
-def add_preprocess(commands) -> None:
+def add_preprocess(commands: Any) -> None:
     """Add ``preprocess`` to the commands of an argparse parser."""
     parser = commands.add_parser(
         "preprocess",
@@ -63,12 +60,12 @@ def add_preprocess(commands) -> None:
         description="Preprocess a planned dataset, unlabelled cases too; go on where an earlier run has stopped.",
     )
     parser.set_defaults(command=_preprocess)
-    _add_dataset(parser)
+    _add_dataset(parser, "raw")
     add_options(parser, "raw", "preprocessed")
     _add_workers(parser)
 
 
-def add_train(commands) -> None:
+def add_train(commands: Any) -> None:
     """Add ``train`` to the commands of an argparse parser."""
     parser = commands.add_parser(
         "train",
@@ -77,15 +74,16 @@ def add_train(commands) -> None:
     )
     parser.set_defaults(command=_train)
     _add_dataset(parser, "preprocessed")
+    _add_preset(parser)
     parser.add_argument("--fold", default="0", help="number of a fold of the splits file, or 'all' (default: 0)")
     parser.add_argument(
         "--pretrained", type=Path, metavar="MODEL", help="weights to start from: a model folder or a checkpoint"
     )
     parser.add_argument(
         "--finetune",
-        type=_at_least_one,
+        type=positive(int, "epochs"),
         nargs="?",
-        const=-1,
+        const=0,
         metavar="EPOCHS",
         help="add the preset's second stage, with falling learning rates (default: of the preset's length)",
     )
@@ -93,7 +91,7 @@ def add_train(commands) -> None:
     add_options(parser, "preprocessed", "results")
 
 
-def add_pretrain(commands) -> None:
+def add_pretrain(commands: Any) -> None:
     """Add ``pretrain`` to the commands of an argparse parser."""
     parser = commands.add_parser(
         "pretrain",
@@ -105,72 +103,87 @@ def add_pretrain(commands) -> None:
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder for weights, pictures and the rest")
     parser.add_argument("--preset", choices=CHALLENGES, required=True, help="the challenge to be trained for later")
     parser.add_argument("--plans", type=Path, help="plans of the dataset to be trained later (default: the preset)")
-    parser.add_argument(
-        "--patch", type=_at_least_one, nargs=3, metavar=("Z", "Y", "X"), help="in voxels (default: the preset's)"
-    )
-    parser.add_argument(
-        "--spacing", type=_positive, nargs=3, metavar=("Z", "Y", "X"), help="in mm (default: the scans' median)"
-    )
-    parser.add_argument("--network", choices=ARCHITECTURES, default="full", help="size: full (default) or small")
+    _add_network(parser, "the scans' median")
     _add_training(parser)
     _add_workers(parser)
 
 
+def _add_network(parser: argparse.ArgumentParser, median: str) -> None:
+    zyx: dict[str, Any] = {"nargs": 3, "metavar": ("Z", "Y", "X")}
+    parser.add_argument("--patch", type=positive(int, "voxels"), help="in voxels (default: the preset's)", **zyx)
+    parser.add_argument("--spacing", type=positive(float, "mm"), help=f"in mm (default: {median})", **zyx)
+    what = "size: full (the published one, default) or small"
+    parser.add_argument("--network", choices=ARCHITECTURES, default="full", help=what)
+
+
 def _add_training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--epochs", type=_at_least_one, help="default: the preset's")
-    parser.add_argument("--iterations", type=_at_least_one, help="optimizer steps of an epoch (default: 250)")
-    parser.add_argument("--validation-iterations", type=_at_least_one, default=50, help="of an epoch (default: 50)")
-    parser.add_argument("--gpus", type=_at_least_one, default=1, help="processes, one GPU each (default: 1)")
+    count = positive(int)
+    parser.add_argument("--epochs", type=count, help="default: the preset's")
+    parser.add_argument("--iterations", type=count, help="optimizer steps of an epoch (default: the preset's)")
+    parser.add_argument("--validation-iterations", type=count, default=50, help="of an epoch (default: 50)")
+    parser.add_argument("--gpus", type=count, default=1, help="processes, one GPU each (default: 1)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, mps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fp32", action="store_true", help="no reduced precision")
-    parser.add_argument("--continue", action="store_true", dest="go_on", help="go on from the last checkpoint")
+    parser.add_argument("--continue", action="store_true", dest="resume", help="go on from the last checkpoint")
 
 
-def _add_dataset(parser: argparse.ArgumentParser, where: str = "raw") -> None:
+def _add_dataset(parser: argparse.ArgumentParser, where: str) -> None:
     parser.add_argument("dataset", help=f"name or number of a dataset in nnU-Net's {where} folder")
+
+
+def _add_preset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=CHALLENGES, help="default: the challenge that the dataset names")
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     default = min(8, os.cpu_count() or 1)
     parser.add_argument(
-        "--workers", type=_at_least_one, default=default, help=f"processes, one case each (default: {default})"
+        "--workers",
+        type=positive(int, "processes"),
+        default=default,
+        help=f"processes, one case each (default: {default})",
     )
 
 
-def challenge_of(dataset: Path, name: str | None, stated: str | None) -> Challenge:
-    """The challenge of that name, else the one that a dataset states; InputError if there is none."""
-    if name is None and stated not in CHALLENGES:
-        raise InputError(f"{dataset}: found the challenge {stated}, expected --preset {' or '.join(CHALLENGES)}")
-    return find_challenge(name or str(stated))
+class _Lines(logging.Handler):
+    """What the training has to say, as lines on the terminal: remarks on stdout, warnings and errors on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING:
+            say(record.getMessage())
+        else:
+            say(f"{record.levelname.lower()}: {record.getMessage()}", sys.stderr)
+
+
+def _show_log() -> logging.Logger:
+    logger = logging.getLogger("umamba2.training")
+    logger.setLevel(logging.INFO)
+    logger.handlers[:] = [_Lines()]
+    return logger
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from umamba2.messages import say
     from umamba2.training.convert import convert
 
-    folder = convert(
-        find_challenge(ALIASES.get(options.challenge, options.challenge)),
-        options.source,
-        options.target,
-        options.workers,
-    )
+    _show_log()
+    challenge = find_challenge(ALIASES.get(options.challenge, options.challenge))
+    folder = convert(challenge, options.source, options.target, options.workers)
     say(f"{folder}  complete; next: umamba2 plan {folder.name}")
     return 0
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from umamba2.messages import say
     from umamba2.training.dataset import read_dataset
     from umamba2.training.plan import plan, read_configuration
 
-    raw, preprocessed = use_folders(options, "raw", "preprocessed")
+    log = _show_log()
+    raw, preprocessed = find_folder("raw", options.raw), find_folder("preprocessed", options.preprocessed)
     dataset = read_dataset(find_dataset(raw, options.dataset))
-    challenge = challenge_of(dataset.folder, options.preset, dataset.challenge)
+    challenge = challenge_for(dataset.folder, dataset.challenge, options.preset)
     if challenge.recipe.unlabelled and not dataset.unlabelled:
         expected = "some for `umamba2 train` (nnUNetv2_train -tr UMamba2Trainer does without)"
-        say(f"warning: {dataset.folder}: found no unlabelled cases, expected {expected}", sys.stderr)
+        log.warning("%s: found no unlabelled cases, expected %s", dataset.folder, expected)
     plans = plan(
         dataset,
         preprocessed,
@@ -191,58 +204,48 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _preprocess(options: argparse.Namespace) -> int:
-    from umamba2.messages import say
     from umamba2.training.dataset import read_dataset
-    from umamba2.training.plan import check_challenge, preprocess
 
-    raw, preprocessed = use_folders(options, "raw", "preprocessed")
+    with needing("train", "preprocessing"):
+        from umamba2.training.preprocess import preprocess
+
+    _show_log()
+    raw, preprocessed = find_folder("raw", options.raw), find_folder("preprocessed", options.preprocessed)
     dataset = read_dataset(find_dataset(raw, options.dataset))
-    check_challenge(dataset, challenge_of(dataset.folder, options.preset, dataset.challenge))
     folder = preprocess(dataset, preprocessed, options.workers)
     say(f"{folder}  {len(dataset.cases)} labelled, {len(dataset.unlabelled)} unlabelled cases")
     return 0
 
 
 def _train(options: argparse.Namespace) -> int:
-    from umamba2.messages import say
     from umamba2.training.dataset import read_description
-    from umamba2.training.plan import check_preprocessed
     from umamba2.training.run import train
 
-    preprocessed, _ = use_folders(options, "preprocessed", "results")
-    dataset = find_dataset(preprocessed, options.dataset)
-    challenge = challenge_of(dataset, options.preset, read_description(dataset).get("challenge"))
+    with needing("train", "training"):
+        from umamba2.training.preprocess import check_preprocessed
+
+    folders = find_folder("preprocessed", options.preprocessed), find_folder("results", options.results)
+    dataset = find_dataset(folders[0], options.dataset)
+    trainer = challenge_for(dataset, read_description(dataset).get("challenge"), options.preset).recipe.trainer
     check_preprocessed(dataset / f"{PLANS}.json")
     if options.fold != "all" and not options.fold.isdigit():
         raise InputError(f"--fold: found {options.fold!r}, expected a number or 'all'")
-    preset, finetune = challenge.recipe, options.finetune
-    if finetune == -1:
-        finetune = preset.finetune.epochs if preset.finetune else 1  # which the preset then refuses
-    run_options = _run_options(
+    run = _run_options(
         options,
-        preset=challenge.name,
-        finetune_epochs=finetune,
+        finetune_epochs=options.finetune,
         pretrained=options.pretrained and str(options.pretrained.absolute()),
     )
-    run_options.applied_to(preset)
-    folder = train(
-        dataset.name,
-        options.fold if options.fold == "all" else int(options.fold),
-        preset.trainer,
-        run_options,
-        options.device,
-        options.gpus,
-        options.go_on,
-    )
+    fold = options.fold if options.fold == "all" else int(options.fold)
+    folder = train(dataset.name, fold, trainer, run, *folders, options.device, options.gpus, options.resume)
     say(f"{folder.parent}  {folder.name} complete; next: umamba2 slim {folder.parent} OUT")
     return 0
 
 
 def _pretrain(options: argparse.Namespace) -> int:
-    from umamba2.messages import say
     from umamba2.scans.volumes import SUFFIXES, list_volumes, stem
     from umamba2.training.run import pretrain
 
+    _show_log()
     if not options.scans.is_dir():
         raise InputError(f"{options.scans}: found no such folder, expected one of scans")
     scans: dict[str, Path] = {}
@@ -255,7 +258,7 @@ def _pretrain(options: argparse.Namespace) -> int:
         scans,
         options.output.absolute(),
         find_challenge(options.preset),
-        _run_options(options, preset=options.preset),
+        _run_options(options),
         plans=options.plans,
         patch=options.patch and tuple(options.patch),
         spacing=options.spacing and tuple(options.spacing),
@@ -263,16 +266,15 @@ def _pretrain(options: argparse.Namespace) -> int:
         workers=options.workers,
         device=options.device,
         gpus=options.gpus,
-        go_on=options.go_on,
+        resume=options.resume,
     )
     say(f"{weights}  complete; next: umamba2 train DATASET --pretrained {weights}")
     return 0
 
 
-def _run_options(options: argparse.Namespace, **more):
-    from umamba2.training.options import Options
-
+def _run_options(options: argparse.Namespace, **more: Any) -> Options:
     return Options(
+        preset=options.preset,
         epochs=options.epochs,
         iterations=options.iterations,
         validation_iterations=options.validation_iterations,
@@ -280,17 +282,3 @@ def _run_options(options: argparse.Namespace, **more):
         fp32=options.fp32,
         **more,
     )
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"found {text}, expected a positive number")
-    return value
-
-
-def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected at least 1")
-    return value

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,22 +25,21 @@ from umamba2.anatomy.numberings import in_ranges, to_training
 from umamba2.anatomy.structures import DATASET_TYPOS
 from umamba2.challenges import Challenge
 from umamba2.errors import InputError
-from umamba2.files import write_file
-from umamba2.messages import say
+from umamba2.files import read_json, replacing, write_file
 from umamba2.scans.clicks import NAMES, click_json, simulate_clicks
 from umamba2.scans.volumes import (
     SUFFIXES,
+    Volume,
     list_volumes,
     read_labels,
-    read_volume,
     stem,
     suffix,
     write_labels,
     write_volume,
 )
-from umamba2.training.dataset import CHANNEL, check_grid, check_ids, ending_of, read_dataset, verify
+from umamba2.training.dataset import CHANNEL, Split, check_grid, check_ids, ending_of, read_dataset, read_scan
 from umamba2.training.nnunet import is_dataset_name
-from umamba2.training.workers import check_disk, run_all
+from umamba2.training.workers import LOG, check_disk, run_all
 
 FOLDS, SEED = 5, 12345
 CASE_WITH_TYPOS = "S_0048"  # the only one that may hold `DATASET_TYPOS`
@@ -54,7 +52,13 @@ _LABELLED = re.compile(r"(un)?labell?ed", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Download:
-    """What a download holds: (image, labels) and images without labels by case, and the files left out."""
+    """What a download holds.
+
+    Attributes:
+        labelled: (image, labels) by case.
+        unlabelled: Images without labels by case.
+        left_out: Files for test or validation.
+    """
 
     labelled: dict[str, tuple[Path, Path]] = field(default_factory=dict)
     unlabelled: dict[str, Path] = field(default_factory=dict)
@@ -62,12 +66,22 @@ class Download:
 
 
 def convert(challenge: Challenge, source: str | Path, target: str | Path, workers: int = 1) -> Path:
-    """Turn a download into a raw dataset of nnU-Net and return its folder; the originals are only read.
+    """Turn a download, which is only read, into a raw dataset of nnU-Net.
 
-    ``target`` is nnU-Net's raw folder, or a folder in it called ``Dataset<three digits>_<name>``. Cases that are there
-    already and newer than their originals are not converted again. At the end every file is read back.
-    Raises InputError for a source that is no such download, for too little disk space, and, after a line on stderr for
-    each, for cases with a fault.
+    Cases that are there already and newer than their originals are not converted again.
+
+    Args:
+        challenge: What the dataset is for.
+        source: The unpacked download.
+        target: nnU-Net's raw folder, or a folder in it called ``Dataset<three digits>_<name>``.
+        workers: Number of processes.
+
+    Returns:
+        The folder of the dataset.
+
+    Raises:
+        InputError: The source is no such download, there is too little disk space, or there are cases with a fault,
+            each of which is logged.
     """
     source, target = Path(source), Path(target)
     folder = target if is_dataset_name(target.name) else target / challenge.dataset_name
@@ -77,7 +91,7 @@ def convert(challenge: Challenge, source: str | Path, target: str | Path, worker
         raise InputError(f"{target}: found it inside {source}, expected another place")
     semi_supervised = challenge.recipe.unlabelled is not None
     download = recognise(source, may_lack_labels=semi_supervised)
-    say(_summary(source, download))
+    LOG.info("%s", _summary(source, download))
     images = [image for image, _ in download.labelled.values()] + list(download.unlabelled.values())
     ending = ending_of(images)
     _check_surplus(folder, download)
@@ -95,14 +109,16 @@ def convert(challenge: Challenge, source: str | Path, target: str | Path, worker
     }
     done = len(images) - len(labelled) - len(unlabelled)
     if done:
-        say(f"{folder}: {done} of {len(images)} cases are there already")
+        LOG.info("%s: %d of %d cases are there already", folder, done, len(images))
     sources = [path for task in labelled.values() for path in task[2:4]] + [task[0] for task in unlabelled.values()]
     check_disk(folder, sum(path.stat().st_size for path in sources), "the converted cases")
-    run_all(convert_case, labelled, workers, "converting")
-    run_all(copy_image, unlabelled, workers, "copying")
+    warnings = run_all(convert_case, labelled, workers, "converting")
+    warnings |= run_all(copy_image, unlabelled, workers, "copying")
+    for warning in (line for lines in warnings.values() for line in lines):
+        LOG.warning("%s", warning)
     splits = make_splits(list(download.labelled), list(download.unlabelled) if semi_supervised else None)
     write_file(folder / "splits_final.json", json.dumps(splits, indent=1) + "\n")
-    verify(read_dataset(folder), workers)
+    read_dataset(folder)  # to see that it is complete
     return folder
 
 
@@ -173,49 +189,61 @@ def _claims_labels(image: Path) -> bool:
     return bool(told) and told[0][1] is None
 
 
-def convert_case(challenge: Challenge, case: str, image: Path, labels: Path, folder: Path, ending: str) -> None:
-    """Copy the image of a case and translate its labels into training ids, with clicks for the interactive task."""
+def convert_case(challenge: Challenge, case: str, image: Path, labels: Path, folder: Path, ending: str) -> list[str]:
+    """Copy the image of a case and translate its labels into training ids, with clicks for the interactive challenge.
+
+    Args:
+        challenge: What the dataset is for.
+        case: The name of the case.
+        image: The original scan.
+        labels: The original labels.
+        folder: The dataset's.
+        ending: Of the names of all files of the dataset.
+
+    Returns:
+        Warnings.
+    """
+    volume = read_scan(image)
     array, geometry = read_labels(labels)
-    size_and_spacing = copy_image(image, folder / "imagesTr" / f"{case}{CHANNEL}{ending}")
-    check_grid(labels, geometry, size_and_spacing)
+    warnings = [*volume.warnings, *filter(None, [check_grid(labels, geometry, volume.geometry)])]
     check_ids(labels, array, *_known_ids(challenge, case))
     converted = to_training(challenge.structures, "dataset")[array]
+    _copy(image, volume, folder / "imagesTr" / f"{case}{CHANNEL}{ending}")
     if challenge.takes_clicks:
         rng = np.random.default_rng(zlib.crc32(case.encode()))
         points = [(name, p) for name, side in NAMES.items() for p in simulate_clicks(converted == side + 1, rng)]
         write_file(folder / "clicks" / f"iac_clicks_{case}.json", click_json(points))
     # Last, because a case with labels counts as finished. The challenges compare voxel by voxel, so the image's grid it
     # is, should the labels' origin or direction differ.
-    write_labels(folder / "labelsTr" / f"{case}{ending}", converted, size_and_spacing)
+    write_labels(folder / "labelsTr" / f"{case}{ending}", converted, volume.grid)
+    return warnings
 
 
-def copy_image(image: Path, target: Path):
-    """Copy an image, complete or not at all, and return its geometry; one with NaN is written anew without them."""
-    volume = read_volume(image)
-    if volume.mended:
-        say(f"warning: {volume.warnings[-1]}; written as the smallest finite value", sys.stderr)
-        write_volume(target, volume.array, volume.geometry)
-        return volume.geometry
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(image, partial)
-        os.replace(partial, target)
-    except OSError as error:
-        raise InputError(f"{target}: could not be written ({error.strerror}), expected a writable folder") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
-    return volume.geometry
+def copy_image(image: Path, target: Path) -> list[str]:
+    """Copy an image without labels, complete or not at all, and return warnings."""
+    volume = read_scan(image)
+    _copy(image, volume, target)
+    return list(volume.warnings)
 
 
-def make_splits(cases: list[str], unlabelled: list[str] | None = None) -> list[dict[str, list[str]]]:
+def _copy(image: Path, volume: Volume, target: Path) -> None:
+    """Copy an image as it is, or write it anew if there was something to mend."""
+    if volume.mended or volume.corrected:
+        write_volume(target, volume.array, volume.grid)
+    else:
+        with replacing(target) as partial:
+            shutil.copyfile(image, partial)
+
+
+def make_splits(cases: list[str], unlabelled: list[str] | None = None) -> list[Split]:
     """The folds of a cross-validation as nnU-Net's ``splits_final.json``, the same for the same cases.
 
-    Five of them, or as many as there are cases. ``unlabelled`` cases are listed as ``unlabeled`` in every fold.
+    Args:
+        cases: The names of the labelled cases; there are five folds, or as many as cases.
+        unlabelled: The names of cases that are listed as ``unlabeled`` in every fold.
     """
     order = np.random.default_rng(SEED).permutation(sorted(cases))
-    splits = []
+    splits: list[Split] = []
     for fold in np.array_split(order, min(FOLDS, len(order))):
         split = {"train": sorted(set(order.tolist()) - set(fold.tolist())), "val": sorted(fold.tolist())}
         splits.append(split if unlabelled is None else {**split, "unlabeled": sorted(unlabelled)})
@@ -255,15 +283,14 @@ def _start(folder: Path, challenge: Challenge, ending: str, count: int) -> None:
     }
     path = folder / "dataset.json"
     if path.is_file():
-        with suppress(ValueError):
-            found = json.loads(path.read_text())
-            for key in ("challenge", "file_ending") if isinstance(found, dict) else ():
-                if found.get(key) != description[key]:
-                    raise InputError(
-                        f"{path}: found {key} {found.get(key)}, expected {description[key]} or a new folder"
-                    )
-            if found == description:  # its date tells whether planning is up to date
-                return
+        found = {}
+        with suppress(InputError):  # what cannot be read is written anew
+            found = read_json(path)
+        for key in ("challenge", "file_ending"):
+            if found.get(key, description[key]) != description[key]:
+                raise InputError(f"{path}: found {key} {found[key]}, expected {description[key]} or a new folder")
+        if found == description:  # its date tells whether planning is up to date
+            return
     write_file(path, json.dumps(description, indent=1) + "\n")
 
 

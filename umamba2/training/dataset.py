@@ -7,27 +7,33 @@ images without labels, and ``"challenge"`` in dataset.json says what the classes
 from __future__ import annotations
 
 import json
-import sys
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from umamba2.errors import InputError
-from umamba2.messages import say
-from umamba2.scans.orientation import orientation
-from umamba2.scans.volumes import Geometry, list_volumes, read_labels, read_volume, suffix
-from umamba2.training.workers import run_all
+from umamba2.files import read_json
+from umamba2.scans.volumes import Geometry, Volume, list_volumes, read_volume, suffix
 
 KINDS = ("train", "val", "unlabeled")  # of cases in a splits file
+Split = dict[str, list[str]]  # the names of a fold's cases by kind
 CHANNEL = "_0000"  # nnU-Net numbers the channels of a case; we have one
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A raw dataset: its folder, dataset.json and files. ``cases`` maps names to (image, labels)."""
+    """A raw dataset.
+
+    Attributes:
+        folder: Its folder.
+        description: Its dataset.json.
+        cases: The files of the labelled cases, (image, labels), by name.
+        unlabelled: The images without labels, by name.
+    """
 
     folder: Path
     description: dict[str, Any]
@@ -41,6 +47,7 @@ class Dataset:
 
     @property
     def challenge(self) -> str | None:
+        """The challenge that dataset.json states."""
         return self.description.get("challenge")
 
     @property
@@ -50,27 +57,10 @@ class Dataset:
         return max(path.stat().st_mtime for path in [*files, self.folder / "dataset.json"])
 
 
-@dataclass(frozen=True)
-class CaseFacts:
-    """What reading a case tells: its grid, which way its axes run in the patient, how many voxels have a label."""
-
-    shape: tuple[int, ...]
-    spacing: tuple[float, ...]
-    lie: tuple
-    labelled: int
-
-
 def read_description(folder: Path) -> dict[str, Any]:
     """The dataset.json of a dataset. Raises InputError if it is missing or not what nnU-Net takes."""
     path = folder / "dataset.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: found no such file, expected a dataset as `umamba2 convert` writes it") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: could not be read ({error}), expected JSON") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: found a {type(content).__name__}, expected an object")
+    content = read_json(path, "a dataset as `umamba2 convert` writes it")
     labels = content.get("labels")
     ids = sorted(labels.values()) if isinstance(labels, dict) and all(map(_is_int, labels.values())) else None
     if ids is None or ids != list(range(len(ids))) or len(ids) < 2:
@@ -121,13 +111,13 @@ def _files(folder: Path, ending: str) -> dict[str, Path]:
     return {p.name[: -len(ending)]: p for p in list_volumes(folder) if p.name.endswith(ending)}
 
 
-def read_splits(path: Path) -> list[dict[str, list[str]]]:
+def read_splits(path: Path) -> list[Split]:
     """The folds of a ``splits_final.json``: names of cases by "train", "val" and, if there are some, "unlabeled".
 
     Raises InputError if it is missing or no list of folds.
     """
     try:
-        splits = json.loads(path.read_text(encoding="utf-8"))
+        splits: list[Split] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: could not be read ({error}), expected a list of folds as JSON") from None
     for split in splits if isinstance(splits, list) else [None]:
@@ -137,60 +127,41 @@ def read_splits(path: Path) -> list[dict[str, list[str]]]:
     return splits
 
 
-def verify(dataset: Dataset, workers: int) -> dict[str, CaseFacts]:
-    """Read every file of a dataset, as nnU-Net will; what the cases look like, by name.
-
-    Raises InputError, after a line on stderr for each case that has a fault: a file that cannot be read, voxels that
-    are not finite, an image and labels on different grids, label values that dataset.json does not have; also if
-    nothing is labelled at all.
-    """
-    tasks: dict[str, tuple] = {case: (*pair, dataset.ids) for case, pair in dataset.cases.items()}
-    tasks |= {case: (image, None, dataset.ids) for case, image in dataset.unlabelled.items()}
-    facts = run_all(check_case, tasks, workers, "verifying")
-    if not any(fact.labelled for fact in facts.values()):
-        raise InputError(f"{dataset.folder / 'labelsTr'}: found only background, expected labelled structures")
-    (usual, _), *_ = Counter(fact.lie for fact in facts.values()).most_common()
-    others = [case for case, fact in facts.items() if fact.lie != usual]
-    if others:
-        found = f"{len(others)} of {len(facts)} cases whose axes run another way in the patient ({others[0]}, ...)"
-        expected = "the same for all: nothing is turned, and left must not be right"
-        say(f"warning: {dataset.folder}: found {found}, expected {expected}", sys.stderr)
-    return facts
-
-
-def check_case(image: Path, labels: Path | None, ids: tuple[int, ...]) -> CaseFacts:
-    """Read the image and labels of one case. Raises InputError for the faults that `verify` lists."""
+def read_scan(image: Path) -> Volume:
+    """Read a scan. Raises InputError if it cannot be read, or all voxels are the same."""
     volume = read_volume(image)
-    if volume.mended:
-        raise InputError(volume.warnings[-1])
-    if volume.array.min() == volume.array.max():
-        raise InputError(f"{image}: found {volume.array.min():g} in all voxels, expected a scan")
-    orient = orientation(volume.geometry)
-    lie = (orient.axes, orient.backwards)
-    if labels is None:
-        return CaseFacts(volume.array.shape, volume.spacing, lie, 0)
-    array, geometry = read_labels(labels)
-    check_grid(labels, geometry, volume.geometry)
-    check_ids(labels, array, ids, f"0 to {ids[-1]}")
-    return CaseFacts(volume.array.shape, volume.spacing, lie, int(np.count_nonzero(array)))
+    lowest = volume.array.min()
+    if lowest == volume.array.max():
+        raise InputError(f"{image}: found {lowest:g} in all voxels, expected a scan")
+    return volume
 
 
-def check_grid(labels: Path, found: Geometry, expected: Geometry) -> None:
-    """Raise InputError if labels lie on another grid than their image: size and spacing, as nnU-Net asks.
+def check_grid(labels: Path, found: Geometry, expected: Geometry) -> str | None:
+    """Compare the grid of labels with that of their image, in size and spacing, as nnU-Net does.
 
-    Another direction costs a warning: networks and challenges compare voxel by voxel.
+    Args:
+        labels: The file, for messages.
+        found: Its grid.
+        expected: The image's grid.
+
+    Returns:
+        A warning if only the directions differ, because networks and challenges compare voxel by voxel.
+
+    Raises:
+        InputError: Size or spacing differs.
     """
     if found.size != expected.size:
         raise InputError(f"{labels}: found size {found.size}, expected {expected.size} (x, y, z), its image's")
     if not np.allclose(found.spacing, expected.spacing, rtol=1e-3):
         raise InputError(f"{labels}: found spacing {found.spacing}, expected {expected.spacing} mm, its image's")
-    if not np.allclose(found.direction, expected.direction, atol=0.01):
-        taken = "its image's, whose voxels they are taken for"
-        say(f"warning: {labels}: found the direction {found.direction}, expected {taken}", sys.stderr)
+    if np.allclose(found.direction, expected.direction, atol=0.01):
+        return None
+    taken = "its image's, whose voxels they are taken for"
+    return f"{labels}: found the direction {found.direction}, expected {taken}"
 
 
-def check_ids(path: Path, labels: np.ndarray, known: tuple[int, ...], expected: str) -> None:
-    """Raise InputError for a label value that is not known."""
+def check_ids(path: Path, labels: npt.NDArray[Any], known: Sequence[int], expected: str) -> None:
+    """Raise InputError, which says what was ``expected`` of a file's labels, for a value that is not ``known``."""
     unknown = sorted(set(np.unique(labels).tolist()) - set(known))
     if unknown:
         raise InputError(f"{path}: found label values {str(unknown)[1:-1][:80]}, expected {expected}")

@@ -41,9 +41,14 @@ def neighbours(structures: Sequence[Structure]) -> dict[int, tuple[int, ...]]:
 
 
 def soft_targets(structures: Sequence[Structure], share: float) -> Tensor:
-    """What a label means to each class, (classes, classes) with the background: row = label, entries sum to 1.
+    """What each label means to each class.
 
-    ``share`` of a label with neighbours is spread evenly over them; labels without any stay hard.
+    Args:
+        structures: The classes of a challenge.
+        share: What is spread evenly over the neighbours of a label that has some.
+
+    Returns:
+        (classes, classes) with the background, a row for each label, whose entries sum to 1.
     """
     table = torch.eye(len(structures) + 1)
     for label, others in neighbours(structures).items():
@@ -117,7 +122,12 @@ def _sums(labels: Tensor, values: Tensor) -> Tensor:
 
 
 def class_weights(classes: int, weights: Sequence[tuple[int, float]]) -> Tensor:
-    """(classes,) weights: those listed as (training id, weight), 1 for all others."""
+    """Weights of the cross-entropy, (classes,).
+
+    Args:
+        classes: Number of classes, background included.
+        weights: (training id, weight) of some; all others have 1.
+    """
     table = torch.ones(classes)
     for label, weight in weights:
         table[label] = weight
@@ -127,7 +137,11 @@ def class_weights(classes: int, weights: Sequence[tuple[int, float]]) -> Tensor:
 def blame(data: Tensor, outputs: Sequence[Tensor], targets: Sequence[Tensor], loss: nn.Module) -> str:
     """Which part of a loss that is not finite is to blame: the input, the network, or one term at one resolution.
 
-    ``outputs`` and ``targets`` finest first; ``loss`` is nnU-Net's or `SoftDiceCE`, one resolution at a time.
+    Args:
+        data: The batch, (B, C, z, y, x).
+        outputs: The network's, finest first.
+        targets: Labels, finest first.
+        loss: nnU-Net's or `SoftDiceCE`, for one resolution.
     """
     with torch.no_grad():
         if not data.isfinite().all():

@@ -1,26 +1,35 @@
-"""What one training run changes of its preset. nnU-Net starts the trainers, so it travels in the environment."""
+"""What one training run changes of its preset."""
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 
 from umamba2.challenges import CHALLENGES, Challenge
-from umamba2.challenges.recipe import Recipe
+from umamba2.challenges.recipe import Recipe, Stage
 from umamba2.errors import InputError
 
-VARIABLE = "UMAMBA2_TRAINING"
+# For datasets that state no challenge: nnU-Net's own settings.
+NNUNET_DEFAULTS = Recipe(network="", patch=(0, 0, 0), train=Stage(1000, 0.01), accumulate=1)
 
 
 @dataclass(frozen=True)
 class Options:
     """One run's settings beside the preset; None keeps the preset's.
 
-    ``preset`` names it (None: the challenge that the dataset states). ``learning_rate`` is where the first stage
-    starts; ``finetune_epochs`` follow its ``epochs`` (None: none). ``seed`` decides every random number of an epoch,
-    together with the epoch's number and the process. ``fp32`` trains without reduced precision. ``pretrained`` is a
-    path.
+    Attributes:
+        preset: Its name; None: the challenge that the dataset states.
+        epochs: Of the first stage.
+        learning_rate: Where the first stage starts.
+        finetune_epochs: Of the second stage; 0: as many as the preset has; None: there is no second stage.
+        iterations: Optimizer steps of an epoch.
+        validation_iterations: Batches of an epoch's validation.
+        save_every: Epochs from checkpoint to checkpoint.
+        accumulate: Micro-batches of a step.
+        mirror_axes: Of the patch, at random in training.
+        seed: Decides every random number of an epoch, together with the epoch's number and the process.
+        fp32: Train without reduced precision.
+        pretrained: The path of a model or checkpoint to start from.
     """
 
     preset: str | None = None
@@ -37,26 +46,25 @@ class Options:
     pretrained: str | None = None
 
     @classmethod
-    def from_environment(cls) -> Options:
-        """The options that the environment holds; InputError if they are none."""
-        text = os.environ.get(VARIABLE, "{}")
+    def from_json(cls, text: str, where: str) -> Options:
+        """Options from a JSON object, which messages call ``where``. Raises InputError if it holds anything else."""
         try:
             return cls(**json.loads(text))
         except (ValueError, TypeError) as error:
             names = ", ".join(cls.__dataclass_fields__)
-            raise InputError(f"{VARIABLE}: found {text!r} ({error}), expected a JSON object of {names}") from None
+            raise InputError(f"{where}: found {text!r} ({error}), expected a JSON object of {names}") from None
 
-    def to_environment(self) -> None:
-        """Leave the options to the trainers of this process and of those it starts."""
-        os.environ[VARIABLE] = json.dumps({k: v for k, v in asdict(self).items() if v is not None})
+    def to_json(self) -> str:
+        """The options that are not None as a JSON object."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value is not None})
 
     def applied_to(self, preset: Recipe) -> Recipe:
         """The preset with this run's changes; its ``finetune`` is None unless asked for."""
         finetune = None
-        if self.finetune_epochs:
+        if self.finetune_epochs is not None:
             if preset.finetune is None:
-                raise InputError("fine-tuning: found a preset that has no such stage, expected 0 epochs of it")
-            finetune = replace(preset.finetune, epochs=self.finetune_epochs)
+                raise InputError("fine-tuning: found a preset that has no such stage, expected none asked for")
+            finetune = replace(preset.finetune, epochs=self.finetune_epochs or preset.finetune.epochs)
         return replace(
             preset,
             train=replace(
@@ -72,16 +80,20 @@ class Options:
         )
 
 
-def challenge_for(challenge: object, options: Options) -> Challenge | None:
-    """The challenge of a dataset that states ``challenge``; None if neither names one.
+def challenge_for(dataset: object, stated: str | None, preset: str | None = None) -> Challenge:
+    """The challenge whose recipe is a dataset's.
 
-    Raises InputError if they name different ones, or one that does not exist.
+    Args:
+        dataset: What messages call it.
+        stated: The challenge that the dataset states, if it does.
+        preset: The challenge that was asked for, if one was.
+
+    Raises:
+        InputError: Neither names one, they name different ones, or there is none of that name.
     """
-    if options.preset and challenge and options.preset != challenge:
-        raise InputError(f"preset: found {options.preset} for a dataset of {challenge}, expected the same")
-    name = options.preset or challenge
-    if name is None:
-        return None
-    if name not in CHALLENGES:
-        raise InputError(f"preset: found {name!r}, expected {', '.join(CHALLENGES)}")
-    return CHALLENGES[str(name)]
+    if preset and stated and preset != stated:
+        raise InputError(f"{dataset}: found a dataset for {stated}, expected one for {preset}")
+    wanted = preset or stated
+    if wanted not in CHALLENGES:
+        raise InputError(f"{dataset}: found the challenge {wanted}, expected --preset {' or '.join(CHALLENGES)}")
+    return CHALLENGES[str(wanted)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -18,12 +19,21 @@ from torch import Tensor, nn
 from umamba2.challenges.recipe import Pretraining, Stage
 from umamba2.errors import InputError
 from umamba2.training import augment
+from umamba2.training.loading import Batch
 from umamba2.training.schedules import Rates, pretraining_rate
-from umamba2.training.trainer import UMamba2Trainer, without_classes
+from umamba2.training.trainer import UMamba2Trainer
+
+VALIDATION_CASES = 8
 
 
 def disrupt(patches: Tensor, settings: Pretraining, generator: torch.Generator | None = None) -> Tensor:
-    """Spoil (B, C, z, y, x) patches: add noise, sample down and up again (nearest), blank some blocks."""
+    """Spoil patches: add noise, sample down and up again (nearest), blank some blocks.
+
+    Args:
+        patches: (B, C, z, y, x).
+        settings: How much of each.
+        generator: Of the random numbers; None: torch's own.
+    """
     noise = torch.randn(patches.shape, dtype=patches.dtype, device=patches.device, generator=generator)
     spoilt = patches + noise * settings.noise_variance**0.5
     shape = patches.shape[2:]
@@ -40,7 +50,18 @@ def masked_blocks(
     device: torch.device,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Which voxels to blank, (B, 1, z, y, x): the given share of the blocks that tile each patch."""
+    """Which voxels to blank: a share of the blocks that tile each patch.
+
+    Args:
+        batch: Number of patches.
+        shape: Of a patch, (z, y, x).
+        settings: Size and share of the blocks.
+        device: Where the answer lies.
+        generator: Of the random numbers; None: torch's own.
+
+    Returns:
+        (B, 1, z, y, x), true where to blank.
+    """
     grid = [-(-n // settings.block) for n in shape]
     count = int(np.prod(grid))
     order = torch.rand(batch, count, device=device, generator=generator).argsort(1)
@@ -51,17 +72,17 @@ def masked_blocks(
 
 
 class UMamba2Pretrainer(UMamba2Trainer):
-    """Pretraining on a dataset whose labels, if it has any, are not looked at."""
+    """Pretraining on a dataset whose labels, if it has any, are not looked at. The arguments are nnU-Net's."""
 
     _drawn = False
 
     def __init__(
         self,
-        plans: dict,
+        plans: dict[str, Any],
         configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature, which it inspects)
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (as in nnU-Net)
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = self.preset.pretrain
@@ -71,10 +92,6 @@ class UMamba2Pretrainer(UMamba2Trainer):
         self.clip = self.settings.clip
         self.enable_deep_supervision = False
         self.oversample_foreground_percent = 0.0
-
-    def initialize(self) -> None:
-        super().initialize()
-        self.dataset_class = without_classes(self.dataset_class)
 
     def _left_right_pairs(self) -> tuple[tuple[int, int], ...]:
         return ()
@@ -90,14 +107,17 @@ class UMamba2Pretrainer(UMamba2Trainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        network = UMamba2Trainer.build_network_architecture(
+        """The network of the plans with as many output channels as it has input channels."""
+        network: Any = UMamba2Trainer.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_input_channels, False
         )
-        for head in network.decoder.seg_layers[:-1]:  # type: ignore[union-attr, index]
+        for head in network.decoder.seg_layers[:-1]:
             head.requires_grad_(False)  # coarser outputs, which nothing looks at
-        return network
+        bare: nn.Module = network
+        return bare
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """Optimizer and learning rates."""
         weights = [weight for weight in self.network.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(weights, self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, Rates(optimizer, lambda epoch: pretraining_rate(self.settings, epoch, self.num_epochs))
@@ -116,7 +136,8 @@ class UMamba2Pretrainer(UMamba2Trainer):
             raise InputError(f"{self.preprocessed_dataset_folder}: found no cases, expected some")
         return keys, keys[:VALIDATION_CASES]
 
-    def loss_of(self, batch: dict) -> tuple[Tensor, Callable[[], str]]:
+    def loss_of(self, batch: Batch) -> tuple[Tensor, Callable[[], str]]:
+        """The loss of a micro-batch, and what says which part of it is not finite."""
         clean = self._to_device(batch["data"])
         restored = self._run(self.network, disrupt(clean, self.settings), ())
 
@@ -125,7 +146,8 @@ class UMamba2Pretrainer(UMamba2Trainer):
 
         return self.loss(restored, clean), explain
 
-    def validation_step(self, batch: dict) -> dict:
+    def validation_step(self, batch: Batch) -> dict[str, Any]:
+        """The loss of a batch; the first of an epoch is drawn too."""
         clean = self._to_device(batch["data"])
         spoilt = disrupt(clean, self.settings)
         with self._autocast():
@@ -138,13 +160,15 @@ class UMamba2Pretrainer(UMamba2Trainer):
         return {"loss": loss.detach().cpu().numpy()}
 
     def on_validation_epoch_start(self) -> None:
+        """Draw one picture again."""
         super().on_validation_epoch_start()
         self._drawn = False
 
-    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """Log the mean loss, of all processes together."""
         loss = float(np.mean([output["loss"] for output in val_outputs]))
         if self.is_ddp:
-            everyone: list = [None] * dist.get_world_size()
+            everyone: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(everyone, loss)
             loss = float(np.mean(everyone))
         # nnU-Net keeps the checkpoint with the highest "Dice" and draws it: here the negative loss.
@@ -156,11 +180,13 @@ class UMamba2Pretrainer(UMamba2Trainer):
         """Nothing: there are no segmentations to compare."""
 
 
-VALIDATION_CASES = 8
+def draw(volumes: Sequence[npt.NDArray[Any]], path: Path) -> None:
+    """Draw the middle slices of some volumes side by side, in the grey values of the first.
 
-
-def draw(volumes: Sequence[np.ndarray], path: Path) -> None:
-    """Write the middle slices of some (z, y, x) volumes side by side, in the grey values of the first, as a PNG."""
+    Args:
+        volumes: Each (z, y, x), of the same shape.
+        path: The PNG file.
+    """
     from PIL import Image
 
     low, high = np.percentile(volumes[0], (1, 99))

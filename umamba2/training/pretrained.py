@@ -24,13 +24,18 @@ NOT_TRANSFERRED = {
 
 @dataclass(frozen=True)
 class Transfer:
-    """What `transfer` did: ``loaded`` keys, and for all others of file and network why they were left out."""
+    """What `transfer` did.
+
+    Attributes:
+        loaded: The keys that were copied.
+        skipped: All other keys of file and network, each with the reason.
+    """
 
     loaded: tuple[str, ...]
     skipped: dict[str, str]
 
     def report(self, say: Callable[[str], None], source: str | Path) -> None:
-        """One line about what was loaded, and one for each reason, with its keys."""
+        """Say in one line what was loaded, and in one for each reason what was not."""
         say(f"{source}: {len(self.loaded)} weights loaded, {len(self.skipped)} left out")
         for reason in dict.fromkeys(self.skipped.values()):
             keys = [key for key, why in self.skipped.items() if why == reason]
@@ -67,10 +72,15 @@ def challenge_of(path: str | Path) -> str | None:
 
 @torch.no_grad()
 def transfer(network: nn.Module, weights: dict[str, Tensor], same_task: bool = False) -> Transfer:
-    """Copy into a network (without wrappers) what fits: same name, same shape, and not particular to a task.
+    """Copy weights into a network where they fit: same name, same shape, and not particular to a task.
 
-    ``same_task``: they are of a model for the same challenge, so heads and click branch are copied as well.
-    Raises InputError if nothing fits.
+    Args:
+        network: Without wrappers.
+        weights: By name.
+        same_task: They are of a model for the same challenge, so heads and click branch are copied as well.
+
+    Raises:
+        InputError: Nothing fits.
     """
     own = network.state_dict()
     particular = {} if same_task else NOT_TRANSFERRED

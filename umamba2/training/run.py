@@ -1,26 +1,30 @@
-"""Start nnU-Net's training with our trainers, on a planned dataset or on a folder of scans without labels."""
+"""Train on a planned dataset, or pretrain on a folder of scans without labels."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from umamba2.challenges import Challenge
 from umamba2.challenges.recipe import FULL, Architecture, Recipe
 from umamba2.engine.network import resolve_device
-from umamba2.errors import InputError
+from umamba2.errors import InputError, needing
+from umamba2.files import read_json, replacing, write_file
 from umamba2.models.weights import CHECKPOINT_NAMES
-from umamba2.training import PLUGIN
+from umamba2.training import nnunet
+from umamba2.training.fingerprint import read_case
 from umamba2.training.lock import alone_in
+from umamba2.training.nnunet import CONFIGURATION, PLANS
 from umamba2.training.options import Options
-from umamba2.training.presets import CONFIGURATION, PLANS
-from umamba2.training.torchvision_quirk import make_importable
+from umamba2.training.plan import add_configuration, check_patch, read_configuration
+from umamba2.training.pretrained import read_weights
+from umamba2.training.workers import run_all
 
 # ToothFairy3's statistics (arXiv 2509.12069): what scans are normalised with for which there are no plans.
 INTENSITIES = {"mean": 809.5, "std": 1014.369, "percentile_00_5": -997.0, "percentile_99_5": 3558.0}
@@ -34,35 +38,40 @@ def train(
     fold: int | str,
     trainer: str,
     options: Options,
+    preprocessed: Path,
+    results: Path,
     device: str = "auto",
     gpus: int = 1,
-    go_on: bool = False,
+    resume: bool = False,
 ) -> Path:
-    """Train one fold of a dataset in nnU-Net's preprocessed folder and return the folder of its checkpoints.
+    """Train one fold of a preprocessed dataset.
 
-    ``go_on`` continues from the last checkpoint. nnU-Net's environment variables must be set. Raises InputError for
-    GPUs that are not there, and for a fold that has been trained already unless it is to go on.
+    Args:
+        dataset: Its name.
+        fold: A number, or "all".
+        trainer: The name of the trainer's class.
+        options: What this run changes of the preset.
+        preprocessed: nnU-Net's preprocessed folder.
+        results: nnU-Net's results folder.
+        device: "auto", "cpu", "cuda" or "mps".
+        gpus: Number of processes, each with a GPU of its own.
+        resume: Go on from the last checkpoint, if there is one.
+
+    Returns:
+        The folder of the checkpoints.
+
+    Raises:
+        InputError: There are not so many GPUs, or the fold has been trained already and is not to be resumed.
     """
     chosen = resolve_device(device)
     if gpus > 1 and (chosen.type != "cuda" or torch.cuda.device_count() < gpus):
         raise InputError(f"--gpus: found {torch.cuda.device_count()} GPUs, expected {gpus}")
-    folder = Path(os.environ["nnUNet_results"], dataset, f"{trainer}__{PLANS}__{CONFIGURATION}", f"fold_{fold}")  # noqa: SIM112
-    others = os.environ.get("nnUNet_extTrainer", "")  # noqa: SIM112 (nnU-Net's spelling)
-    os.environ["nnUNet_extTrainer"] = os.pathsep.join(filter(None, [str(PLUGIN), others]))  # noqa: SIM112
-    options.to_environment()
-    try:
-        make_importable()
-        from nnunetv2.run.run_training import run_training
-    except ImportError as error:
-        raise InputError(f"training: found no {error.name}, expected pip install 'umamba2[train]'") from None
-    torch.set_num_threads(1 if chosen.type == "cuda" else os.cpu_count() or 1)  # as nnUNetv2_train does
+    folder = results / dataset / f"{trainer}__{PLANS}__{CONFIGURATION}" / f"fold_{fold}"
     with alone_in(folder):
         saved = [name for name in _SAVED if (folder / name).is_file()]
-        if saved and not go_on:
+        if saved and not resume:
             raise InputError(f"{folder}: found {saved[0]}, expected --continue, or another or no folder of that name")
-        run_training(
-            dataset, CONFIGURATION, fold, trainer, PLANS, num_gpus=gpus, continue_training=go_on, device=chosen
-        )
+        nnunet.run_training(dataset, fold, trainer, options, (preprocessed, results), chosen, gpus, resume)
     return folder
 
 
@@ -78,30 +87,39 @@ def pretrain(
     workers: int = 1,
     device: str = "auto",
     gpus: int = 1,
-    go_on: bool = False,
+    resume: bool = False,
 ) -> Path:
-    """Train the autoencoder on scans, by name, and return the weights, ``out/pretrained.safetensors``.
+    """Train the autoencoder on scans.
 
-    ``plans`` of the dataset to be trained later decide about grid, intensities, patch and network; without, the
-    challenge, ``patch`` (z, y, x) in voxels, ``architecture`` and ``spacing`` (z, y, x) in mm (None: the median of the
-    scans) do. ``out`` also gets the preprocessed scans, nnU-Net's results and a picture per epoch.
-    Raises InputError for scans that cannot be read, plans that are none of ours and a patch that does not fit.
+    Args:
+        scans: By name.
+        out: The folder for the weights, the preprocessed scans, nnU-Net's results and a picture of each epoch.
+        challenge: To be trained for later.
+        options: What this run changes of the preset.
+        plans: Of the dataset to be trained later: they decide about grid, intensities, patch and network.
+        patch: Without plans: (z, y, x) in voxels instead of the recipe's.
+        spacing: Without plans: (z, y, x) in mm instead of the median of the scans.
+        architecture: Without plans: instead of the recipe's.
+        workers: Number of processes that preprocess.
+        device: "auto", "cpu", "cuda" or "mps".
+        gpus: Number of processes that train, each with a GPU of its own.
+        resume: Go on from the last checkpoint, if there is one.
+
+    Returns:
+        The file of the weights, ``pretrained.safetensors`` in ``out``.
+
+    Raises:
+        InputError: A scan cannot be read, the plans are none of ours, or the patch does not fit the network.
     """
-    from safetensors.torch import save_file
-
-    from umamba2.files import replacing, write_file
-    from umamba2.training.dataset import check_case
-    from umamba2.training.plan import check_patch, preprocess_cases, read_configuration
-    from umamba2.training.pretrained import read_weights
-    from umamba2.training.workers import run_all
-
-    facts = run_all(check_case, {name: (path, None, (0,)) for name, path in scans.items()}, workers, "verifying")
+    with needing("train", "pretraining"):
+        from umamba2.training.preprocess import preprocess_cases
+    facts = run_all(read_case, {name: (path, None, (0,)) for name, path in scans.items()}, workers, "reading")
     if plans is not None:
         read_configuration(plans)
-        content = json.loads(plans.read_text())
+        content = read_json(plans)
     else:
         patch = patch or challenge.recipe.patch
-        check_patch(patch, architecture)
+        check_patch("--patch", patch, architecture.total_stride(patch))
         median = tuple(float(mm) for mm in np.median([fact.spacing for fact in facts.values()], axis=0))
         content = _plans(challenge.recipe, patch, spacing or median, architecture)
     target = out / "preprocessed" / PRETRAINING
@@ -121,9 +139,8 @@ def pretrain(
         write_file(path, json.dumps(entries, indent=4) + "\n")
     grids = [(fact.shape, fact.spacing) for fact in facts.values()]
     preprocess_cases(plans_file, {name: (path, None) for name, path in scans.items()}, {}, grids, workers)
-    os.environ["nnUNet_preprocessed"] = str(out / "preprocessed")  # noqa: SIM112 (nnU-Net's spelling)
-    os.environ["nnUNet_results"] = str(out / "results")  # noqa: SIM112
-    trained = train(PRETRAINING, "all", challenge.recipe.pretrain.trainer, options, device, gpus, go_on)
+    folders = (out / "preprocessed", out / "results")
+    trained = train(PRETRAINING, "all", challenge.recipe.pretrain.trainer, options, *folders, device, gpus, resume)
     weights = read_weights(trained / "checkpoint_final.pth")
     file = out / PRETRAINED_FILE
     with replacing(file) as partial:
@@ -135,8 +152,6 @@ def _plans(
     preset: Recipe, patch: tuple[int, int, int], spacing: tuple[float, ...], architecture: Architecture
 ) -> dict[str, Any]:
     """Plans for scans without labels, of the entries that preprocessing and training read."""
-    from umamba2.training.plan import add_configuration
-
     base: dict[str, Any] = {
         "preprocessor_name": "DefaultPreprocessor",
         "spacing": list(spacing),

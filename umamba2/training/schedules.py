@@ -5,11 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from torch.optim import Optimizer
+
 from umamba2.challenges.recipe import Pretraining, Stage
 
 
 def stage_at(stages: Sequence[Stage], epoch: int) -> tuple[int, int]:
-    """Which of several stages, trained one after the other, an epoch belongs to, and its number within that stage."""
+    """Which stage an epoch belongs to.
+
+    Args:
+        stages: Trained one after the other.
+        epoch: Counted from the start of the first.
+
+    Returns:
+        The number of the stage, and the epoch counted from its start.
+    """
     for index, stage in enumerate(stages[:-1]):
         if epoch < stage.epochs:
             return index, epoch
@@ -21,12 +31,18 @@ def stage_rate(stage: Stage, epoch: int) -> float:
     """The learning rate of an epoch of a stage: nnU-Net's polynomial, or a straight line to ``final_rate``."""
     done = epoch / stage.epochs
     if stage.schedule == "poly":
-        return stage.learning_rate * (1 - done) ** 0.9
+        return stage.learning_rate * float((1 - done) ** 0.9)
     return stage.learning_rate + (stage.final_rate - stage.learning_rate) * done
 
 
 def pretraining_rate(settings: Pretraining, epoch: int, epochs: int) -> float:
-    """A straight line from ``warmup_rate`` to ``learning_rate``, then half a cosine down to ``final_rate``."""
+    """The learning rate of an epoch of pretraining: a straight line up, then half a cosine down.
+
+    Args:
+        settings: The rates, and how many epochs the line takes.
+        epoch: Which.
+        epochs: Of how many.
+    """
     warmup = min(settings.warmup_epochs, epochs - 1)
     if epoch < warmup:
         return settings.warmup_rate + (settings.learning_rate - settings.warmup_rate) * epoch / warmup
@@ -37,9 +53,10 @@ def pretraining_rate(settings: Pretraining, epoch: int, epochs: int) -> float:
 class Rates:
     """What nnU-Net's trainer expects of a scheduler: ``step(epoch)`` sets the optimizer's learning rate."""
 
-    def __init__(self, optimizer, rate: Callable[[int], float]):
+    def __init__(self, optimizer: Optimizer, rate: Callable[[int], float]):
         self.optimizer, self.rate = optimizer, rate
 
     def step(self, epoch: int) -> None:
+        """Set the learning rate of an epoch."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(epoch)

@@ -19,12 +19,12 @@ IGNORED = 255
 
 
 def unlabelled_probability(settings: SemiSupervision, done: float) -> float:
-    """How likely a step uses unlabelled patches when the fraction ``done`` of the training is over."""
+    """How likely a step uses unlabelled patches, when the fraction ``done`` of the stage is over."""
     return min(settings.most, done + settings.start)
 
 
 def consistency_weight(settings: SemiSupervision, done: float) -> float:
-    """The weight of the consistency loss: a Gaussian ramp over the first part of the training."""
+    """The weight of the consistency loss, a Gaussian ramp, when the fraction ``done`` of the stage is over."""
     t = min(1.0, done / settings.ramp)
     return settings.consistency_weight * math.exp(-5 * (1 - t) ** 2)
 
@@ -56,7 +56,7 @@ def add_feature_noise(features: Tensor, strength: float) -> Tensor:
 
 
 def perturbed(skips: list[Tensor], settings: SemiSupervision) -> list[Tensor]:
-    """Encoder features, finest first, with the deepest ``settings.perturbed_skips`` of them perturbed."""
+    """Encoder features (B, C, z, y, x), finest first, the deepest ``settings.perturbed_skips`` of them perturbed."""
     first = max(0, len(skips) - settings.perturbed_skips)
     changed = [_perturb(features, settings) for features in skips[first:]]
     return [*skips[:first], *changed]

@@ -1,12 +1,15 @@
-"""Many cases at once: processes, progress, what goes wrong, and whether memory and disk will do."""
+"""Many cases at once: processes, progress, what goes wrong, and whether memory and disk will do.
+
+What there is to say on the way goes to the logger ``umamba2.training``; the command line prints it.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,19 +17,33 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from umamba2.engine.memory import available
 from umamba2.errors import InputError
-from umamba2.messages import say, unexpected
+from umamba2.messages import unexpected
 
 Result = TypeVar("Result")
+Tasks = Mapping[str, tuple[Any, ...]]
 
+LOG = logging.getLogger("umamba2.training")
 GB = 1e9
 
 
-def run_all(work: Callable[..., Result], tasks: Mapping[str, tuple], workers: int, title: str) -> dict[str, Result]:
-    """``work(*arguments)`` for every case, in that many processes, with a progress bar on a terminal; results by case.
+def run_all(work: Callable[..., Result], tasks: Tasks, workers: int, title: str) -> dict[str, Result]:
+    """Do the same work for many cases, with a progress bar on a terminal.
 
-    A case that fails costs one line on stderr and leaves the others alone. Raises InputError at the end if any has
-    failed, at once if a process dies.
+    A case that fails is logged as an error and leaves the others alone.
+
+    Args:
+        work: A function of a module.
+        tasks: Its arguments for each case, by name.
+        workers: Number of processes.
+        title: What it is, for the bar and for messages.
+
+    Returns:
+        The results by case.
+
+    Raises:
+        InputError: At the end, if any case has failed; at once, if a process dies.
     """
     results, failed = {}, 0
     with tqdm(total=len(tasks), desc=title, unit="case", disable=None) as bar:
@@ -38,17 +55,17 @@ def run_all(work: Callable[..., Result], tasks: Mapping[str, tuple], workers: in
                 raise InputError(f"{title}: found a worker process killed, {fewer}") from None
             except InputError as error:
                 failed += 1
-                say(f"error: {error}", sys.stderr)
+                LOG.error("%s", error)
             except Exception as error:
                 failed += 1
-                say(f"error: {case}: found {unexpected(error)}, expected to finish", sys.stderr)
+                LOG.error("%s: found %s, expected to finish", case, unexpected(error))
             bar.update()
     if failed:
         raise InputError(f"{title}: found {failed} of {len(tasks)} cases that failed, expected none")
     return {case: results[case] for case in tasks}
 
 
-def _calls(work: Callable, tasks: Mapping[str, tuple], workers: int) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _calls(work: Callable[..., Result], tasks: Tasks, workers: int) -> Iterator[tuple[str, Callable[[], Result]]]:
     if min(workers, len(tasks)) < 2:
         for case, arguments in tasks.items():
             yield case, lambda arguments=arguments: work(*arguments)  # type: ignore[misc]
@@ -56,7 +73,7 @@ def _calls(work: Callable, tasks: Mapping[str, tuple], workers: int) -> Iterator
     # Forked processes inherit the locks of torch's and ITK's threads, spawned ones do not.
     pool = ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn"), _one_thread)
     try:
-        futures: dict[Future, str] = {pool.submit(work, *arguments): case for case, arguments in tasks.items()}
+        futures = {pool.submit(work, *arguments): case for case, arguments in tasks.items()}
         for future in as_completed(futures):
             yield futures[future], future.result
     finally:
@@ -72,39 +89,37 @@ def _one_thread() -> None:
 
 
 def affordable(workers: int, each: float, title: str) -> int:
-    """How many of the workers fit into memory at ``each`` bytes; says so if that is fewer.
+    """How many of some workers fit into memory; fewer than wanted are logged.
 
-    Raises InputError if not even one fits.
+    Args:
+        workers: How many are wanted.
+        each: Bytes that one needs.
+        title: What for, for messages.
+
+    Raises:
+        InputError: Not even one fits.
     """
-    free = available_memory()
-    if free is None or workers * each <= free:
+    free = available()
+    if workers * each <= free:
         return workers
     if each > free:
         raise InputError(f"memory: found {free / GB:.1f} GB free, expected {each / GB:.1f} GB for {title}")
     fewer = int(free // each)
-    say(f"{title}: {fewer} workers instead of {workers} ({each / GB:.1f} GB each, {free / GB:.1f} GB free)")
+    LOG.info("%s: %d workers instead of %d (%.1f GB each, %.1f GB free)", title, fewer, workers, each / GB, free / GB)
     return fewer
 
 
-def available_memory() -> int | None:
-    """Bytes of memory that are free for us on this machine and in this container; None where the system won't say."""
-    values = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        values += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-        cgroup = Path("/sys/fs/cgroup")
-        limit = (cgroup / "memory.max").read_text().strip()
-        if limit != "max":
-            statistics = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-            used = int((cgroup / "memory.current").read_text()) - int(statistics["inactive_file"])
-            values.append(int(limit) - used)
-    except (OSError, ValueError, KeyError):
-        pass  # not Linux, or no container
-    return min(values, default=None)
-
-
 def check_disk(folder: Path, needed: float, title: str) -> None:
-    """Raise InputError if less than ``needed`` bytes are free where the folder is, or will be."""
+    """See that there is room on a disk.
+
+    Args:
+        folder: Where; it may be yet to be made.
+        needed: Bytes.
+        title: What for, for the message.
+
+    Raises:
+        InputError: Less than that is free.
+    """
     there = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
