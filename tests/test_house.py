@@ -37,10 +37,8 @@ MOST_LINES, MOST_LOOSE = 450, 9
 # What breaks the rules still. These sets only shrink; at the end they are gone.
 UPWARDS: set[str] = set()
 CIRCLES = {"umamba2.reports.checks -> umamba2.reports.statistics"}
-TALKING = {
-    "umamba2.engine.harmonise", "umamba2.training.convert", "umamba2.training.dataset", "umamba2.training.workers"
-}  # fmt: skip
-LONG = {"umamba2.training.trainer"}
+TALKING = {"umamba2.engine.harmonise"}
+LONG: set[str] = set()
 UNTESTED = {"challenges"}
 
 

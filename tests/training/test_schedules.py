@@ -86,7 +86,7 @@ def test_presets_that_are_not_there(challenge, name, message):
 
 
 def test_a_stage_that_a_preset_does_not_have():
-    with pytest.raises(InputError, match="which has no such stage"):
+    with pytest.raises(InputError, match="found a preset that has no such stage"):
         Options(finetune_epochs=5).applied_to(replace(CHALLENGES[INTERACTIVE].recipe, finetune=None))
 
 
