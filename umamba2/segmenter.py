@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -79,6 +79,7 @@ class Segmenter:
         orientation: How the model's training arrays lay in the patient, such as "LPS": scans are turned to it, labels
             and clicks with them. None: not known, arrays are taken as they are, with a warning where the scan does
             not lie as usual. "keep": taken as they are without a word.
+        reasons: Why some settings are what they are, for the record.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Segmenter:
         postprocess: bool = True,
         names: dict[int, str] | None = None,
         orientation: str | None = KEEP,
+        reasons: dict[str, str] | None = None,
     ):
         if challenge is None and numbering not in (None, "training"):
             raise InputError(f"numbering: found {numbering!r} without a challenge, expected the name of a challenge")
@@ -97,7 +99,7 @@ class Segmenter:
         self.predictor, self.challenge, self.postprocess = predictor, challenge, postprocess
         self.numbering = numbering or (challenge.numbering if challenge else "training")
         self.orientation = orientation
-        self._names = names or {}
+        self._names, self.reasons = names or {}, reasons or {}
 
     @property
     def takes_clicks(self) -> bool:
@@ -120,6 +122,7 @@ class Segmenter:
             "numbering": self.numbering,
             "postprocess": self.postprocess,
             "orientation": self.orientation,
+            "reasons": self.reasons,
         }
 
     def segment(
@@ -225,7 +228,8 @@ def load(
     precision: str = "auto",
     folds: int | str | Iterable[int | str] | None = None,
     tile_step: float | None = None,
-    mirror: bool = True,
+    mirror: bool | Sequence[int] = True,
+    blend: str | None = None,
     postprocess: bool = True,
     numbering: str | None = None,
     orientation: str = AUTO,
@@ -242,7 +246,9 @@ def load(
         precision: "auto" (fp16 on CUDA, bf16 on CPUs with bf16 instructions, else fp32), "fp16", "bf16" or "fp32".
         folds: Which to average: 0-4 and "all"; None for every one there is.
         tile_step: Distance of the tiles as a fraction of the patch, in (0, 1]; None for the challenge's, else 0.5.
-        mirror: Whether to average over mirror images.
+        mirror: Whether to average over mirror images along the challenge's axes, as far as the model was trained for
+            them; or those axes (0 z, 1 y, 2 x), whatever the model says.
+        blend: How tiles are blended, "nnunet" or "published"; None for the challenge's way, else nnU-Net's.
         postprocess: Whether to apply the challenge's post-processing.
         numbering: The ids of the label maps: "platform", "public" or "training"; None for the challenge's default.
         orientation: How the model's training arrays lay in the patient, such as "LPS"; "auto" takes what the model
@@ -276,14 +282,28 @@ def load(
     settings = wanted.predictor_settings() if wanted else {}
     if tile_step is not None:
         settings["tile_step"] = tile_step
-    if not mirror:
+    if blend is not None:
+        settings["blend"] = blend
+    if not isinstance(mirror, bool):
+        axes = tuple(sorted(loaded.plan.transpose.index(axis) for axis in mirror))
+        loaded = replace(loaded, mirror_axes=axes, mirror_reason="as asked for")
+        settings["mirror_axes"] = tuple(mirror)
+    elif not mirror:
         settings["mirror_axes"] = ()
     predictor = Predictor.load(loaded, device=device, precision=precision, progress=progress, **settings)
     if wanted is not None:
         check_model(predictor, wanted, folder)
-    names = {channel: name for name, channel in loaded.labels.items()}
     return Segmenter(
-        predictor, wanted, numbering, postprocess, names, loaded.orientation if orientation == AUTO else orientation
+        predictor,
+        wanted,
+        numbering,
+        postprocess,
+        names={channel: name for name, channel in loaded.labels.items()},
+        orientation=loaded.orientation if orientation == AUTO else orientation,
+        reasons={
+            "challenge": "as asked for" if challenge is not None else loaded.challenge_reason,
+            "mirror_axes": loaded.mirror_reason,
+        },
     )
 
 

@@ -38,7 +38,17 @@ def add_predict(commands: Any) -> None:
         "(default: the challenge that the model names, if it does)",
     )
     add("--tile-step", type=float, help="distance of tiles as a fraction of the patch, in (0, 1]")
-    add("--no-mirroring", action="store_true", help="one pass instead of one per mirror image")
+    mirroring = parser.add_mutually_exclusive_group()
+    mirroring.add_argument("--no-mirroring", action="store_true", help="one pass instead of one per mirror image")
+    mirroring.add_argument(
+        "--mirror-axes",
+        nargs="+",
+        type=int,
+        choices=(0, 1, 2),
+        metavar="AXIS",
+        help="average over mirror images along these axes (0 z, 1 y, 2 x), whatever the model says",
+    )
+    add("--blend", choices=("nnunet", "published"), help="how tiles are blended (default: the challenge's way)")
     add("--clicks", type=Path, help="click file, or folder of them (interactive models)")
     add("--no-postprocess", action="store_true", help="the network's answer as it is")
     for option, what in _SIDE_FILES.items():
@@ -73,6 +83,8 @@ def predict(options: argparse.Namespace) -> int:
 
     cases = _cases(_images(options.input, CHALLENGES.get(options.challenge)), options)
     segmenter = _segmenter(options)
+    if segmenter.challenge is not None and not options.quiet:
+        say(f"for {segmenter.challenge.name} ({segmenter.reasons['challenge']})")
     if options.clicks is not None and not segmenter.takes_clicks:
         found = "found a model without clicks, expected one that takes them (or no --clicks)"
         raise InputError(f"{options.model or 'demo model'}: {found}")
@@ -99,7 +111,8 @@ def _segmenter(options: argparse.Namespace) -> Segmenter:
         precision=options.precision,
         folds=options.folds,
         tile_step=options.tile_step,
-        mirror=not options.no_mirroring,
+        mirror=options.mirror_axes or not options.no_mirroring,
+        blend=options.blend,
         postprocess=not options.no_postprocess,
         numbering=options.numbering,
         orientation=options.orientation,
