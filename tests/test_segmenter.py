@@ -95,9 +95,7 @@ def test_a_published_model_is_recognised_and_says_so(tmp_path, capsys):
     files = ["-i", str(path), "-o", str(tmp_path / "out"), "-m", str(model)]
     options = ["--device", "cpu", "--precision", "fp32", "--orientation", "keep"]
     for extra, axes in (([], [1, 2]), (["--mirror-axes", "2"], [2]), (["--no-mirroring"], [])):
-        assert (
-            cli.main(["predict", *files, *options, *extra]) == 0
-        )
+        assert cli.main(["predict", *files, *options, *extra]) == 0
         settings = json.loads((tmp_path / "out/run.json").read_text())["settings"]
         assert settings["challenge"] == MULTICLASS
         assert settings["numbering"] == "platform"
