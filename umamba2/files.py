@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from umamba2.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+_OWN = re.compile(r"\.umamba2-[0-9a-f]{16}(\..*)?")
+_swept: set[str] = set()
 
 
 def read_json(path: str | Path, what: str = "a JSON object") -> dict[str, Any]:
@@ -41,33 +51,102 @@ def write_file(path: str | Path, content: str | bytes) -> None:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Where to write a file, and the folders above it: a place with the same name ending, which the file leaves for
-    ``path`` only when it is whole. An OSError on the way becomes an InputError."""
+def replacing(path: str | Path, ending: str | None = None) -> Iterator[Path]:
+    """Give a place to write a file to, which takes the place of ``path`` only when it is whole.
+
+    The place is a new, empty file in the same folder, which nobody else uses and which is gone in the end whatever
+    happens; if the process is killed, the next one that writes into the folder removes it. Folders above it are made.
+
+    Args:
+        path: Where the file shall be.
+        ending: Of the place's name, for libraries that go by it; None: as that of ``path``.
+
+    Raises:
+        InputError: An OSError occurred on the way, here or in the body of the ``with`` statement.
+    """
     path = Path(path)
     if not path.name:
         raise InputError(f"{path}: found a folder, expected a file name")
-    partial = path.with_name(f".partial.{path.name}")
+    partial, handle = None, None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        partial, handle = _new_file(path.parent, _ending(path) if ending is None else ending)
         yield partial
+        if handle is not None:
+            os.fsync(handle)  # a full disk or a lost connection may only show now
         os.replace(partial, path)
     except OSError as error:
         why = error.strerror or error
         raise InputError(f"{path}: could not be written ({why}), expected a writable folder") from None
     finally:
+        if partial is not None:
+            with suppress(OSError):
+                partial.unlink()
+        if handle is not None:
+            os.close(handle)
+
+
+def _ending(path: Path) -> str:
+    # Both parts of ".nii.gz"; but what follows a dot may also be most of a long name.
+    endings = ("".join(path.suffixes[-2:]), path.suffix)
+    return next((ending for ending in endings if len(ending.encode(errors="surrogateescape")) < 32), "")
+
+
+def _new_file(folder: Path, ending: str) -> tuple[Path, int | None]:
+    """Create a file of our own, and hold a lock on it that ends with this process at the latest.
+
+    Returns its path and an open handle to it, None where there are no such locks.
+    """
+    while True:
+        path = folder / f".umamba2-{secrets.token_hex(8)}{ending}"
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        if fcntl is None:
+            os.close(handle)
+            return path, None
+        with suppress(OSError):  # some network drives have no locks; nothing is swept there
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return path, handle
+        os.close(handle)  # another process took it for a leftover before it was locked
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what runs that were killed have left in a folder: our own files on which nobody holds a lock any more.
+
+    Each process does so once for each folder.
+    """
+    if fcntl is None or (place := os.path.realpath(folder)) in _swept:
+        return
+    _swept.add(place)
+    for entry in os.scandir(folder):
+        if not _OWN.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+            continue
         with suppress(OSError):
-            partial.unlink()
+            handle = os.open(entry.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(entry.path)
+            finally:
+                os.close(handle)
 
 
 class OutputRegistry:
-    """Which files are spoken for: those that are read, and each output with the input that it belongs to."""
+    """Which files are taken: those that are read, and each output with the input that it belongs to."""
 
     def __init__(self, inputs: Iterable[str | Path] = ()):
         self._owners = {os.path.realpath(path): Path(path) for path in inputs}
 
     def claim(self, output: str | Path, owner: str | Path) -> None:
-        """Note an output. Raises InputError if it is an input, by whatever name or link, or belongs to another one."""
+        """Take a file for the output that belongs to an input.
+
+        Args:
+            output: The file.
+            owner: The input.
+
+        Raises:
+            InputError: The output is an input, by whatever name or link, or belongs to another one.
+        """
         target = os.path.realpath(output)
         found = self._owners.setdefault(target, Path(owner))
         if os.path.realpath(found) == target:

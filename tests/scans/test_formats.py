@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from stand_in import OBLIQUE, write_image
 
 from umamba2.errors import InputError
-from umamba2.scans.volumes import from_image, read_array, read_labels, read_volume
+from umamba2.scans.volumes import from_image, read_array, read_labels, read_volume, to_image
 
 SHAPE = OBLIQUE.size[::-1]
 TYPES = [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64, np.float32, np.float64]
-ENDINGS = [".mha", ".mhd", ".nii", ".nii.gz", ".nrrd", ".tif", ".MHA", ".Nii.GZ", ".NRRD", ".TIFF"]
+ENDINGS = [".mha", ".nii", ".nii.gz", ".nrrd", ".tif", ".MHA", ".Nii.GZ", ".NRRD", ".TIFF"]
 
 
 def noise(kind=np.int16):
@@ -38,7 +38,6 @@ def same_as_itk(path, image_io):
     return array
 
 
-@pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("compress", [True, False])
 @pytest.mark.parametrize(
     ("ending", "image_io"),
@@ -51,23 +50,19 @@ def same_as_itk(path, image_io):
         (".tif", "TIFFImageIO"),
     ],
 )
-def test_every_type_in_every_format(tmp_path, kind, compress, ending, image_io):
-    if ending == ".tif" and np.dtype(kind).itemsize == 8:
-        pytest.skip("ITK does not write them")
-    image = sitk.GetImageFromArray(noise(kind))
-    image.SetSpacing(OBLIQUE.spacing)
-    image.SetOrigin(OBLIQUE.origin)
-    image.SetDirection(OBLIQUE.direction)
-    sitk.WriteImage(image, str(tmp_path / f"a{ending}"), compress)
-    np.testing.assert_array_equal(same_as_itk(tmp_path / f"a{ending}", image_io), noise(kind))
+def test_every_type_in_every_format(tmp_path, compress, ending, image_io):
+    for kind in TYPES:
+        if ending == ".tif" and np.dtype(kind).itemsize == 8:
+            continue  # ITK does not write them
+        image = to_image(noise(kind), OBLIQUE)
+        sitk.WriteImage(image, str(tmp_path / f"a{ending}"), compress)
+        np.testing.assert_array_equal(same_as_itk(tmp_path / f"a{ending}", image_io), noise(kind))
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_capitals_in_endings(tmp_path, ending):
     path = write_image(tmp_path / f"a{ending.lower()}", noise())
     path = path.rename(tmp_path / f"a b{ending}")
-    if ending == ".mhd":
-        pytest.skip("its second file cannot be renamed")
     np.testing.assert_array_equal(read_volume(path).array, noise())
 
 

@@ -1,4 +1,4 @@
-"""Label maps in and out, and files written complete or not at all."""
+"""Label maps and intensities in and out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 from stand_in import OBLIQUE, write_image
 
 from umamba2.errors import InputError
-from umamba2.files import OutputRegistry, replacing
 from umamba2.scans.volumes import Geometry, first_odd, read_labels, read_volume, write_labels
 
 SHAPE = OBLIQUE.size[::-1]
@@ -54,42 +53,6 @@ def test_one_file_of_metaimage_whatever_it_is_called(tmp_path):
     found, geometry = read_labels(tmp_path / "a.mhd")
     np.testing.assert_array_equal(found, labels)
     assert geometry == OBLIQUE
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError("no space")])
-def test_files_are_whole_or_not_there(tmp_path, error):
-    path = tmp_path / "new/a.json"
-    for content in ("first", "second"):
-        with replacing(path) as partial:
-            partial.write_text(content)
-            assert partial.suffix == path.suffix
-        assert path.read_text() == content
-
-    def fail():
-        with replacing(path) as partial:
-            partial.write_text("third")
-            raise error
-
-    with pytest.raises(InputError if isinstance(error, OSError) else error):
-        fail()
-    assert [file.read_text() for file in path.parent.iterdir()] == ["second"]
-    for place in (".", "/"):
-        with pytest.raises(InputError, match="found a folder, expected a file name"), replacing(place):
-            pass
-
-
-def test_places_know_files_by_any_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.mha").touch()
-    (tmp_path / "link").symlink_to(tmp_path)
-    places = OutputRegistry(["a.mha"])
-    for name in ("a.mha", "./a.mha", "link/a.mha", tmp_path / "a.mha"):
-        with pytest.raises(InputError, match="found an input as its output"):
-            places.claim(name, "a.mha")
-    places.claim("new/b.mha", "a.mha")
-    places.claim("./new/b.mha", "a.mha")
-    with pytest.raises(InputError, match=r"c.mha: found link/new/b.mha taken by a.mha, expected an output of its own"):
-        places.claim("link/new/b.mha", "c.mha")
 
 
 @pytest.mark.parametrize(

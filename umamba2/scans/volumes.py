@@ -214,15 +214,25 @@ def write_image(path: str | Path, image: sitk.Image) -> None:
     ending = suffix(path)
     if ending is None:
         raise InputError(f"{path}: found an unknown image format, expected one of {', '.join(SUFFIXES)}")
-    with replacing(path) as partial:
-        # MetaImage's two files (.mhd) name each other and cannot be moved; with the voxels inside it is one file.
-        whole = partial.with_suffix(".mha") if ending == ".mhd" else partial
+    # MetaImage's two files (.mhd) name each other and cannot be moved; with the voxels inside it is one file.
+    with replacing(path, ".mha" if ending == ".mhd" else ending) as partial:
         try:
             with captured_stderr():
-                sitk.WriteImage(image, str(whole), useCompression=True)
+                sitk.WriteImage(image, str(partial), useCompression=True)
         except RuntimeError as error:
             raise OSError(reason(error)) from None
-        whole.replace(partial)
+        _verify(partial, sitk.GetArrayViewFromImage(image))
+
+
+def _verify(path: Path, array: Array) -> None:
+    """Raise OSError if a file does not hold these voxels: most of ITK's writers say nothing when a disk is full."""
+    try:
+        written = _read(path).array
+    except InputError:
+        written = np.empty(0, array.dtype)
+    # Byte by byte, so that NaN is equal to NaN.
+    if written.dtype != array.dtype or not np.array_equal(written.view(np.uint8), array.view(np.uint8)):
+        raise OSError("the file is not complete; is the disk full?")
 
 
 def to_image(array: Array, geometry: Geometry) -> sitk.Image:
