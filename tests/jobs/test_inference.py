@@ -222,7 +222,7 @@ def test_nothing_is_written_outside_the_output_and_no_file_stays_open(job, tmp_p
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if tmp_path / "out" not in path.parents}
     changed = {path for path in after if after[path] != before.get(path)}
     assert changed - {tmp_path / "out", tmp_path} == set()
-    assert not list((tmp_path / "out").rglob("*partial*"))
+    assert not list((tmp_path / "out").rglob(".umamba2-*"))
     handles = Path("/proc/self/fd")
     if handles.is_dir():  # Linux
         opened = [os.readlink(handle) for handle in handles.iterdir() if handle.is_symlink()]
