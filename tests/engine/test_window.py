@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from small_models import PATCH, make_model
 from windows import CPU, hold_everything, window_of
 
-from umamba2 import Predictor
+from umamba2 import Predictor, memory
 from umamba2.engine import blend as accumulate
-from umamba2.engine import memory, window
 from umamba2.engine import runner as runner_module
+from umamba2.engine import window
 from umamba2.engine.blend import Accumulator
 from umamba2.engine.budget import Budget
 from umamba2.engine.faults import DeviceChanged

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umamba2.engine import memory
+from umamba2 import memory
 from umamba2.engine.blend import chunk_elements
 from umamba2.engine.cpu import activations
 from umamba2.engine.faults import DeviceChanged, NotFinite, is_out_of_memory

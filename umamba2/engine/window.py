@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from umamba2.engine import memory
+from umamba2 import memory
 from umamba2.engine.blend import Accumulator, score_bytes
 from umamba2.engine.budget import Budget
 from umamba2.engine.coarse import CoarseLook

@@ -21,7 +21,7 @@ from umamba2.scans.headers import check_tiff, metaimage_header, nrrd_header
 from umamba2.scans.itk import captured_stderr, reason, remarks
 from umamba2.scans.nifti import LARGEST_SHEAR, nifti_header, shear
 from umamba2.scans.spacing import check_spacing
-from umamba2.scans.voxels import read_voxels
+from umamba2.scans.voxels import check_memory, read_voxels
 
 # ITK's reader for each kind of file, by the ending of its name.
 _READERS = {
@@ -281,8 +281,7 @@ def _read(path: Path) -> Volume:
         header = nrrd_header(path) if ending == ".nrrd" else metaimage_header(path)
         reader, said = _opened(path)
         geometry = _geometry(path, reader)
-        dtype = sitk.GetArrayFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).dtype
-        array = read_voxels(str(path), header, dtype, geometry.shape)
+        array = read_voxels(str(path), header, _dtype(reader), geometry.shape)
         return _volume(str(path), array, geometry, None if header.sized else {}, said, header.oriented)
     except RuntimeError as error:
         raise InputError(f"{path}: could not be read ({reason(error)}), expected a complete image file") from None
@@ -326,6 +325,7 @@ def _read_tiff(path: Path) -> Volume:
     geometry = _geometry(path, reader)
     if prod(geometry.size) > path.stat().st_size * _TIFF_EXPANSION:
         raise InputError(f"{path}: found a file too small for its size {geometry.size}, expected all voxels")
+    check_memory(str(path), prod(geometry.size) * _dtype(reader).itemsize)
     with captured_stderr() as lines:
         image = reader.Execute()
     if any("Failed to read directory" in line for line in lines):
@@ -343,6 +343,12 @@ def _opened(path: Path) -> tuple[sitk.ImageFileReader, list[str]]:
     with captured_stderr() as lines:
         reader.ReadImageInformation()
     return reader, remarks(path, lines)
+
+
+def _dtype(reader: sitk.ImageFileReader) -> np.dtype[np.generic]:
+    """The type of the voxels of an image whose header has been read."""
+    dtype: np.dtype[np.generic] = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).dtype
+    return dtype
 
 
 def _geometry(path: Path, reader: sitk.ImageFileReader) -> Geometry:

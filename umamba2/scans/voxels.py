@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from umamba2 import memory
 from umamba2.errors import InputError
 from umamba2.scans.geometry import Array
 from umamba2.scans.headers import Header
@@ -48,10 +49,8 @@ def read_voxels(name: str, header: Header, dtype: np.dtype[np.generic], shape: t
             f"{name}: found the end of the file too early ({there} {packed}bytes of voxels), "
             f"expected {voxels} voxels of {dtype.itemsize} bytes"
         )
-    try:
-        content = np.empty(size, np.uint8)
-    except MemoryError:
-        raise InputError(f"{name}: found {size / 1e9:.1f} GB of voxels, expected what fits into memory") from None
+    check_memory(name, size)
+    content = np.empty(size, np.uint8)
     with open(header.data, "rb") as file:
         file.seek(offset)
         try:
@@ -63,6 +62,14 @@ def read_voxels(name: str, header: Header, dtype: np.dtype[np.generic], shape: t
         raise InputError(f"{name}: found the end of the file before that of the image, expected all voxels")
     array: Array = content.view(dtype.newbyteorder(header.order)).reshape(shape)
     return array if array.dtype.isnative else array.astype(dtype.newbyteorder("="))
+
+
+def check_memory(name: str, size: int) -> None:
+    """Raise InputError for a file, called ``name``, with more bytes of voxels than there is memory."""
+    free = memory.available()
+    if size > free:
+        found = f"{size / 1e9:.1f} GB of voxels"
+        raise InputError(f"{name}: found {found}, expected at most the {free / 1e9:.1f} GB of memory that are free")
 
 
 def _unpack(file: BinaryIO, content: Array, skip: int) -> int:

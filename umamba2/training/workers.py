@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from umamba2.engine.memory import available
 from umamba2.errors import InputError
+from umamba2.memory import available
 from umamba2.messages import unexpected
 
 Result = TypeVar("Result")

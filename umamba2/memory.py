@@ -1,7 +1,7 @@
 """How much memory is left for this process, in a container too.
 
 Linux hands out more memory than there is. Where it runs out no error is raised: the process is killed, and its outputs
-are missing. So the engine asks before it starts something large.
+are missing. So whoever starts something large asks first.
 """
 
 from __future__ import annotations

@@ -1,0 +1,220 @@
+"""Files that were made, or damaged, to do harm: each costs one line, no memory worth speaking of, and no time."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from stand_in import OBLIQUE, write_image
+
+from umamba2 import memory
+from umamba2.errors import InputError
+from umamba2.scans.volumes import read_array, read_labels, read_volume
+
+SHAPE = OBLIQUE.size[::-1]
+BIG = "20000 20000 50"
+
+
+def noise():
+    return np.random.default_rng(5).integers(-1000, 3000, SHAPE).astype(np.int16)
+
+
+def meta(name="LOCAL", voxels=b"", **fields):
+    lines = {"ObjectType": "Image", "NDims": "3", "BinaryData": "True", "DimSize": "13 11 7",
+             "ElementSpacing": "1 1 1", "ElementType": "MET_SHORT"} | fields  # fmt: skip
+    header = "".join(f"{key} = {value}\n" for key, value in lines.items() if value is not None)
+    return header.encode() + f"ElementDataFile = {name}\n".encode() + voxels
+
+
+def nrrd(voxels=b"", **fields):
+    lines = {"type": "short", "dimension": "3", "sizes": "13 11 7", "spacings": "1 1 1", "encoding": "raw",
+             "endian": "little"} | {key.replace("_", " "): value for key, value in fields.items()}  # fmt: skip
+    return b"NRRD0004\n" + "".join(f"{k}: {v}\n" for k, v in lines.items() if v).encode() + b"\n" + voxels
+
+
+def nifti(*changes, size=2 * 13 * 11 * 7):
+    header = bytearray(352)
+    struct.pack_into("<i", header, 0, 348)
+    struct.pack_into("<8h", header, 40, 3, 13, 11, 7, 1, 1, 1, 1)
+    struct.pack_into("<2h", header, 70, 4, 16)
+    struct.pack_into("<8f", header, 76, 1, 1, 1, 1, 0, 0, 0, 0)
+    struct.pack_into("<f", header, 108, 352)
+    header[344:347] = b"n+1"
+    for offset, kind, *values in changes:
+        struct.pack_into(f"<{kind}", header, offset, *values)
+    return bytes(header) + bytes(size)
+
+
+def tiff(*directories, big=False):
+    """TIFF directories without entries, one behind the other; each number says where the next one is."""
+    if big:
+        start = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16)
+        return start + b"".join(struct.pack("<QQ", 0, place) for place in directories)
+    start = struct.pack("<2sHI", b"II", 42, 8)
+    return start + b"".join(struct.pack("<HI", 0, place) for place in directories)
+
+
+RAW = bytes(2 * 13 * 11 * 7)
+FILES = {
+    # a format string in MetaIO: SIGSEGV
+    "format.mha": (meta("%s%s%s%s%s.raw 1 24 1", RAW), "several files"),
+    "format.mhd": (meta("%s%s%s%s%s.raw 1 24 1"), "several files"),
+    "list.mhd": (meta("LIST\nx.raw\n"), "several files"),
+    "format.nrrd": (nrrd(data_file="x%03d.raw 1 20 1"), "several files"),
+    # files that are none of its business
+    "up.mhd": (meta("../secret.raw"), "expected one in the same folder"),
+    "absolute.mhd": (meta("/etc/hostname"), "expected one in the same folder"),
+    "dots.mhd": (meta(".."), "'..'"),
+    "nothing.mhd": (meta(""), "expected one in the same folder"),
+    "up.nrrd": (nrrd(data_file="../secret.raw"), "expected one in the same folder"),
+    "pipe.mhd": (meta("pipe.raw"), "found pipe.raw, which is no regular file"),
+    "pipe.nrrd": (nrrd(data_file="pipe.raw"), "found pipe.raw, which is no regular file"),
+    "folder.mhd": (meta("folder.raw"), "found folder.raw, which is no regular file"),
+    "gone.mhd": (meta("gone.raw"), "found no gone.raw"),
+    # 20 GB in some 100 bytes
+    "huge.mha": (meta(DimSize=BIG), "end of the file too early"),
+    "huge packed.mha": (meta(DimSize=BIG, CompressedData="True", voxels=zlib.compress(RAW)), "compressed bytes"),
+    "huge.nrrd": (nrrd(sizes=BIG), "end of the file too early"),
+    "huge packed.nrrd": (nrrd(gzip.compress(RAW), sizes=BIG, encoding="gzip"), "compressed bytes"),
+    "huge.nii": (nifti((42, "3h", 20000, 20000, 50)), "end of the file too early"),
+    "huge.nii.gz": (gzip.compress(nifti((42, "3h", 20000, 20000, 50))), "compressed bytes"),
+    "huge at the end.mha": (meta(DimSize=BIG, HeaderSize="-1"), "end of the file too early"),
+    # directories in a circle: for ever
+    "itself.tif": (tiff(8), "leads back to itself"),
+    "circle.tif": (tiff(14, 20, 8), "leads back to itself"),
+    "big itself.tif": (tiff(16, big=True), "leads back to itself"),
+    "away.tif": (tiff(2**32 - 2), "could not be read"),
+    "big away.tif": (tiff(2**64 - 1, big=True), "could not be read"),
+    "short.tif": (b"II", "could not be read"),
+    # numbers that are none, or make no sense
+    "spacing.mha": (meta(ElementSpacing="nan 1 1", voxels=RAW), "the spacing"),
+    "spacing inf.mha": (meta(ElementSpacing="1 inf 1", voxels=RAW), "the spacing"),
+    "spacing negative.mha": (meta(ElementSpacing="1 -1 1", voxels=RAW), "the spacing"),
+    "origin.mha": (meta(Offset="nan 0 0", voxels=RAW), "the origin"),
+    "direction.mha": (meta(TransformMatrix="nan 0 0 0 1 0 0 0 1", voxels=RAW), "determinant 0"),
+    "flat.mha": (meta(TransformMatrix="1 0 0 1 0 0 0 0 1", voxels=RAW), "determinant 0"),
+    "flat.nii": (nifti((252, "2h", 0, 1)), "determinant 0"),
+    "sform.nii": (nifti((252, "2h", 0, 1), (280, "f", float("nan"))), "found NaN or infinity in its sform"),
+    "offset.nii": (nifti((108, "f", float("nan"))), "found voxels from byte nan on"),
+    "offset minus.nii": (nifti((108, "f", -1)), "found voxels from byte -1 on"),
+    "offset far.nii": (nifti((108, "f", 1e30)), "found voxels from byte 1e+30 on"),
+    "offset far.nii.gz": (gzip.compress(nifti((108, "f", 1e9))), "compressed bytes"),
+    "size.nii": (nifti((42, "3h", -5, 11, 7)), "found size (-5, 11, 7)"),
+    "axes.nii": (nifti((40, "h", 8)), "found 8 dimensions"),
+    "type.nii": (nifti((70, "h", 128)), "NIfTI's type 128"),
+    "pair.nii": (nifti((344, "4s", b"ni1")), "found a header without its voxels"),
+    "header size.mha": (meta(HeaderSize="-5", voxels=RAW), "HeaderSize = -5"),
+    "header size far.mha": (meta(HeaderSize="1000000000000000000000", voxels=RAW), "end of the file too early"),
+    "header size none.mha": (meta(HeaderSize="many", voxels=RAW), "'many'"),
+    "size.mha": (meta(DimSize="-13 -11 7", voxels=RAW), "expected"),
+    "size none.mha": (meta(DimSize=None, voxels=RAW), "expected"),
+    "dimensions.mha": (meta(NDims="100", voxels=RAW), "expected"),
+    "dimensions none.mha": (meta(NDims="0", voxels=RAW), "expected"),
+    "type.mha": (meta(ElementType="MET_STRING", voxels=RAW), "expected"),
+    "dimensions.nrrd": (nrrd(RAW, dimension="17"), "expected"),
+    "encoding.nrrd": (nrrd(RAW, encoding="bzip2"), "found the encoding 'bzip2', expected raw or gzip"),
+    "lines.nrrd": (nrrd(RAW, line_skip="3"), "found a line skip"),
+    "skip.nrrd": (nrrd(gzip.compress(RAW), encoding="gzip", byte_skip="-1"), "found a line skip, or a byte skip of -1"),
+    "endless.nrrd": (b"NRRD0004\ntype: short\nencoding: raw\n", "found no end of the header"),
+    "newlines.mha": (b"\n" * (1 << 22), "no ElementDataFile"),
+    "newlines.nrrd": (b"NRRD0004\n" + b"a\n" * (1 << 21), "expected"),
+    "zeros.nii.gz": (gzip.compress(bytes(1 << 24)), "no NIfTI header"),
+    "goes on.mha": (
+        meta(CompressedData="True", voxels=zlib.compress(bytes(1 << 27))), "it goes on beyond the last voxel"
+    ),
+}  # fmt: skip
+
+READ_ALL = """
+import sys
+from pathlib import Path
+from umamba2.errors import InputError
+from umamba2.scans.volumes import read_array
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    if path.suffix != ".raw":
+        try:
+            print(path.name, "read", read_array(path)[0].shape, sep="\\t")
+        except InputError as error:
+            print(path.name, "refused", error, sep="\\t")
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(peak.split()[1], file=sys.stderr)
+"""
+
+
+def test_hostile_files_cost_a_line_each(tmp_path):
+    """In a process of their own, for what this is about is that it survives."""
+    folder = tmp_path / "in"
+    (folder / "folder.raw").mkdir(parents=True)
+    (tmp_path / "secret.raw").write_bytes(RAW)
+    os.mkfifo(folder / "pipe.raw")
+    for name, (content, _) in FILES.items():
+        (folder / name).write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ALL, str(folder)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [name for name, *_ in lines] == sorted(FILES)
+    for name, what, message in lines:
+        assert what == "refused", (name, message)
+        assert message.startswith(f"{folder / name}: "), message
+        assert FILES[name][1] in message
+        assert "expected" in message
+        assert len(message) < len(str(folder)) + 400
+    assert int(done.stderr.split()[-1]) < 500_000  # kB
+
+
+def test_what_the_hostile_ones_are_made_of_can_be_read(tmp_path):
+    for name, content in (("a.mha", meta(voxels=RAW)), ("a.nrrd", nrrd(RAW)), ("a.nii", nifti()),
+                          ("b.nii.gz", gzip.compress(nifti()))):  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+        assert read_array(tmp_path / name)[0].shape == SHAPE
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nii", ".nii.gz", ".nrrd", ".tif"])
+def test_more_voxels_than_memory(tmp_path, monkeypatch, ending):
+    path = write_image(tmp_path / f"a{ending}", noise())
+    monkeypatch.setattr(memory, "available", lambda: noise().nbytes)
+    read_array(path)
+    monkeypatch.setattr(memory, "available", lambda: noise().nbytes - 1)
+    with pytest.raises(InputError, match=r"found 0.0 GB of voxels, expected at most the 0.0 GB of memory"):
+        read_array(path)
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nii.gz", ".nrrd"])
+@pytest.mark.parametrize("read", [read_volume, read_labels])
+def test_every_flipped_bit_of_compressed_voxels_is_noticed(tmp_path, ending, read):
+    path = write_image(tmp_path / f"a{ending}", noise())
+    content = path.read_bytes()
+    start = (
+        content.index(b"LOCAL\n") + 6 if ending == ".mha" else content.index(b"\n\n") + 2 if ending == ".nrrd" else 0
+    )
+    rng = np.random.default_rng(0)
+    for byte, bit in zip(rng.integers(start, len(content), 150), rng.integers(0, 8, 150)):
+        damaged = bytearray(content)
+        damaged[byte] ^= 1 << bit
+        path.write_bytes(damaged)
+        try:
+            array = read(path)
+        except InputError:
+            continue
+        assert byte - start < 10  # the time, system and flags of a gzip header are no voxels
+        np.testing.assert_array_equal(array.array if read is read_volume else array[0], noise())
+
+
+def test_a_checksum_that_is_wrong_or_missing(tmp_path):
+    packed = zlib.compress(noise().tobytes())
+    path = tmp_path / "a.mha"
+    for voxels, says in (
+        (packed[:-1] + bytes([packed[-1] ^ 1]), r"found damaged voxels \(incorrect data check\)"),
+        (packed[:-4], "found the end of the file before that of the image"),
+        (b"", "found the end of the file"),
+    ):
+        path.write_bytes(meta(CompressedData="True", voxels=voxels))
+        with pytest.raises(InputError, match=says):
+            read_array(path)
