@@ -35,7 +35,7 @@ def segment(task, phantom, clicks=None):
     settings = {
         **challenge.predictor_settings(),
         "mirror_axes": (),
-    }  # mirrors are four times the work; test.sh has them
+    }  # mirrors: four times the work, in test.sh
     predictor = Predictor.load(find_model(task, [RESOURCES]), device="cpu", precision="fp32", **settings)
     labels = predictor.predict(phantom.image.astype(np.float32), phantom.spacing, clicks)
     return postprocess(labels, challenge, phantom.spacing, clicks)
