@@ -6,17 +6,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from umamba2.lazy import lazily
 
-__all__ = ["Reading", "read_case", "write_preview", "write_report", "write_statistics"]
+if TYPE_CHECKING:
+    from umamba2.reports.page import write_report
+    from umamba2.reports.preview import write_preview
+    from umamba2.reports.reading import ReportCase, read_case
+    from umamba2.reports.statistics import write_statistics
 
-__getattr__ = lazily(
-    __name__,
-    {
-        "Reading": "reading",
-        "read_case": "reading",
-        "write_preview": "preview",
-        "write_report": "page",
-        "write_statistics": "statistics",
-    },
-)
+__all__ = ["ReportCase", "read_case", "write_preview", "write_report", "write_statistics"]
+
+if not TYPE_CHECKING:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "ReportCase": "reading",
+            "read_case": "reading",
+            "write_preview": "preview",
+            "write_report": "page",
+            "write_statistics": "statistics",
+        },
+    )

@@ -1,17 +1,21 @@
 """What in a segmentation deserves a second look: missing teeth, odd volumes, structures on the wrong side.
 
-The checks know anatomy, not the patient: a remark is a reason to look, never a finding.
+The checks know anatomy, not the patient: a remark is a reason to look, never a finding. They judge what the scan shows:
+no tooth is missing whose place it does not reach, and sides are compared where there are two.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 from statistics import median
 
-from umamba2.anatomy.structures import FDI_TEETH, REFERENCE_VOXEL_MM3
-from umamba2.reports.reading import Reading
-from umamba2.reports.statistics import Measure
+from umamba2.anatomy.structures import REFERENCE_VOXEL_MM3
+from umamba2.reports import texts
+from umamba2.reports.field import JAWS_APART, LOWER_ARCH, UPPER_ARCH, distance_of_partners, teeth_in_field
+from umamba2.reports.measures import Measure
+from umamba2.reports.reading import ReportCase
 
 WARNING, NOTE = "warning", "note"
 
@@ -26,15 +30,8 @@ LARGEST = {
 }  # fmt: skip
 
 _MARGIN = 3.0  # mm that a structure without a partner may lie beyond the midline
-
-_SIDES_MIXED = "Left and right are mixed up"
-_MIRRORED = (
-    f"{_SIDES_MIXED} throughout: every left structure lies to the right of its partner. "
-    "Either the labels or the orientation that the image states are mirrored."
-)
-_NOT_CHECKED = "These classes hold many teeth at once, so sizes and sides were not checked."
-_JAWS_MIXED = "Upper and lower are mixed up"
-_UPSIDE_DOWN = f"{_JAWS_MIXED} throughout: either the labels or the orientation that the image states are upside down."
+_APART = 0.5  # share of the usual distance from which on two structures are on two sides, or in two jaws
+_WHOLE_MOUTH = 50.0  # mm along each axis from which on a scan should show some tooth
 
 
 @dataclass(frozen=True)
@@ -45,48 +42,47 @@ class Remark:
     text: str
 
 
-def check(reading: Reading, measures: list[Measure]) -> list[Remark]:
+def check(case: ReportCase, measures: list[Measure]) -> list[Remark]:
     """Every remark on a case, warnings first."""
     found = [m for m in measures if m.voxels]
-    structures = reading.challenge.structures
+    structures = case.challenge.structures
     if any(s.group == "teeth" and s.fdi is None for s in structures):
-        return [Remark(NOTE, _NOT_CHECKED), *_only_one_has(reading, measures)]
+        return [Remark(NOTE, texts.MANY_TEETH_AT_ONCE), *_only_one_has(case, measures)]
     remarks: list[Remark] = []
-    if reading.oriented:
+    if case.oriented:
         remarks += _sides(found) + _upper_lower(found)
     else:
-        remarks.append(Remark(NOTE, "The image does not state its orientation: sides and heights were not checked."))
-    remarks += _missing_teeth([s.fdi for s in structures if s.fdi], found)
-    remarks += _volumes(found) + _only_one_has(reading, measures)
+        remarks.append(Remark(NOTE, texts.NO_ORIENTATION))
+    if any(s.fdi for s in structures):
+        remarks += _missing_teeth(case, measures)
+    remarks += _volumes(found) + _only_one_has(case, measures)
     return sorted(remarks, key=lambda remark: remark.level != WARNING)
 
 
-def label(measure: Measure) -> str:
-    """A structure as readers call it: "36 (lower left first molar)", "pharynx"."""
-    number = measure.structure.fdi
-    return measure.structure.name if number is None else f"{number} ({measure.structure.name})"
+def missing_teeth(case: ReportCase, measures: list[Measure]) -> list[int]:
+    """FDI numbers of the teeth that were not found although the scan shows their places, along the arches."""
+    expected = {s.fdi for s in case.challenge.structures} - {m.structure.fdi for m in measures if m.voxels}
+    shown = teeth_in_field(case, measures)
+    return sorted(fdi for fdi in shown if fdi in expected)
 
 
-def millimetres(volume: float) -> str:
-    """A volume for reading: in mm^3 up to ten thousand, then in ml."""
-    return f"{volume:,.0f} mm³" if volume < 10_000 else f"{volume / 1000:,.1f} ml"
-
-
-def _missing_teeth(expected: list[int], found: list[Measure]) -> list[Remark]:
-    present = {m.structure.fdi for m in found}
-    missing = [fdi for fdi in expected if fdi not in present]
+def _missing_teeth(case: ReportCase, measures: list[Measure]) -> list[Remark]:
+    if not any(m.structure.fdi for m in measures if m.voxels):
+        small = min(n * mm for n, mm in zip(case.geometry.size, case.geometry.spacing)) < _WHOLE_MOUTH
+        return [Remark(NOTE if small else WARNING, texts.NO_TOOTH)]
+    missing = missing_teeth(case, measures)
     remarks = []
-    for jaw, quadrants in (("upper", (1, 2)), ("lower", (3, 4))):
-        teeth = [fdi for fdi in missing if fdi // 10 in quadrants]
-        if len(teeth) == 16:
-            remarks.append(Remark(WARNING, f"No {jaw} tooth was found."))
-            continue
+    for jaw, arch in (("upper", UPPER_ARCH), ("lower", LOWER_ARCH)):
+        teeth = [fdi for fdi in missing if fdi in arch]
         wisdom = [fdi for fdi in teeth if fdi % 10 == 8]  # often never there, so no reason to worry
         others = [fdi for fdi in teeth if fdi % 10 != 8]
+        if len(others) == len(arch) - 2:
+            remarks.append(Remark(WARNING, texts.NO_TOOTH_IN_JAW[jaw]))
+            continue
         if others:
-            remarks.append(Remark(WARNING, f"Missing {jaw} teeth: {_list(others)}."))
+            remarks.append(Remark(WARNING, texts.MISSING[jaw].format(_list(others))))
         if wisdom:
-            remarks.append(Remark(NOTE, f"No {jaw} wisdom tooth {_list(wisdom)}."))
+            remarks.append(Remark(NOTE, texts.NO_WISDOM_TOOTH[jaw].format(_list(wisdom))))
     return remarks
 
 
@@ -95,88 +91,82 @@ def _volumes(found: list[Measure]) -> list[Remark]:
     for m in found:
         number, smallest = m.structure.fdi, (m.structure.min_voxels or 0) * REFERENCE_VOXEL_MM3
         largest = LARGEST.get(m.structure.name, inf) if number is None else LARGEST_TOOTH[number % 10 - 1]
-        name = label(m)
+        name, volume = _label(m), texts.volume(m.volume)
         name = name[0].upper() + name[1:]
         if m.volume > largest:
-            limit = f"expected at most {millimetres(largest)}"
-            remarks.append(Remark(WARNING, f"{name} is large: {millimetres(m.volume)}, {limit}."))
+            remarks.append(Remark(WARNING, texts.LARGE.format(name, volume, texts.volume(largest))))
         elif m.volume < smallest and not m.at_border:
-            limit = f"expected at least {millimetres(smallest)}"
-            remarks.append(Remark(WARNING, f"{name} is small: {millimetres(m.volume)}, {limit}."))
+            remarks.append(Remark(WARNING, texts.SMALL.format(name, volume, texts.volume(smallest))))
         if number is not None and m.at_border:
             cut.append(number)
     if cut:
-        remarks.append(Remark(NOTE, f"At the edge of the scan, so volumes may be incomplete: {_list(cut)}."))
+        remarks.append(Remark(NOTE, texts.AT_BORDER.format(_list(cut))))
     return remarks
-
-
-def _side(measure: Measure) -> int:
-    words = measure.structure.name.split()
-    return ("left" in words) - ("right" in words)
 
 
 def _sides(found: list[Measure]) -> list[Remark]:
-    lefts = {m.structure.partner: m for m in found if m.structure.partner is not None and _side(m) == 1}
-    pairs = [(lefts[m.structure.name], m) for m in found if m.structure.name in lefts]
-    swapped = [(left, right) for left, right in pairs if _x(left) < _x(right)]
-    if len(swapped) > 1 and len(swapped) == len(pairs):
-        return [Remark(WARNING, _MIRRORED)]
-    remarks = [
-        Remark(WARNING, f"{_SIDES_MIXED}: {label(left)} lies to the right of {label(right)}.")
-        for left, right in swapped
-    ]
-    if not pairs:
+    by_name = {m.structure.name: m for m in found}
+    lefts = [m for m in found if _side(m) == "left" and m.structure.partner in by_name]
+    pairs = [(left, by_name[left.structure.partner or ""]) for left in lefts]
+    pairs = [p for p in pairs if abs(_from_to(p, 0)) >= _APART * distance_of_partners(p[0].structure)]
+    swapped = [pair for pair in pairs if _from_to(pair, 0) < 0]
+    if 1 < len(swapped) == len(pairs):
+        return [Remark(WARNING, texts.MIRRORED)]
+    remarks = [Remark(WARNING, texts.SIDES_SWAPPED.format(*map(_label, pair))) for pair in swapped]
+    if len(pairs) < 2:
         return remarks
-    middle = median((_x(left) + _x(right)) / 2 for left, right in pairs)
-    paired = {m.structure.training for pair in pairs for m in pair}
-    for m in found:
-        if _side(m) * (_x(m) - middle) < -_MARGIN and m.structure.training not in paired:
-            side, other = ("left", "right") if _side(m) == 1 else ("right", "left")
-            text = f"{_SIDES_MIXED}: {label(m)} belongs to the {side} but lies on the {other}."
-            remarks.append(Remark(WARNING, text))
-    return remarks
+    middle = median((_centre(left, 0) + _centre(right, 0)) / 2 for left, right in pairs)
+    alone = [m for m in found if _side(m) and not any(m in pair for pair in pairs)]
+    astray = [m for m in alone if (_centre(m, 0) - middle) * (1 if _side(m) == "right" else -1) > _MARGIN]
+    return remarks + [Remark(WARNING, texts.WRONG_SIDE[_side(m)].format(_label(m))) for m in astray]
 
 
 def _upper_lower(found: list[Measure]) -> list[Remark]:
-    teeth = {m.structure.fdi: m for m in found}
-    by_name = {m.structure.name: m for m in found}
-    # A tooth bites on the one with the same position in the quadrant below: 1x on 4x, 2x on 3x.
-    pairs = [
-        (teeth[upper], teeth[lower])
-        for upper in FDI_TEETH[:16]
-        if upper in teeth and (lower := (5 - upper // 10) * 10 + upper % 10) in teeth
-    ]
-    if "upper jawbone" in by_name and "lower jawbone" in by_name:
-        pairs.append((by_name["upper jawbone"], by_name["lower jawbone"]))
-    swapped = [(upper, lower) for upper, lower in pairs if _z(upper) < _z(lower)]
-    if len(swapped) > 1 and len(swapped) == len(pairs):
-        return [Remark(WARNING, _UPSIDE_DOWN)]
-    return [Remark(WARNING, f"{_JAWS_MIXED}: {label(upper)} lies below {label(lower)}.") for upper, lower in swapped]
+    by_name = {m.structure.fdi or m.structure.name: m for m in found}
+    # A tooth bites on the one with the same place in the other arch: 1x on 4x, 2x on 3x.
+    names = [*zip(UPPER_ARCH, LOWER_ARCH), ("upper jawbone", "lower jawbone")]
+    pairs = [(by_name[upper], by_name[lower]) for upper, lower in names if upper in by_name and lower in by_name]
+    pairs = [pair for pair in pairs if abs(_from_to(pair, 2)) >= _APART * JAWS_APART]
+    swapped = [pair for pair in pairs if _from_to(pair, 2) < 0]
+    if 1 < len(swapped) == len(pairs):
+        return [Remark(WARNING, texts.UPSIDE_DOWN)]
+    return [Remark(WARNING, texts.JAWS_SWAPPED.format(*map(_label, pair))) for pair in swapped]
 
 
-def _only_one_has(reading: Reading, measures: list[Measure]) -> list[Remark]:
-    if reading.truth is None:
+def _only_one_has(case: ReportCase, measures: list[Measure]) -> list[Remark]:
+    if case.truth is None:
         return []
     remarks = []
     for text, which in (
-        ("Only in the ground truth", [m for m in measures if not m.voxels]),
-        ("Only in the segmentation", [m for m in measures if m.voxels and m.hd95 is None]),
+        (texts.TRUTH_ALONE, [m for m in measures if not m.voxels]),
+        (texts.LABELS_ALONE, [m for m in measures if m.voxels and m.hd95 is None]),
     ):
         if which:
-            names = [m.structure.fdi or m.structure.name for m in which]
-            remarks.append(Remark(WARNING, f"{text}: {_list(names)}."))
+            names = [m.structure.fdi or texts.name(m.structure.name) for m in which]
+            remarks.append(Remark(WARNING, text.format(_list(names))))
     return remarks
 
 
-def _x(measure: Measure) -> float:
-    assert measure.centre is not None  # every measure here was found somewhere
-    return measure.centre[0]
+def _label(measure: Measure) -> str:
+    """A structure as readers call it: "36 (lower left first molar)", "pharynx"."""
+    number, name = measure.structure.fdi, texts.name(measure.structure.name)
+    return name if number is None else texts.TOOTH.format(number, name)
 
 
-def _z(measure: Measure) -> float:
-    assert measure.centre is not None
-    return measure.centre[2]
+def _side(measure: Measure) -> str:
+    """The side that a structure belongs to, "" for the midline."""
+    return next((word for word in measure.structure.name.split() if word in ("left", "right")), "")
 
 
-def _list(items: list) -> str:
+def _centre(measure: Measure, axis: int) -> float:
+    assert measure.centre is not None  # only of structures that were found
+    return measure.centre[axis]
+
+
+def _from_to(pair: tuple[Measure, Measure], axis: int) -> float:
+    """How far the first of two lies beyond the second, to the left (axis 0) or up (axis 2), in mm."""
+    return _centre(pair[0], axis) - _centre(pair[1], axis)
+
+
+def _list(items: Iterable[object]) -> str:
     return ", ".join(map(str, items))

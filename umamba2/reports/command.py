@@ -5,28 +5,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from umamba2.anatomy.structures import WRITTEN_NUMBERINGS
 from umamba2.challenges import CHALLENGES, MULTICLASS, Challenge, find_challenge
-from umamba2.errors import InputError
+from umamba2.errors import needing
 from umamba2.files import OutputRegistry
 from umamba2.messages import say
 
 if TYPE_CHECKING:
-    import numpy as np
+    import numpy.typing as npt
 
     from umamba2.scans.volumes import Volume
 
-# What predict can leave beside a segmentation: option, file name ending, the function that writes it.
-BESIDE = (
-    ("preview", ".preview.png", "write_preview"),
-    ("statistics", ".statistics.json", "write_statistics"),
-    ("report", ".report.html", "write_report"),
-)
+    SideFiles = Callable[[Path, Path, Volume, npt.NDArray[Any]], None]
 
 
-def add_parser(commands) -> None:
+def add_parser(commands: Any) -> None:
     """Add ``report`` to the commands of an argparse parser."""
     parser = commands.add_parser(
         "report",
@@ -47,8 +42,6 @@ def add_parser(commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the page of one case; returns 0."""
     _need_libraries("report")
-    if options.ground_truth is not None:
-        _need_metrics()
     from umamba2.reports import read_case, write_report
 
     files = options.image, options.labels, options.ground_truth
@@ -58,50 +51,58 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def side_files(
-    preview: bool, statistics: bool, report: bool, challenge: Challenge, numbering: str
-) -> Callable[[Path, Path, Volume, np.ndarray], None]:
-    """What to do when a case of ``umamba2 predict`` is done.
+def side_files(preview: bool, statistics: bool, report: bool, challenge: Challenge, numbering: str) -> SideFiles | None:
+    """What to do when a case of ``umamba2 predict`` is done, to have more files beside its segmentation.
 
-    The returned function takes the image, the output, the scan, and its label map (z, y, x) in the ids of the
-    numbering. Raises InputError if a library is missing.
+    Args:
+        preview: Write ``<case>.preview.png``.
+        statistics: Write ``<case>.statistics.json``.
+        report: Write ``<case>.report.html``.
+        challenge: What names the structures.
+        numbering: The ids of the label maps.
+
+    Returns:
+        A function of the image's path, the output's path, the scan, and its labels (z, y, x) in the ids of the
+        numbering; None if no file is wanted.
+
+    Raises:
+        MissingExtra: A library is missing.
     """
-    asked = {"preview": preview, "statistics": statistics, "report": report}
-    wanted = [(ending, function) for option, ending, function in BESIDE if asked[option]]
+    if not (preview or statistics or report):
+        return None
     _need_libraries("predict")
     import umamba2.reports as reports
     from umamba2.anatomy.numberings import as_training
     from umamba2.scans.volumes import stem
 
-    places = OutputRegistry()
+    wanted: dict[str, Callable[[Path, reports.ReportCase], None]] = {}
+    if preview:
+        wanted[".preview.png"] = reports.write_preview
+    if statistics:
+        wanted[".statistics.json"] = reports.write_statistics
+    if report:
+        wanted[".report.html"] = reports.write_report
+    outputs = OutputRegistry()
 
-    def write(image: Path, output: Path, volume: Volume, labels: np.ndarray) -> None:
-        files = {output.with_name(stem(output) + ending): function for ending, function in wanted}
+    def write(image: Path, output: Path, volume: Volume, labels: npt.NDArray[Any]) -> None:
+        files = {output.with_name(stem(output) + ending): function for ending, function in wanted.items()}
         for path in files:
-            places.claim(path, image)
+            outputs.claim(path, image)
         for path in files:
             path.unlink(missing_ok=True)  # whatever happens now, what lies there is of an earlier segmentation
         found = as_training(labels, str(output), challenge.structures, numbering)
-        reading = reports.Reading(
+        case = reports.ReportCase(
             image.name, volume.array, found, volume.grid, challenge, numbering, oriented=volume.oriented
         )
         for path, function in files.items():
-            getattr(reports, function)(path, reading)
+            function(path, case)
 
     return write
 
 
 def _need_libraries(command: str) -> None:
-    try:
-        import PIL
+    with needing("reports", command):
+        import edt  # noqa: F401
+        import jinja2  # noqa: F401
+        import PIL  # noqa: F401
         import scipy  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"{command}: found no {error.name}, expected pip install 'umamba2[reports]'") from None
-    del PIL
-
-
-def _need_metrics() -> None:
-    try:
-        import umamba2.evaluation.metrics  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"report: found no {error.name}, expected pip install 'umamba2[reports]'") from None

@@ -10,13 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from umamba2.reports.reading import Reading
-from umamba2.scans.orientation import orientation
+from umamba2.reports import texts
+from umamba2.reports.reading import SURROUNDINGS, Labels, ReportCase, span
 
-VEIL_GROUPS = ("jaws", "sinuses", "pharynx")
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
 
 _LONGEST = 320  # voxels along the longest side of what is rendered
 _ENLARGE = 2  # output pixels per voxel
@@ -27,10 +29,16 @@ _LIGHT = np.array([0.74, -0.56, -0.38]) / np.linalg.norm([0.74, 0.56, 0.38])  # 
 
 @dataclass(frozen=True)
 class View:
-    """A direction to look in. ``axis`` of the upright array (S, P, L) is looked along, from its end if ``from_end``.
+    """A direction to look in.
 
-    ``rows`` and ``columns``: the axis that runs down and to the right in the picture, and whether backwards;
-    ``marks`` are the patient's sides at the top, right, bottom and left of it. ``quadrants``: show only their teeth.
+    Attributes:
+        name: What readers call it.
+        axis: The axis of the upright array (S, P, L) to look along.
+        from_end: Whether from its end.
+        rows: The axis that runs down in the picture, and whether backwards.
+        columns: The axis that runs to the right, and whether backwards.
+        marks: The patient's sides at the top, right, bottom and left.
+        quadrants: Show only the teeth of these; of all structures if there are none.
     """
 
     name: str
@@ -41,22 +49,27 @@ class View:
     marks: tuple[str, str, str, str]
     quadrants: tuple[int, ...] = ()
 
+    @property
+    def is_arch(self) -> bool:
+        """Whether it shows one arch of teeth alone."""
+        return bool(self.quadrants)
+
 
 VIEWS = (
-    View("from the right", 2, False, (0, True), (1, True), ("S", "A", "I", "P")),
-    View("from the front", 1, False, (0, True), (2, False), ("S", "L", "I", "R")),
-    View("from the left", 2, True, (0, True), (1, False), ("S", "P", "I", "A")),
-    View("upper arch, from below", 0, False, (1, False), (2, False), ("A", "L", "P", "R"), (1, 2)),
-    View("lower arch, from above", 0, True, (1, True), (2, False), ("P", "L", "A", "R"), (3, 4)),
+    View(texts.FROM_RIGHT, 2, False, (0, True), (1, True), ("S", "A", "I", "P")),
+    View(texts.FROM_FRONT, 1, False, (0, True), (2, False), ("S", "L", "I", "R")),
+    View(texts.FROM_LEFT, 2, True, (0, True), (1, False), ("S", "P", "I", "A")),
+    View(texts.FROM_BELOW, 0, False, (1, False), (2, False), ("A", "L", "P", "R"), (1, 2)),
+    View(texts.FROM_ABOVE, 0, True, (1, True), (2, False), ("P", "L", "A", "R"), (3, 4)),
 )
 
 
-def render_views(reading: Reading) -> list[tuple[View, Image.Image]]:
+def render_views(case: ReportCase) -> list[tuple[View, Image.Image]]:
     """The views of a case that have something to show: RGBA pictures on a transparent ground, one scale for all."""
-    labels, structures = _reduced(reading), reading.challenge.structures
+    labels, structures = _reduced(case.upright), case.challenge.structures
     palette = np.array([(0, 0, 0)] + [s.colour for s in structures], np.float32)
     veil = np.zeros(len(palette), bool)
-    veil[[s.training for s in structures if s.group in VEIL_GROUPS]] = True
+    veil[[s.training for s in structures if s.group in SURROUNDINGS]] = True
     pictures = []
     for view in VIEWS:
         seen = labels
@@ -69,38 +82,28 @@ def render_views(reading: Reading) -> list[tuple[View, Image.Image]]:
     return pictures
 
 
-def _reduced(reading: Reading) -> np.ndarray:
-    """The labels upright, cut to what is labelled, with cubic voxels and not more of them than a picture needs."""
-    frame = orientation(reading.geometry)
-    labels = frame.upright(reading.labels)
-    box = ndimage.find_objects((reading.labels > 0).view(np.uint8))[0]
-    labels = labels[_turned(box, reading.labels.shape, frame)]
-    lengths = [size * spacing for size, spacing in zip(labels.shape, frame.spacing)]
-    step = max(min(frame.spacing), max(lengths) / _LONGEST)
+def _reduced(upright: ReportCase) -> Labels:
+    """The labels cut to what is labelled, with cubic voxels and not more of them than a picture needs."""
+    spacing = upright.geometry.zyx_spacing
+    box = [span(profile[1:].sum(axis=0)) for profile in upright.profiles]
+    lengths = [(side.stop - side.start) * mm for side, mm in zip(box, spacing)]
+    step = max(min(spacing), max(lengths) / _LONGEST)
     grids = []
-    for size, length, spacing in zip(labels.shape, lengths, frame.spacing):
-        places = (np.arange(max(1, round(length / step))) + 0.5) * step / spacing
-        grids.append(np.minimum(places.astype(int), size - 1))
-    return np.pad(labels[np.ix_(*grids)], 4)  # room for the smoothing
+    for side, length, mm in zip(box, lengths, spacing):
+        places = (np.arange(max(1, round(length / step))) + 0.5) * step / mm
+        grids.append(np.minimum(side.start + places.astype(int), side.stop - 1))
+    return np.pad(upright.labels[np.ix_(*grids)], 4)  # room for the smoothing
 
 
-def _turned(box, shape, frame) -> tuple[slice, ...]:
-    """A box in a stored array (z, y, x) as the same box in the upright one."""
-    turned = []
-    for axis, backwards in zip(frame.axes, frame.backwards):
-        start, stop = box[axis].start, box[axis].stop
-        turned.append(slice(shape[axis] - stop, shape[axis] - start) if backwards else slice(start, stop))
-    return tuple(turned)
-
-
-def _towards_the_eye(labels: np.ndarray, view: View) -> np.ndarray:
+def _towards_the_eye(labels: Labels, view: View) -> Labels:
     """The upright labels as (depth away from the eye, down, right)."""
     turned = labels.transpose(view.axis, view.rows[0], view.columns[0])
     backwards = (view.from_end, view.rows[1], view.columns[1])
-    return turned[tuple(slice(None, None, -1 if back else 1) for back in backwards)]
+    seen: Labels = turned[tuple(slice(None, None, -1 if back else 1) for back in backwards)]
+    return seen
 
 
-def _render(labels: np.ndarray, palette: np.ndarray, veil: np.ndarray) -> Image.Image:
+def _render(labels: Labels, palette: Floats, veil: Mask) -> Image.Image:
     solid_colour, solid, solid_depth = _surface(labels, ~veil & (np.arange(len(veil)) > 0), palette)
     veil_colour, veiled, veil_depth = _surface(labels, veil, palette)
     colour, alpha = solid_colour, solid.astype(np.float32)
@@ -119,10 +122,10 @@ def _render(labels: np.ndarray, palette: np.ndarray, veil: np.ndarray) -> Image.
     return rgb
 
 
-def _surface(labels: np.ndarray, wanted: np.ndarray, palette: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _surface(labels: Labels, wanted: Mask, palette: Floats) -> tuple[Floats, Mask, npt.NDArray[np.int64]]:
     """What the eye meets first of the wanted labels: shaded colour (h, w, 3), where there is any, and its depth."""
     mask = wanted[labels]
-    hit = mask.any(axis=0)
+    hit: Mask = np.asarray(mask.any(axis=0))
     depth = np.where(hit, mask.argmax(axis=0), len(mask))
     if not hit.any():
         return np.zeros((*hit.shape, 3), np.float32), hit, depth
@@ -148,14 +151,14 @@ def _surface(labels: np.ndarray, wanted: np.ndarray, palette: np.ndarray) -> tup
     return picture, hit, depth
 
 
-def _difference(volume: np.ndarray, axis: int, *at: np.ndarray) -> np.ndarray:
+def _difference(volume: Floats, axis: int, *at: npt.NDArray[np.int64]) -> Floats:
     before, after = list(at), list(at)
     before[axis] = np.maximum(at[axis] - 1, 0)
     after[axis] = np.minimum(at[axis] + 1, volume.shape[axis] - 1)
     return volume[tuple(before)] - volume[tuple(after)]
 
 
-def _borders(ids: np.ndarray) -> np.ndarray:
+def _borders(ids: npt.NDArray[np.int16]) -> Mask:
     border = np.zeros(ids.shape, bool)
     border[:, 1:] |= (ids[:, 1:] != ids[:, :-1]) & (ids[:, :-1] > 0)
     border[1:] |= (ids[1:] != ids[:-1]) & (ids[:-1] > 0)

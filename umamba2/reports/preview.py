@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from umamba2.files import write_file
 from umamba2.reports.overview import render_views
-from umamba2.reports.reading import Reading
+from umamba2.reports.reading import ReportCase
 from umamba2.reports.slices import cut_slices
 
 _WIDTH, _GAP = 1500, 12
@@ -17,25 +17,25 @@ _GROUND, _INK = (18, 20, 23), (225, 228, 232)
 _FONT_SIZE = 18
 
 
-def write_preview(path: str | Path, reading: Reading) -> None:
+def write_preview(path: str | Path, case: ReportCase) -> None:
     """Write the preview of a case as PNG; InputError if that is not possible."""
     stream = BytesIO()
-    make_preview(reading).save(stream, "PNG", optimize=True)
+    make_preview(case).save(stream, "PNG", optimize=True)
     write_file(path, stream.getvalue())
 
 
-def make_preview(reading: Reading) -> Image.Image:
+def make_preview(case: ReportCase) -> Image.Image:
     """The preview of a case: RGB, 1500 pixels wide."""
-    views = [(view.name, view.marks, picture) for view, picture in render_views(reading) if not view.quadrants]
+    views = [(view.name, view.marks, picture) for view, picture in render_views(case) if not view.quadrants]
     slices = []
-    for cut in cut_slices(reading, shown=(0.5,)):
+    for cut in cut_slices(case, shown=(0.5,)):
         picture = cut.base.convert("RGBA")
         picture.alpha_composite(cut.overlay)
         slices.append((f"{cut.plane.name}, {cut.place}", cut.plane.marks, picture))
-    rows = [_row(pictures, reading.oriented) for pictures in (views, slices)]
+    rows = [_row(pictures, case.oriented) for pictures in (views, slices)]
     heading = _FONT_SIZE + 2 * _GAP
     sheet = Image.new("RGB", (_WIDTH, heading + sum(row.height + _GAP for row in rows)), _GROUND)
-    ImageDraw.Draw(sheet).text((_GAP, _GAP), reading.name, _INK, _font())
+    ImageDraw.Draw(sheet).text((_GAP, _GAP), case.name, _INK, _font())
     top = heading
     for row in rows:
         sheet.paste(row, (0, top))
@@ -43,7 +43,7 @@ def make_preview(reading: Reading) -> Image.Image:
     return sheet
 
 
-def _row(pictures: list, marked: bool) -> Image.Image:
+def _row(pictures: list[tuple[str, tuple[str, str, str, str], Image.Image]], marked: bool) -> Image.Image:
     """Pictures side by side at one scale, filling the width, each with its name and marks."""
     space = _WIDTH - _GAP * (len(pictures) + 1)
     scale = space / sum(picture.width for _, _, picture in pictures)

@@ -2,35 +2,77 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from umamba2.anatomy.numberings import as_training
 from umamba2.challenges import MULTICLASS, Challenge
 from umamba2.errors import InputError
+from umamba2.scans.orientation import UPRIGHT, turned
 from umamba2.scans.volumes import Geometry, read_labels, read_volume
+
+Labels = npt.NDArray[np.uint8]
 
 # How far apart two grids may lie and still be the same: NIfTI keeps its geometry in single precision.
 _GRID_TOLERANCE = 1e-3
+# Structures that lie around the others. Pictures show them as a veil, and are not cut where these are largest.
+SURROUNDINGS = ("jaws", "sinuses", "pharynx")
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One case: ``image`` float32, ``labels`` and ``truth`` uint8 in training ids, all (z, y, x) on ``geometry``.
+class ReportCase:
+    """One case. All arrays are (z, y, x) and lie on one grid.
 
-    ``oriented``: whether the file says which side is left; if not, no picture is marked and no side is checked.
+    Attributes:
+        name: What readers call it.
+        image: Intensities of a real type.
+        labels: The segmentation in training ids.
+        geometry: The grid.
+        challenge: What names the structures.
+        numbering: The ids by which the report calls them.
+        truth: The true segmentation in training ids, if it is known.
+        oriented: Whether the file says how it lies in the patient; if not, no picture is marked and no side is checked.
     """
 
     name: str
-    image: np.ndarray
-    labels: np.ndarray
+    image: npt.NDArray[Any]
+    labels: Labels
     geometry: Geometry
     challenge: Challenge = MULTICLASS
     numbering: str = "platform"
-    truth: np.ndarray | None = None
+    truth: Labels | None = None
     oriented: bool = True
+
+    @cached_property
+    def upright(self) -> ReportCase:
+        """The same case with arrays whose axes grow to the patient's top, back and left (views, no copies)."""
+        labels, geometry = turned(self.labels, self.geometry, UPRIGHT)
+        image, _ = turned(self.image, self.geometry, UPRIGHT)
+        truth = None if self.truth is None else turned(self.truth, self.geometry, UPRIGHT)[0]
+        return replace(self, image=image, labels=labels, truth=truth, geometry=geometry)
+
+    @cached_property
+    def profiles(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """For each axis, how many voxels of each training id lie in each plane across it: (classes, length)."""
+        return _profiles(self.labels, self.challenge.num_classes)
+
+    @cached_property
+    def truth_profiles(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """`profiles` of the truth; without one, of the labels."""
+        return self.profiles if self.truth is None else _profiles(self.truth, self.challenge.num_classes)
+
+    @cached_property
+    def inner_ids(self) -> list[int]:
+        """Training ids of the structures that are no ``SURROUNDINGS``; if none of these was found, of all."""
+        structures = self.challenge.structures
+        inner = [s.training for s in structures if s.group not in SURROUNDINGS]
+        return inner if self.profiles[0][inner].any() else [s.training for s in structures]
 
 
 def read_case(
@@ -39,30 +81,54 @@ def read_case(
     truth: str | Path | None = None,
     challenge: Challenge = MULTICLASS,
     numbering: str = "platform",
-) -> Reading:
+) -> ReportCase:
     """Read a scan, its label map and, if there is one, the ground truth.
 
-    ``numbering`` names the ids of ``labels``; the ground truth may also have those of the dataset release. Raises
-    InputError for unreadable files, unknown ids, an empty label map, or grids that differ.
+    Args:
+        image: The scan.
+        labels: The segmentation.
+        truth: The true segmentation; it may also have the ids of the dataset release.
+        challenge: What names the structures.
+        numbering: The ids in the label maps.
+
+    Raises:
+        InputError: A file cannot be read, has unknown ids or no structure, or the grids differ.
     """
     volume = read_volume(image)
-    found = _read_ids(labels, image, volume.geometry, challenge, numbering)
-    true = None if truth is None else _read_ids(truth, image, volume.geometry, challenge, numbering)
-    return Reading(Path(image).name, volume.array, found, volume.grid, challenge, numbering, true, volume.oriented)
+    found, true = (
+        None if path is None else _read_ids(path, image, volume.geometry, challenge, numbering)
+        for path in (labels, truth)
+    )
+    assert found is not None
+    return ReportCase(Path(image).name, volume.array, found, volume.grid, challenge, numbering, true, volume.oriented)
 
 
-def _read_ids(path: str | Path, image: str | Path, grid: Geometry, challenge: Challenge, numbering: str) -> np.ndarray:
+def span(profile: npt.NDArray[np.int64]) -> slice:
+    """From the first to the last plane with a voxel, by the number of voxels in each plane (there is at least one)."""
+    planes = np.flatnonzero(profile)
+    return slice(int(planes[0]), int(planes[-1]) + 1)
+
+
+def _profiles(labels: Labels, classes: int) -> tuple[npt.NDArray[np.int64], ...]:
+    _, height, width = labels.shape
+    along_z, along_y, along_x = (np.zeros((classes, length), np.int64) for length in labels.shape)
+    for z, plane in enumerate(labels):  # plane by plane, for numpy counts in 64-bit copies
+        y, x = np.nonzero(plane)
+        ids = plane[y, x].astype(np.int64)
+        along_y += np.bincount(ids * height + y, minlength=along_y.size).reshape(along_y.shape)
+        along_x += np.bincount(ids * width + x, minlength=along_x.size).reshape(along_x.shape)
+        along_z[:, z] = np.bincount(ids, minlength=classes)
+    return along_z, along_y, along_x
+
+
+def _read_ids(path: str | Path, image: str | Path, grid: Geometry, challenge: Challenge, numbering: str) -> Labels:
     labels, geometry = read_labels(path)
-    for what, value, expected in (
-        ("size", geometry.size, grid.size),
-        ("spacing", geometry.spacing, grid.spacing),
-        ("origin", geometry.origin, grid.origin),
-        ("direction", geometry.direction, grid.direction),
-    ):
+    for what in ("size", "spacing", "origin", "direction"):
+        value, expected = getattr(geometry, what), getattr(grid, what)
         if not np.allclose(value, expected, rtol=0, atol=_GRID_TOLERANCE):
-            raise InputError(f"{path}: found {what} {_plain(value)}, expected {_plain(expected)} as {image} has")
+            raise InputError(f"{path}: found {what} {_text(value)}, expected {_text(expected)} as {image} has")
     return as_training(labels, str(path), challenge.structures, numbering)
 
 
-def _plain(values: tuple[float, ...]) -> str:
+def _text(values: Sequence[float]) -> str:
     return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"

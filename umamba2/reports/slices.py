@@ -6,14 +6,20 @@ sagittal slices look to the left of the picture. All have one scale, in millimet
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from umamba2.reports.overview import VEIL_GROUPS
-from umamba2.reports.reading import Reading
-from umamba2.scans.orientation import Orientation, orientation
+from umamba2.reports import texts
+from umamba2.reports.reading import Labels, ReportCase, span
+from umamba2.scans.orientation import orientation
+from umamba2.scans.volumes import Triple
+
+Mask = npt.NDArray[np.bool_]
 
 _LONGEST = 720  # pixels along the longest side of what is shown
 _MARGIN = 15.0  # mm shown around the structures
@@ -25,8 +31,13 @@ _GREY = (1.0, 98.5)  # percentiles of intensity around the structures that becom
 
 @dataclass(frozen=True)
 class Plane:
-    """A family of slices: the axis of the upright array (S, P, L) that they cut, and the patient's sides at the top,
-    right, bottom and left of the picture."""
+    """A family of slices.
+
+    Attributes:
+        name: What readers call it.
+        axis: The axis of the upright array (S, P, L) that they cut.
+        marks: The patient's sides at the top, right, bottom and left of the picture.
+    """
 
     name: str
     axis: int
@@ -34,96 +45,91 @@ class Plane:
 
 
 PLANES = (
-    Plane("axial", 0, ("A", "L", "P", "R")),
-    Plane("coronal", 1, ("S", "L", "I", "R")),
-    Plane("sagittal", 2, ("S", "P", "I", "A")),
+    Plane(texts.AXIAL, 0, ("A", "L", "P", "R")),
+    Plane(texts.CORONAL, 1, ("S", "L", "I", "R")),
+    Plane(texts.SAGITTAL, 2, ("S", "P", "I", "A")),
 )
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice: ``base`` grey, ``overlay`` and ``truth`` (outlines of the ground truth, None without one) RGBA, all
-    of one size; ``place`` says where it lies, as in "z = 85"."""
+    """One slice; its pictures have one size.
+
+    Attributes:
+        plane: Its family.
+        place: Where it lies, as in "z = 85".
+        width_mm: How much of the patient it shows from left to right.
+        base: The intensities, grey.
+        overlay: The structures, RGBA.
+        truth: Outlines of the ground truth, RGBA; None without one.
+    """
 
     plane: Plane
     place: str
+    width_mm: float
     base: Image.Image
     overlay: Image.Image
     truth: Image.Image | None
 
 
-def cut_slices(reading: Reading, shown: tuple[float, ...] = _SHOWN) -> list[Slice]:
-    """Cut a case where its structures are: per plane one slice for each share in ``shown`` (0 to 1)."""
-    frame = orientation(reading.geometry)
-    whole = frame.upright(reading.labels)
-    labelled = whole > 0 if reading.truth is None else (whole > 0) | (frame.upright(reading.truth) > 0)
-    box = _around(labelled, frame)
-    image, labels = frame.upright(reading.image)[box], whole[box]
-    truth = None if reading.truth is None else frame.upright(reading.truth)[box]
-    palette = np.array([(0, 0, 0)] + [s.colour for s in reading.challenge.structures], np.uint8)
-    pixel = max(n * mm for n, mm in zip(image.shape, frame.spacing)) / _LONGEST
-    interesting = _interesting(reading)[labels]
-    black, white = _window(image, interesting)
+def cut_slices(case: ReportCase, shown: Sequence[float] = _SHOWN) -> list[Slice]:
+    """Cut a case where its structures are.
+
+    Args:
+        case: The case.
+        shown: For each slice of a plane, the share of the labelled voxels that lies before it (0 to 1).
+    """
+    upright, frame = case.upright, orientation(case.geometry)
+    spacing, shape = upright.geometry.zyx_spacing, upright.labels.shape
+    box = _around(upright, spacing)
+    palette = np.array([(0, 0, 0)] + [s.colour for s in case.challenge.structures], np.uint8)
+    lengths = [(side.stop - side.start) * mm for side, mm in zip(box, spacing)]
+    black, white = _window(upright)
     slices = []
     for plane in PLANES:
-        mass = np.count_nonzero(interesting, axis=tuple(axis for axis in range(3) if axis != plane.axis))
-        for index in _places(mass, shown):
-            size = _size(plane, image.shape, frame, pixel)
-            grey = (_cut(image, plane, index) - black) / (white - black)
+        width, height = (lengths[axis] for axis in (1 if plane.axis == 2 else 2, 1 if plane.axis == 0 else 0))
+        size = max(1, round(width / max(lengths) * _LONGEST)), max(1, round(height / max(lengths) * _LONGEST))
+        for index in _places(upright.profiles[plane.axis][upright.inner_ids].sum(axis=0), shown):
+            grey = (_cut(upright.image, plane, index, box) - black) / (white - black)
             base = Image.fromarray((255 * grey.clip(0, 1)).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
-            drawn = _enlarged(_cut(labels, plane, index), size)
+            drawn = _enlarged(_cut(upright.labels, plane, index, box), size)
             lines = None
-            if truth is not None:
-                lines = _outlined(_enlarged(_cut(truth, plane, index), size))
-            axis, number = frame.stored(plane.axis, box[plane.axis].start + index, whole.shape[plane.axis])
-            slices.append(Slice(plane, f"{axis} = {number}", base, _painted(drawn, palette), lines))
+            if upright.truth is not None:
+                lines = _outlined(_enlarged(_cut(upright.truth, plane, index, box), size))
+            axis, number = frame.stored(plane.axis, index, shape[plane.axis])
+            slices.append(Slice(plane, f"{axis} = {number}", width, base, _painted(drawn, palette), lines))
     return slices
 
 
-def _interesting(reading: Reading) -> np.ndarray:
-    """Which labels decide where to cut: all but bones and air spaces, unless there is nothing else."""
-    wanted = np.arange(reading.challenge.num_classes) > 0
-    large = [s.training for s in reading.challenge.structures if s.group in VEIL_GROUPS]
-    fine = wanted.copy()
-    fine[large] = False
-    counts = np.bincount(reading.labels.ravel(), minlength=len(wanted))
-    return fine if counts[fine].any() else wanted
-
-
-def _around(labelled: np.ndarray, frame: Orientation) -> tuple[slice, ...]:
+def _around(upright: ReportCase, spacing: Triple) -> tuple[slice, ...]:
     """The box that the pictures show: what is labelled and a margin."""
-    lines = [np.flatnonzero(labelled.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    margins = [round(_MARGIN / spacing) for spacing in frame.spacing]
-    return tuple(
-        slice(max(0, int(line[0]) - margin), int(line[-1]) + 1 + margin) for line, margin in zip(lines, margins)
-    )
+    box = []
+    for profile, truth, mm in zip(upright.profiles, upright.truth_profiles, spacing):
+        side, margin = span((profile + truth)[1:].sum(axis=0)), round(_MARGIN / mm)
+        box.append(slice(max(0, side.start - margin), min(profile.shape[1], side.stop + margin)))
+    return tuple(box)
 
 
-def _window(image: np.ndarray, interesting: np.ndarray) -> tuple[float, float]:
-    lines = [np.flatnonzero(interesting.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    inner = image[tuple(slice(line[0], line[-1] + 1, 2) for line in lines)]
+def _window(upright: ReportCase) -> tuple[float, float]:
+    """The intensities that become black and white."""
+    sides = [span(profile[upright.inner_ids].sum(axis=0)) for profile in upright.profiles]
+    inner = upright.image[tuple(slice(side.start, side.stop, 2) for side in sides)]
     black, white = (float(value) for value in np.percentile(inner, _GREY))
     return black, max(white, black + 1e-6)
 
 
-def _places(mass: np.ndarray, shown: tuple[float, ...]) -> list[int]:
+def _places(mass: npt.NDArray[np.int64], shown: Sequence[float]) -> list[int]:
     so_far = np.cumsum(mass) / mass.sum()
     return sorted({int(np.searchsorted(so_far, share)) for share in shown})
 
 
-def _cut(array: np.ndarray, plane: Plane, index: int) -> np.ndarray:
+def _cut(array: npt.NDArray[Any], plane: Plane, index: int, box: tuple[slice, ...]) -> npt.NDArray[Any]:
     """The slice as (down, right) of the picture."""
-    cut = array.take(index, axis=plane.axis)
+    cut = array[tuple(index if axis == plane.axis else side for axis, side in enumerate(box))]
     return cut if plane.axis == 0 else cut[::-1]  # S is at the top, but grows with the index
 
 
-def _size(plane: Plane, shape: tuple[int, ...], frame: Orientation, pixel: float) -> tuple[int, int]:
-    down, right = (axis for axis in range(3) if axis != plane.axis)
-    width, height = (max(1, round(shape[axis] * frame.spacing[axis] / pixel)) for axis in (right, down))
-    return width, height
-
-
-def _enlarged(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _enlarged(labels: Labels, size: tuple[int, int]) -> Labels:
     """A label slice at the size of the picture, each pixel with the label that has the largest share there."""
     best = np.full(size[::-1], 127, np.uint8)
     enlarged = np.zeros(size[::-1], np.uint8)
@@ -135,7 +141,7 @@ def _enlarged(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return enlarged
 
 
-def _edges(labels: np.ndarray) -> np.ndarray:
+def _edges(labels: Labels) -> Mask:
     """Where a label ends, a line two pixels wide on its own side."""
     edge = np.zeros(labels.shape, bool)
     for step in (1, 2):
@@ -143,16 +149,17 @@ def _edges(labels: np.ndarray) -> np.ndarray:
             here, there = np.swapaxes(labels, 0, axis), np.swapaxes(edge, 0, axis)
             there[step:] |= here[step:] != here[:-step]
             there[:-step] |= here[step:] != here[:-step]
-    return edge & (labels > 0)
+    edge &= labels > 0
+    return edge
 
 
-def _painted(labels: np.ndarray, palette: np.ndarray) -> Image.Image:
+def _painted(labels: Labels, palette: Labels) -> Image.Image:
     alpha = np.where(labels > 0, round(255 * _FILL), 0).astype(np.uint8)
     alpha[_edges(labels)] = 255
     return Image.fromarray(np.concatenate([palette[labels], alpha[..., None]], axis=2))
 
 
-def _outlined(labels: np.ndarray) -> Image.Image:
+def _outlined(labels: Labels) -> Image.Image:
     lines = np.zeros((*labels.shape, 4), np.uint8)
     rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
     dashes = (rows + columns) // _DASH % 2 == 0  # between them the outline of what was found shows

@@ -1,0 +1,101 @@
+"""What of the mouth lies in the field of view, so that nothing counts as missing that the scan cannot show.
+
+An average dental arch is laid through the teeth that were found. Where it puts the others says whether the scan shows
+their places. It stretches, turns and tilts with the teeth, less so where they are few (ridge regression towards the
+average), and its distance from each of them is handed on to its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from umamba2.anatomy.structures import FDI_TEETH, Structure
+from umamba2.reports.measures import Measure
+from umamba2.reports.reading import ReportCase
+from umamba2.scans.volumes import Triple
+
+Points = npt.NDArray[np.float64]
+
+# From the patient's right wisdom tooth to the left one.
+UPPER_ARCH = (*reversed(FDI_TEETH[:8]), *FDI_TEETH[8:16])
+LOWER_ARCH = (*reversed(FDI_TEETH[24:]), *FDI_TEETH[16:24])
+
+# Where teeth lie on an average arch, central incisor to wisdom tooth: mm to the side of the midline, and mm behind the
+# upper central incisors. From textbook mesiodistal widths, on arches 50 and 46 mm wide at the first molars.
+_UPPER = ((4.3, 0), (11, 2.5), (16.5, 7.5), (20, 14), (22.5, 20.5), (25, 29), (26.5, 38.5), (27.5, 47.5))
+_LOWER = ((2.6, 2), (7.8, 3.5), (12.8, 7), (17.3, 12.5), (20.5, 19), (23, 28), (25, 38.5), (27, 48.5))
+JAWS_APART = 15.0  # mm from the middle of the upper teeth down to that of the lower teeth, with the mouth closed
+# How far other pairs lie to the side of the midline, in mm.
+_LATERAL = {"inferior alveolar canal": 27.0, "maxillary sinus": 25.0, "mandibular incisive canal": 13.0}
+
+_STIFFNESS = (2.0 / 0.15) ** 2  # mm^2: teeth stray 2 mm from an arch, arches by 0.15 mm a mm from the average
+_STRAY = 5.0  # mm that a tooth may lie off the arch; beyond that it is no guide to its neighbours
+_REACH = (3.0, 3.0, 6.0)  # mm around the place of a tooth that the scan must show, to the left, the back and the top
+_OPENING = 10.0  # mm by which an open mouth may part the jaws
+
+
+def distance_of_partners(structure: Structure) -> float:
+    """How far apart a structure and its partner on the other side usually lie, in mm; 0 if that is not known."""
+    if structure.fdi is not None:
+        return 2 * abs(_average(structure.fdi)[0])
+    name = " ".join(word for word in structure.name.split() if word not in ("left", "right"))
+    return 2 * _LATERAL.get(name, 0.0)
+
+
+def teeth_in_field(case: ReportCase, measures: list[Measure]) -> set[int]:
+    """FDI numbers of the teeth whose places the scan shows, found or not.
+
+    Where the orientation is not known, these are the teeth between found ones of the same jaw.
+    """
+    centres = {m.structure.fdi: m.centre for m in measures if m.structure.fdi and m.centre}
+    upper, lower = ([fdi for fdi in arch if fdi in centres] for arch in (UPPER_ARCH, LOWER_ARCH))
+    shown = {*upper, *lower}
+    for arch, found, opposite in ((UPPER_ARCH, upper, lower), (LOWER_ARCH, lower, upper)):
+        guides = found or opposite
+        if case.oriented and guides:
+            places = _places(arch, guides, np.array([centres[fdi] for fdi in guides]))
+            reach = np.add(_REACH, (0, 0, 0 if found else _OPENING))
+            shown.update(fdi for fdi, place in zip(arch, places) if _shows(case.upright, place, reach))
+        elif found:
+            shown.update(arch[arch.index(found[0]) : arch.index(found[-1])])
+    return shown
+
+
+def _average(fdi: int) -> Triple:
+    """Where a tooth lies on the average arch: mm to the left, the back and the top."""
+    quadrant, position = divmod(fdi, 10)
+    lateral, depth = (_UPPER if quadrant < 3 else _LOWER)[position - 1]
+    return (lateral if quadrant in (2, 3) else -lateral), depth, 0.0 if quadrant < 3 else -JAWS_APART
+
+
+def _along(teeth: Sequence[int]) -> list[int]:
+    """The order of teeth along the arch, from -8 at the right wisdom tooth to 8 at the left one."""
+    return [fdi % 10 if fdi // 10 in (2, 3) else -(fdi % 10) for fdi in teeth]
+
+
+def _places(wanted: Sequence[int], guides: Sequence[int], centres: Points) -> Points:
+    """Where teeth should lie, (n, 3) in patient mm, given the centres of others, the guides, both in order."""
+    average, goal = (np.array([_average(fdi) for fdi in teeth]) for teeth in (guides, wanted))
+    middle, moved = average[:, :2].mean(axis=0), centres - average
+    shift, spread = moved.mean(axis=0), average[:, :2] - middle
+    slope = np.linalg.solve(spread.T @ spread + _STIFFNESS * np.eye(2), spread.T @ (moved - shift))
+    astray = (moved - shift - spread @ slope).clip(-_STRAY, _STRAY)
+    handed_on = [np.interp(_along(wanted), _along(guides), astray[:, axis]) for axis in range(3)]
+    places: Points = goal + shift + (goal[:, :2] - middle) @ slope + np.stack(handed_on, axis=1)
+    return places
+
+
+def _shows(upright: ReportCase, place: Points, reach: Points) -> bool:
+    """Whether a box around a place in patient mm lies in the scan, and for the most part not in its padding."""
+    geometry = upright.geometry
+    corners = place + reach * list(product((-1, 1), repeat=3)) - geometry.origin
+    indices = np.linalg.solve(np.reshape(geometry.direction, (3, 3)), corners.T)[::-1].T / geometry.zyx_spacing
+    low, high = indices.min(axis=0).round().astype(int), indices.max(axis=0).round().astype(int) + 1
+    if (low < 0).any() or (high > geometry.shape).any():
+        return False
+    box = upright.image[tuple(slice(*ends) for ends in zip(low, high))]
+    return bool(box.min() < np.median(box) < box.max())
