@@ -13,7 +13,14 @@ from statistics import median
 
 from umamba2.anatomy.structures import REFERENCE_VOXEL_MM3
 from umamba2.reports import texts
-from umamba2.reports.field import JAWS_APART, LOWER_ARCH, UPPER_ARCH, distance_of_partners, teeth_in_field
+from umamba2.reports.field import (
+    JAWS_APART,
+    LOWER_ARCH,
+    UPPER_ARCH,
+    distance_of_partners,
+    shows_both_sides,
+    teeth_in_field,
+)
 from umamba2.reports.measures import Measure
 from umamba2.reports.reading import ReportCase
 
@@ -31,6 +38,7 @@ LARGEST = {
 
 _MARGIN = 3.0  # mm that a structure without a partner may lie beyond the midline
 _APART = 0.5  # share of the usual distance from which on two structures are on two sides, or in two jaws
+_MOST_TEETH = 7  # of the 14 in a jaw, from which on a list of missing teeth says less than that there are none
 _WHOLE_MOUTH = 50.0  # mm along each axis from which on a scan should show some tooth
 
 
@@ -50,7 +58,7 @@ def check(case: ReportCase, measures: list[Measure]) -> list[Remark]:
         return [Remark(NOTE, texts.MANY_TEETH_AT_ONCE), *_only_one_has(case, measures)]
     remarks: list[Remark] = []
     if case.oriented:
-        remarks += _sides(found) + _upper_lower(found)
+        remarks += _sides(case, found) + _upper_lower(found)
     else:
         remarks.append(Remark(NOTE, texts.NO_ORIENTATION))
     if any(s.fdi for s in structures):
@@ -76,7 +84,7 @@ def _missing_teeth(case: ReportCase, measures: list[Measure]) -> list[Remark]:
         teeth = [fdi for fdi in missing if fdi in arch]
         wisdom = [fdi for fdi in teeth if fdi % 10 == 8]  # often never there, so no reason to worry
         others = [fdi for fdi in teeth if fdi % 10 != 8]
-        if len(others) == len(arch) - 2:
+        if len(others) >= _MOST_TEETH and not any(m.structure.fdi in arch for m in measures if m.voxels):
             remarks.append(Remark(WARNING, texts.NO_TOOTH_IN_JAW[jaw]))
             continue
         if others:
@@ -104,18 +112,20 @@ def _volumes(found: list[Measure]) -> list[Remark]:
     return remarks
 
 
-def _sides(found: list[Measure]) -> list[Remark]:
+def _sides(case: ReportCase, found: list[Measure]) -> list[Remark]:
     by_name = {m.structure.name: m for m in found}
     lefts = [m for m in found if _side(m) == "left" and m.structure.partner in by_name]
     pairs = [(left, by_name[left.structure.partner or ""]) for left in lefts]
     pairs = [p for p in pairs if abs(_from_to(p, 0)) >= _APART * distance_of_partners(p[0].structure)]
+    middle = median((_centre(left, 0) + _centre(right, 0)) / 2 for left, right in pairs) if pairs else inf
+    if not shows_both_sides(case, middle):
+        return []
     swapped = [pair for pair in pairs if _from_to(pair, 0) < 0]
     if 1 < len(swapped) == len(pairs):
         return [Remark(WARNING, texts.MIRRORED)]
     remarks = [Remark(WARNING, texts.SIDES_SWAPPED.format(*map(_label, pair))) for pair in swapped]
     if len(pairs) < 2:
         return remarks
-    middle = median((_centre(left, 0) + _centre(right, 0)) / 2 for left, right in pairs)
     alone = [m for m in found if _side(m) and not any(m in pair for pair in pairs)]
     astray = [m for m in alone if (_centre(m, 0) - middle) * (1 if _side(m) == "right" else -1) > _MARGIN]
     return remarks + [Remark(WARNING, texts.WRONG_SIDE[_side(m)].format(_label(m))) for m in astray]

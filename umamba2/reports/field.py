@@ -16,6 +16,7 @@ import numpy.typing as npt
 from umamba2.anatomy.structures import FDI_TEETH, Structure
 from umamba2.reports.measures import Measure
 from umamba2.reports.reading import ReportCase
+from umamba2.scans.orientation import to_patient
 from umamba2.scans.volumes import Triple
 
 Points = npt.NDArray[np.float64]
@@ -32,8 +33,10 @@ JAWS_APART = 15.0  # mm from the middle of the upper teeth down to that of the l
 # How far other pairs lie to the side of the midline, in mm.
 _LATERAL = {"inferior alveolar canal": 27.0, "maxillary sinus": 25.0, "mandibular incisive canal": 13.0}
 
+_BESIDE = 10.0  # mm beside the midline from which on a scan shows a side
 _STIFFNESS = (2.0 / 0.15) ** 2  # mm^2: teeth stray 2 mm from an arch, arches by 0.15 mm a mm from the average
 _STRAY = 5.0  # mm that a tooth may lie off the arch; beyond that it is no guide to its neighbours
+_ASTRAY = 25.0  # mm; what lies farther from where the other teeth put it is a stray piece of another structure
 _REACH = (3.0, 3.0, 6.0)  # mm around the place of a tooth that the scan must show, to the left, the back and the top
 _OPENING = 10.0  # mm by which an open mouth may part the jaws
 
@@ -46,6 +49,12 @@ def distance_of_partners(structure: Structure) -> float:
     return 2 * _LATERAL.get(name, 0.0)
 
 
+def shows_both_sides(case: ReportCase, midline: float) -> bool:
+    """Whether a scan reaches well beyond the midline, given in patient mm to the left, on both sides."""
+    corners = to_patient(case.geometry, np.array(list(product(*((0, length - 1) for length in case.geometry.shape)))))
+    return bool(corners[:, 0].min() + _BESIDE <= midline <= corners[:, 0].max() - _BESIDE)
+
+
 def teeth_in_field(case: ReportCase, measures: list[Measure]) -> set[int]:
     """FDI numbers of the teeth whose places the scan shows, found or not.
 
@@ -54,12 +63,12 @@ def teeth_in_field(case: ReportCase, measures: list[Measure]) -> set[int]:
     centres = {m.structure.fdi: m.centre for m in measures if m.structure.fdi and m.centre}
     upper, lower = ([fdi for fdi in arch if fdi in centres] for arch in (UPPER_ARCH, LOWER_ARCH))
     shown = {*upper, *lower}
-    for arch, found, opposite in ((UPPER_ARCH, upper, lower), (LOWER_ARCH, lower, upper)):
+    for arch, found, opposite, away in ((UPPER_ARCH, upper, lower, 1), (LOWER_ARCH, lower, upper, -1)):
         guides = found or opposite
         if case.oriented and guides:
-            places = _places(arch, guides, np.array([centres[fdi] for fdi in guides]))
-            reach = np.add(_REACH, (0, 0, 0 if found else _OPENING))
-            shown.update(fdi for fdi, place in zip(arch, places) if _shows(case.upright, place, reach))
+            opening = np.array([0, 0, 0 if found else _OPENING / 2])
+            places = _places(arch, guides, np.array([centres[fdi] for fdi in guides])) + away * opening
+            shown.update(fdi for fdi, place in zip(arch, places) if _shows(case.upright, place, _REACH + opening))
         elif found:
             shown.update(arch[arch.index(found[0]) : arch.index(found[-1])])
     return shown
@@ -80,8 +89,11 @@ def _along(teeth: Sequence[int]) -> list[int]:
 def _places(wanted: Sequence[int], guides: Sequence[int], centres: Points) -> Points:
     """Where teeth should lie, (n, 3) in patient mm, given the centres of others, the guides, both in order."""
     average, goal = (np.array([_average(fdi) for fdi in teeth]) for teeth in (guides, wanted))
-    middle, moved = average[:, :2].mean(axis=0), centres - average
-    shift, spread = moved.mean(axis=0), average[:, :2] - middle
+    moved = centres - average
+    sound = np.linalg.norm(moved - np.median(moved, axis=0), axis=1) < _ASTRAY
+    average, moved, guides = average[sound], moved[sound], np.array(guides)[sound].tolist()
+    middle, shift = average[:, :2].mean(axis=0), moved.mean(axis=0)
+    spread = average[:, :2] - middle
     slope = np.linalg.solve(spread.T @ spread + _STIFFNESS * np.eye(2), spread.T @ (moved - shift))
     astray = (moved - shift - spread @ slope).clip(-_STRAY, _STRAY)
     handed_on = [np.interp(_along(wanted), _along(guides), astray[:, axis]) for axis in range(3)]
