@@ -36,7 +36,7 @@ MOST_LINES, MOST_LOOSE = 450, 10
 
 # What breaks the rules still. These sets only shrink; at the end they are gone.
 UPWARDS: set[str] = set()
-CIRCLES = {"umamba2.reports.checks -> umamba2.reports.statistics"}
+CIRCLES: set[str] = set()
 TALKING = {"umamba2.engine.harmonise"}
 LONG: set[str] = set()
 UNTESTED = {"challenges"}

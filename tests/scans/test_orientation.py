@@ -96,3 +96,36 @@ def test_tilt_is_the_largest_lean(axis):
 def test_codes_that_are_none(wanted):
     with pytest.raises(InputError, match=f"orientation: found '{wanted}', expected"):
         turned(np.zeros((3, 5, 4)), geometry_of("LPS"), wanted)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_upright_arrays_grow_to_the_top_the_back_and_the_left(seed):
+    rng = np.random.default_rng(seed)
+    matrix = np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], 3)
+    turn = np.linalg.qr(np.eye(3) + 0.1 * rng.normal(size=(3, 3)))[0]
+    turn *= np.sign(np.diag(turn))
+    geometry = Geometry((4, 5, 6), (0.3, 0.4, 0.5), (1.0, 2.0, 3.0), tuple((turn @ matrix).ravel()))
+    points = to_patient(geometry, np.stack(np.meshgrid(*map(np.arange, (6, 5, 4)), indexing="ij"), -1).reshape(-1, 3))
+    frame = orientation(geometry)
+    for axis, coordinate in enumerate((2, 1, 0)):
+        upright = frame.upright(points[:, coordinate].reshape(6, 5, 4))
+        steps = np.diff(upright, axis=axis)
+        assert (steps > 0).all()
+        np.testing.assert_allclose(steps.mean() / np.cos(np.radians(frame.tilt)), frame.spacing[axis], rtol=0.2)
+        name, index = frame.stored(axis, 1, upright.shape[axis])
+        stored_axis = "zyx".index(name)
+        assert stored_axis == frame.axes[axis]
+        marker = np.zeros((6, 5, 4))
+        marker.swapaxes(0, stored_axis)[index] = 1
+        assert (frame.upright(marker).swapaxes(0, axis)[1] == 1).all()
+    assert 0 < frame.tilt < 30
+
+
+def test_patient_coordinates_are_simpleitks():
+    image = sitk.Image(OBLIQUE.size, sitk.sitkUInt8)
+    image.SetSpacing(OBLIQUE.spacing)
+    image.SetOrigin(OBLIQUE.origin)
+    image.SetDirection(OBLIQUE.direction)
+    indices = np.array([(0, 0, 0), (1, 2, 3), (6, 10, 12)])
+    expected = [image.TransformIndexToPhysicalPoint([int(i) for i in index[::-1]]) for index in indices]
+    np.testing.assert_allclose(to_patient(OBLIQUE, indices), expected)

@@ -100,8 +100,9 @@ def ids_in(labels: npt.NDArray[Any]) -> list[int]:
     """The ids in a label map of integers, ascending, without 0."""
     if labels.size == 0 or labels.min() < 0 or labels.max() > 255:
         present = np.unique(labels)
-    else:  # several times faster
-        present = np.flatnonzero(np.bincount(labels.astype(np.uint8, copy=False).ravel()))
+    else:  # several times faster; plane by plane, for numpy counts in 64-bit copies
+        planes = (plane.astype(np.uint8, copy=False) for plane in labels.reshape(len(labels), -1))
+        present = np.flatnonzero(sum(np.bincount(plane, minlength=256) for plane in planes))
     return [int(number) for number in present if number]
 
 

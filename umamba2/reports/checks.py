@@ -27,8 +27,10 @@ from umamba2.reports.reading import ReportCase
 WARNING, NOTE = "warning", "note"
 
 # Volumes in mm^3 that no healthy structure reaches, with a generous margin: large teeth of the anatomical literature
-# times about two. Teeth by their position in the quadrant, central incisor to wisdom tooth.
+# times about two. Teeth by their position in the quadrant, central incisor to wisdom tooth; a usual one of the smaller
+# jaw is about three times the smallest.
 LARGEST_TOOTH = (1300, 1100, 1700, 1300, 1300, 2500, 2500, 2500)
+SMALLEST_TOOTH = (75, 90, 150, 140, 140, 350, 350, 200)
 LARGEST = {
     "lower jawbone": 160_000, "upper jawbone": 250_000, "left inferior alveolar canal": 3000,
     "right inferior alveolar canal": 3000, "left maxillary sinus": 50_000, "right maxillary sinus": 50_000,
@@ -97,8 +99,11 @@ def _missing_teeth(case: ReportCase, measures: list[Measure]) -> list[Remark]:
 def _volumes(found: list[Measure]) -> list[Remark]:
     remarks, cut = [], []
     for m in found:
-        number, smallest = m.structure.fdi, (m.structure.min_voxels or 0) * REFERENCE_VOXEL_MM3
-        largest = LARGEST.get(m.structure.name, inf) if number is None else LARGEST_TOOTH[number % 10 - 1]
+        number = m.structure.fdi
+        smallest = (m.structure.min_voxels or 0) * REFERENCE_VOXEL_MM3
+        largest: float = LARGEST.get(m.structure.name, inf)
+        if number is not None:
+            smallest, largest = SMALLEST_TOOTH[number % 10 - 1], LARGEST_TOOTH[number % 10 - 1]
         name, volume = _label(m), texts.volume(m.volume)
         name = name[0].upper() + name[1:]
         if m.volume > largest:

@@ -17,7 +17,7 @@ from umamba2.anatomy.structures import FDI_TEETH, Structure
 from umamba2.reports.measures import Measure
 from umamba2.reports.reading import ReportCase
 from umamba2.scans.orientation import to_patient
-from umamba2.scans.volumes import Triple
+from umamba2.scans.geometry import Triple
 
 Points = npt.NDArray[np.float64]
 
@@ -90,7 +90,8 @@ def _places(wanted: Sequence[int], guides: Sequence[int], centres: Points) -> Po
     """Where teeth should lie, (n, 3) in patient mm, given the centres of others, the guides, both in order."""
     average, goal = (np.array([_average(fdi) for fdi in teeth]) for teeth in (guides, wanted))
     moved = centres - average
-    sound = np.linalg.norm(moved - np.median(moved, axis=0), axis=1) < _ASTRAY
+    apart = np.linalg.norm(moved[:, None] - moved, axis=2)
+    sound = apart[apart.sum(axis=1).argmin()] < _ASTRAY
     average, moved, guides = average[sound], moved[sound], np.array(guides)[sound].tolist()
     middle, shift = average[:, :2].mean(axis=0), moved.mean(axis=0)
     spread = average[:, :2] - middle

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from challenge_names import MULTICLASS
+from PIL import Image
+from report_cases import SHAPE, Page, grid
+from stand_in import DIRECTION, OBLIQUE, scan, write_image
+from test_cli import predict  # noqa: F401  a fixture
+
+from umamba2 import cli
+from umamba2.anatomy.numberings import from_training, to_training
+from umamba2.anatomy.structures import ANATOMY
+from umamba2.reports.reading import read_case
+
+
+def test_report_from_files(tmp_path, capsys, phantom):
+    geometry = grid(phantom.labels.shape, phantom.spacing[::-1], DIRECTION)
+    image = write_image(tmp_path / "a.mha", phantom.image, geometry)
+    truth = write_image(tmp_path / "truth.mha", phantom.labels, geometry)
+    public = from_training(ANATOMY, "public")[to_training(ANATOMY, "dataset")[phantom.labels]]
+    labels = write_image(tmp_path / "a.nii.gz", public, geometry)
+    out = tmp_path / "new/report.html"
+    files = ["-i", str(image), "-s", str(labels), "-o", str(out)]
+    assert cli.main(["report", *files, "-g", str(truth), "--label-map", "public"]) == 0
+    assert capsys.readouterr().out.startswith(str(out))
+    page = out.read_text()
+    assert "marks name the nearest" in page
+    assert page.count("<td>1.000</td><td>0.00</td>") == len(Page(page).rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"spacing": (1.0, 1.0, 1.1)}, "found spacing (1, 1, 1.1), expected (1, 1, 1) as"),
+        ({"size": (60, 40, 39)}, "found size (60, 40, 39), expected (60, 40, 40) as"),
+        ({"origin": (0.0, 7.0, 11.0)}, "found origin (0, 7, 11), expected (-5, 7, 11) as"),
+        ({"direction": (-1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)}, "found direction (-1, 0, 0, 0, 1, 0, 0, 0, 1), expected"),
+    ],
+)
+def test_grids_that_differ(tmp_path, change, says, capsys):
+    image = write_image(tmp_path / "a.mha", np.zeros(SHAPE, np.int16), grid(SHAPE))
+    other = replace(grid(SHAPE), **change)
+    labels = write_image(tmp_path / "b.mha", np.ones(other.size[::-1], np.uint8), other)
+    assert cli.main(["report", "-i", str(image), "-s", str(labels), "-o", str(tmp_path / "r.html")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {labels}: {says}")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_bad_numberings_and_places_cost_one_line(tmp_path, capsys):
+    image = write_image(tmp_path / "a.mha", np.zeros(SHAPE, np.int16), grid(SHAPE))
+    for value, place, says in ((0, "r.html", "found no structure"), (200, "r.html", "found unknown ids 200"),
+                               (1, "a.mha/r.html", "could not be written")):  # fmt: skip
+        labels = write_image(tmp_path / "b.mha", np.full(SHAPE, value, np.uint8), grid(SHAPE))
+        assert cli.main(["report", "-i", str(image), "-s", str(labels), "-o", str(tmp_path / place)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert says in line
+
+
+def test_tiff_states_no_orientation(tmp_path):
+    image = write_image(tmp_path / "a.tif", np.zeros(SHAPE, np.int16), None)
+    labels = write_image(tmp_path / "b.tif", np.ones(SHAPE, np.uint8), None)
+    assert not read_case(image, labels).oriented
+
+
+def test_predict_leaves_its_results_beside_the_segmentation(predict, tmp_path):  # noqa: F811
+    write_image(tmp_path / "in/a.mha", scan((1, 2), (16, 4)))
+    write_image(tmp_path / "in/b.mha", scan())
+    options = ["--challenge", MULTICLASS, "--no-postprocess", "--preview", "--statistics", "--report"]
+    code, errors = predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options)
+    assert code == 0  # nothing was found in b, which is no failure
+    b = tmp_path / "out/b.mha"
+    assert errors == [f"warning: {b}: found no structure (every voxel is 0), expected at least one"]
+    names = ["a.mha", "a.preview.png", "a.report.html", "a.statistics.json", "b.mha", "run.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    statistics = json.loads((tmp_path / "out/a.statistics.json").read_text())
+    voxel = np.prod(OBLIQUE.spacing)
+    assert [(s["id"], s["fdi"], s["name"], s["voxels"]) for s in statistics["structures"]] == [
+        (1, None, "lower jawbone", 21), (16, 16, "upper right first molar", 21),
+    ]  # fmt: skip
+    assert [s["volume_mm3"] for s in statistics["structures"]] == [round(21 * voxel, 4)] * 2
+    assert statistics["remarks"]
+    assert Image.open(tmp_path / "out/a.preview.png").size[0] == 1500
+    assert Page((tmp_path / "out/a.report.html").read_text()).rows == [16, 1]
+
+
+def test_what_lies_beside_is_of_one_scan_and_of_now(predict, tmp_path):  # noqa: F811
+    image = write_image(tmp_path / "in/a.mha", scan((1, 2), (16, 4)))
+    other = write_image(tmp_path / "in/a.nii.gz", scan((2, 2)))
+    options = ["--challenge", MULTICLASS, "--no-postprocess", "--statistics"]
+    code, (warning,) = predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options)
+    statistics = tmp_path / "out/a.statistics.json"
+    assert code == 0  # the segmentations are there
+    assert warning == f"warning: {other}: found {statistics} taken by {image}, expected an output of its own"
+    assert json.loads(statistics.read_text())["case"] == "a.mha"
+    names = {"a.mha", "a.nii.gz", "a.statistics.json", "run.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    other.unlink()
+    assert predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options) == (0, [])
+    write_image(image, scan())
+    code, (warning,) = predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options)
+    assert "found no structure" in warning
+    assert not statistics.exists()
+
+
+def test_a_report_never_overwrites_what_it_is_about(tmp_path, capsys):
+    files = [
+        write_image(tmp_path / name, np.ones(SHAPE, np.uint8), grid(SHAPE)) for name in ("a.mha", "b.mha", "c.mha")
+    ]
+    before = [path.read_bytes() for path in files]
+    options = [text for pair in zip(("-i", "-s", "-g"), map(str, files)) for text in pair]
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    for path in [*files, tmp_path / "link/b.mha"]:
+        assert cli.main(["report", *options, "-o", str(path)]) == 1
+        line = f"error: {files[0]}: found an input as its output ({path}), expected another place\n"
+        assert capsys.readouterr().err == line
+    assert [path.read_bytes() for path in files] == before
+    for place in (tmp_path, "."):
+        assert cli.main(["report", *options, "-o", str(place)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {place}: ")
+
+
+def test_predict_without_a_challenge_has_no_names_for_a_report(predict, tmp_path):  # noqa: F811
+    image = write_image(tmp_path / "a.mha", scan((1, 2)))
+    code, (error,) = predict(MULTICLASS, image, tmp_path / "out", "--report")
+    assert code == 1
+    assert error.startswith("error: --preview, --statistics, --report: found no challenge")
+
+
+def test_the_command_line_and_the_container_stay_light():
+    def loaded(code):
+        command = [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"]
+        root = Path(cli.__file__).parents[1]
+        return set(subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.split())
+
+    assert not loaded("import umamba2.cli; umamba2.cli._parser([])") & {"PIL", "scipy", "torch", "SimpleITK", "trimesh"}
+    container = loaded("import inference, umamba2.jobs.container, umamba2.challenges, umamba2.serving")
+    assert not {name for name in container if name.startswith(("umamba2.reports", "umamba2.exports", "PIL"))}
