@@ -16,8 +16,8 @@ import numpy.typing as npt
 from umamba2.anatomy.structures import FDI_TEETH, Structure
 from umamba2.reports.measures import Measure
 from umamba2.reports.reading import ReportCase
-from umamba2.scans.orientation import to_patient
 from umamba2.scans.geometry import Triple
+from umamba2.scans.orientation import to_patient
 
 Points = npt.NDArray[np.float64]
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from umamba2.anatomy.structures import Structure
 from umamba2.reports.reading import Labels, ReportCase
-from umamba2.scans.orientation import to_patient
 from umamba2.scans.geometry import Triple
+from umamba2.scans.orientation import to_patient
 
 
 @dataclass(frozen=True)

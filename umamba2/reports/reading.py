@@ -14,8 +14,8 @@ import numpy.typing as npt
 from umamba2.anatomy.numberings import as_training
 from umamba2.challenges import MULTICLASS, Challenge
 from umamba2.errors import InputError
-from umamba2.scans.orientation import UPRIGHT, turned
 from umamba2.scans.geometry import Geometry
+from umamba2.scans.orientation import UPRIGHT, turned
 from umamba2.scans.volumes import read_labels, read_volume
 
 Labels = npt.NDArray[np.uint8]

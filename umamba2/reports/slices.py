@@ -16,8 +16,8 @@ from PIL import Image
 
 from umamba2.reports import texts
 from umamba2.reports.reading import Labels, ReportCase, span
-from umamba2.scans.orientation import orientation
 from umamba2.scans.geometry import Triple
+from umamba2.scans.orientation import orientation
 
 Mask = npt.NDArray[np.bool_]
 
