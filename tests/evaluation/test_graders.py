@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,9 +17,12 @@ import SimpleITK as sitk
 
 from umamba2 import InputError
 from umamba2.cli import main
-from umamba2.evaluation import evaluate_interactive, evaluate_multiclass, evaluate_stsr
+from umamba2.evaluation import evaluate
 from umamba2.evaluation.toothfairy3 import summary
 
+evaluate_multiclass = partial(evaluate, "toothfairy3-multiclass")
+evaluate_interactive = partial(evaluate, "toothfairy3-interactive")
+evaluate_stsr = partial(evaluate, "stsr")
 SHAPE = (6, 8, 10)
 DIAGONAL = float(np.sqrt(36 + 64 + 100))
 
@@ -93,6 +97,60 @@ def test_label_maps(folders):
     assert evaluate_multiclass(predictions, truths, "training")["aggregates"]["Dice Average"]["mean"] == 1
     with pytest.raises(InputError, match="numbering: found 'fdi', expected one of platform, public, training"):
         evaluate_multiclass(predictions, truths, "fdi")
+
+
+def test_ids_outside_the_numbering_are_listed_with_the_one_that_fits(folders):
+    predictions, truths = folders
+    write(truths / "A.mha", volume(a1=(0, 0, 0), a28=(2, 2, 2), a50=(4, 4, 4)))
+    write(predictions / "A.mha", volume(a1=(0, 0, 0), a26=(2, 2, 2), a46=(4, 4, 4)))
+    assert evaluate_multiclass(predictions, truths)["problems"] == []  # 26 and 46 are teeth in both numberings
+    write(predictions / "A.mha", volume(a1=(0, 0, 0), a29=(2, 2, 2), a46=(4, 4, 4)))
+    (problem,) = evaluate_multiclass(predictions, truths)["problems"]
+    expected = "expected ids of the platform numbering (all ids fit the training numbering)"
+    assert problem == f"{predictions / 'A.mha'}: found unknown ids 29, {expected}"
+    write(predictions / "A.mha", volume(dtype=np.int16, a1=(0, 0, 0), a256=(2, 2, 2), a257=(4, 4, 4)))
+    report = evaluate_multiclass(predictions, truths)
+    assert report["problems"] == [
+        f"{predictions / 'A.mha'}: found unknown ids 256, 257, expected ids of the platform numbering"
+    ]
+    assert report["per_class"][0]["Dice"] == 1  # 257 has not become 1
+    write(truths / "A.mha", volume(a1=(0, 0, 0), a49=(2, 2, 2)))
+    write(predictions / "A.mha", volume(a1=(0, 0, 0)))
+    (problem,) = evaluate_multiclass(predictions, truths)["problems"]
+    assert problem == f"{truths / 'A.mha'}: found unknown ids 49, expected ids of the platform numbering"
+    write(predictions / "A.mha", volume(a1=(0, 0, 0), a103=(2, 2, 2)))  # no id of the grader's, so no canal
+    report = evaluate_multiclass(predictions, truths)
+    assert "found unknown ids 103," in report["problems"][1]
+    assert report["aggregates"]["Dice Average"]["mean"] == 1
+
+
+def test_the_typing_errors_of_the_release_are_the_teeth_that_they_mean(folders):
+    predictions, truths = folders
+    write(truths / "S_0048.mha", volume(a60=(0, 0, 0), a160=(4, 4, 4)))
+    write(predictions / "S_0048.mha", volume(a38=(0, 0, 0), a50=(4, 4, 4)))
+    report = evaluate_multiclass(predictions, truths)
+    assert report["aggregates"]["Dice Average"]["mean"] == 1
+    assert report["problems"] == []
+    assert [row["id"] for row in report["per_class"] if row["count"]] == [38, 50]
+
+
+@pytest.mark.parametrize("challenge", [evaluate_multiclass, evaluate_stsr])
+def test_a_mirrored_grid_is_named(folders, challenge):
+    predictions, truths = folders
+    write(truths / "a_01_Mask.mha", volume(a1=(0, 0, 0)))
+    image = sitk.GetImageFromArray(volume(a1=(0, 0, 0)))
+    image.SetSpacing((0.3, 0.3, 0.3))
+    image.SetOrigin((3, 0, 2))  # as it would be for the same place
+    for direction, says in (
+        ((-1, 0, 0, 0, 1, 0, 0, 0, 1), "found a grid that is mirrored along x (direction (-1.0, "),
+        ((-1, 0, 0, 0, 1, 0, 0, 0, -1), "found a grid that is mirrored along x and z (direction (-1.0, "),
+        ((0, 1, 0, 1, 0, 0, 0, 0, 1), "found direction (0.0, 1.0, "),
+    ):
+        image.SetDirection(direction)
+        sitk.WriteImage(image, str(predictions / "a_01_Mask.mha"))
+        (problem,) = challenge(predictions, truths)["problems"]
+        assert says in problem
+        assert problem.endswith("compared voxel by voxel all the same")
 
 
 def test_results_json_says_which_file_belongs_to_which(tmp_path):
@@ -376,6 +434,47 @@ def test_stsr_pools_instances_over_cases(folders):
     assert report["problems"] == []
 
 
+def test_stsr_measures_in_millimetres_along_each_axis(folders):
+    surface_distance = pytest.importorskip("surface_distance")
+    predictions, truths = folders
+    truth, found = np.zeros((2, 12, 14, 16), bool)
+    truth[2:7, 3:9, 4:10] = found[4:9, 4:10, 7:13] = True  # thick slices: most of the surface is over 2 mm off
+    write(truths / "a_01_Mask.nii.gz", truth.astype(np.uint8), (0.2, 0.7, 1.5))
+    write(predictions / "a_01_Mask.nii.gz", found.astype(np.uint8), (0.2, 0.7, 1.5))
+
+    def official(spacing):
+        distances = surface_distance.compute_surface_distances(truth, found, spacing)
+        return surface_distance.compute_surface_dice_at_tolerance(distances, 2.0)
+
+    assert abs(official((1.5, 0.7, 0.2)) - official((0.2, 0.7, 1.5))) > 0.05
+    report = evaluate_stsr(predictions, truths)
+    assert report["NSD_Image"] == report["NSD_Instance"] == pytest.approx(official((1.5, 0.7, 0.2)))
+
+
+def test_stsr_a_label_that_overlaps_by_half_is_identified(folders):
+    predictions, truths = folders
+    half = volume(a3=(2, 2, 2))
+    half[3] = 0
+    write(truths / "a_01_Mask.nii.gz", volume(a3=(2, 2, 2)))
+    write(predictions / "a_01_Mask.nii.gz", half)
+    report = evaluate_stsr(predictions, truths)
+    assert (report["IoU_Instance"], report["IA"]) == (0.5, 1)
+    half[2, 2, 2] = 0
+    write(predictions / "a_01_Mask.nii.gz", half)
+    assert evaluate_stsr(predictions, truths)["IA"] == 0
+
+
+def test_stsr_ids_that_are_no_class_are_listed(folders):
+    predictions, truths = folders
+    write(truths / "a_01_Mask.nii.gz", volume(a12=(2, 2, 2)))
+    write(predictions / "a_01_Mask.nii.gz", volume(a12=(2, 2, 2), a13=(4, 4, 4)))
+    report = evaluate_stsr(predictions, truths)
+    assert report["IA"] == 0.5
+    assert report["per_class"][0]["name"] == "wisdom tooth"
+    path = predictions / "a_01_Mask.nii.gz"
+    assert report["problems"] == [f"{path}: found unknown ids 13, expected ids of the platform numbering"]
+
+
 def test_stsr_missing_and_unreadable_predictions(folders):
     predictions, truths = folders
     for case in ("01", "02", "03"):
@@ -452,7 +551,7 @@ def test_stsr_stray_ids_cost_no_memory_and_no_time(folders):
     write(predictions / "a_01_Mask.mha", scan)
     report = evaluate_stsr(predictions, truths)
     assert report["IA"] == report["Dice_Instance"] == 0
-    assert report["problems"][0].endswith("found the value 0.5, expected whole numbers; scored as it is")
+    assert report["problems"][1].endswith("found the value 0.5, expected whole numbers; scored as it is")
 
 
 def test_stsr_ambiguous_or_nameless_files(folders):
@@ -482,7 +581,10 @@ def test_command_line(folders, capsys):
     assert main([*arguments, "--workers", "2"]) == 0
     assert "Dice Average 1.0000  HD95 Average 0.0000" in capsys.readouterr().out
     assert json.loads(out.read_text()) == evaluate_multiclass(predictions, truths)
-    assert main([*arguments, "--label-map", "public"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--label-map", "public"]) == 1
+    warning = capsys.readouterr().err.splitlines()[0]
+    assert warning.endswith("expected ids of the public numbering (all ids fit the platform numbering)")
     assert json.loads(out.read_text())["aggregates"]["Dice Average"]["mean"] == pytest.approx(45 / 46)
     (predictions / "B.mha").unlink()
     assert main(arguments) == 1
@@ -561,17 +663,21 @@ def test_an_interrupt_costs_one_line(folders, tmp_path):
     for case in "ABC":
         write(truths / f"{case}.mha", volume())
         write(predictions / f"{case}.mha", volume())
+    # Processes are spawned, so what they run has to be in a file.
+    (tmp_path / "slow.py").write_text(
+        "import os, time\n"
+        f"def wait(*_, **__):\n    open({str(tmp_path / 'm.json.')!r} + str(os.getpid()), 'w')\n    time.sleep(60)\n"
+    )
     code = (
-        "import sys, os, signal, time, umamba2.evaluation.toothfairy3 as grader\n"
-        "def wait(*_, **__):\n    open(sys.argv[-1] + '.' + str(os.getpid()), 'w')\n    time.sleep(60)\n"
-        "grader._score_case = wait\n"
-        "from umamba2.cli import main\nsys.exit(main(sys.argv[1:]))"
+        "import sys, slow, umamba2.evaluation.toothfairy3 as grader; grader._score_case = slow.wait\n"
+        "from umamba2.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     arguments = ["evaluate", "toothfairy3-multiclass", "-p", str(predictions), "-g", str(truths), "--workers", "2"]
     out = tmp_path / "m.json"
     started = subprocess.Popen(
         [sys.executable, "-c", code, *arguments, "-o", str(out)],
         stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
     )  # fmt: skip
     end = time.monotonic() + 60
     while len(list(tmp_path.glob("m.json.*"))) < 2:

@@ -7,16 +7,22 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from os.path import exists, isfile
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
+from umamba2.anatomy.numberings import describe_unknown, to_training
+from umamba2.challenges import Challenge
 from umamba2.errors import InputError
-from umamba2.scans.volumes import Geometry, first_odd, list_volumes, read_array, suffix
+from umamba2.scans.geometry import Array, Geometry
+from umamba2.scans.volumes import first_odd, list_volumes, read_array, suffix
 
-Task = TypeVar("Task")
+Report: TypeAlias = dict[str, Any]  # as JSON can hold it
+Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 RESULTS = "results.json"
@@ -70,10 +76,16 @@ def _short(content: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def read_prediction(path: Path | None, case: str) -> tuple[np.ndarray | None, Geometry | None, list[str]]:
-    """Array (z, y, x) and grid of a prediction, None for one that is missing or cannot be read, and what is odd.
+def read_prediction(path: Path | None, case: str) -> tuple[Array | None, Geometry | None, list[str]]:
+    """Read a prediction as the graders do, which compare whatever numbers it holds.
 
-    The array has the type of the file. The graders compare whatever numbers it holds; so fractions are odd, no more.
+    Args:
+        path: The file; None if it was not handed in.
+        case: What the message calls a missing one.
+
+    Returns:
+        Array (z, y, x) in the file's own type and its grid, None for what is missing or cannot be read; and one line
+        for everything that is odd about it, such as fractions.
     """
     if path is None or not exists(path):
         return None, None, [f"{case}: found no prediction, scored as missing"]
@@ -88,30 +100,82 @@ def read_prediction(path: Path | None, case: str) -> tuple[np.ndarray | None, Ge
     return array, grid, [] if odd is None else [problem]
 
 
+def unknown_ids(
+    path: Path, labels: Array, challenge: Challenge, numbering: str, table: npt.NDArray[np.uint8] | None = None
+) -> list[str]:
+    """A line if a label map of whole numbers has ids without a meaning, with the numbering that would fit.
+
+    Args:
+        path: What the line calls the label map.
+        labels: The label map (z, y, x).
+        challenge: What it is of.
+        numbering: What the ids should be.
+        table: Which ids have a meaning; None for those of the numbering and of the released label maps.
+    """
+    structures = challenge.structures
+    table = to_training(structures, numbering, released=True) if table is None else table
+    unknown = describe_unknown(labels, structures, numbering, table)
+    return [f"{path}: {unknown}"] if unknown else []
+
+
 def elsewhere(path: Path | None, found: Geometry, expected: Geometry, ignored: str) -> list[str]:
-    """A line if two grids of one shape differ in a property that the grader does not look at."""
+    """A line if two grids of one shape differ in a property that the grader does not look at.
+
+    Args:
+        path: What the line calls the one found.
+        found: The grid of a prediction.
+        expected: The grid of the ground truth.
+        ignored: Those properties, the first one that differs is named.
+    """
     for what in ignored.split():
         values = getattr(found, what), getattr(expected, what)
         if not np.allclose(*values, rtol=0, atol=1e-3):
-            return [f"{path}: found {what} {values[0]}, expected {values[1]}; compared voxel by voxel all the same"]
+            how = f"found {what} {values[0]}, expected {values[1]}"
+            if what == "direction" and (axes := _mirrored(*values)):
+                how = f"found a grid that is mirrored along {axes} ({what} {values[0]}), expected {values[1]}"
+            return [f"{path}: {how}; compared voxel by voxel all the same"]
     return []
 
 
-def run_all(score: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> list[Result]:
-    """``score`` of each task, in order, in that many processes. Raises ValueError for less than one."""
+def _mirrored(found: Sequence[float], expected: Sequence[float]) -> str:
+    """The axes (such as "x and y") that run the other way in one of two directions; "" if that is not all."""
+    turn = np.reshape(expected, (3, 3)).T @ np.reshape(found, (3, 3))
+    signs = np.sign(np.diag(turn))
+    backwards = [axis for axis, sign in zip("xyz", signs) if sign < 0]
+    return " and ".join(backwards) if np.allclose(turn, np.diag(signs), atol=1e-3) else ""
+
+
+def run_all(score: Callable[[Work], Result], cases: Sequence[Work], workers: int) -> list[Result]:
+    """Score cases in parallel.
+
+    Args:
+        score: What to call with each case; picklable, as are its results.
+        cases: What to score.
+        workers: Processes.
+
+    Returns:
+        The results in the order of the cases.
+
+    Raises:
+        ValueError: ``workers`` is less than one.
+        InputError: The system ended a process.
+    """
     if workers < 1:
         raise ValueError(f"workers: found {workers}, expected at least 1")
-    if min(workers, len(tasks)) < 2:
-        return [score(task) for task in tasks]
+    if min(workers, len(cases)) < 2:
+        return [score(case) for case in cases]
+    # Forked processes inherit the locks of ITK's threads, spawned ones do not.
+    pool = ProcessPoolExecutor(min(workers, len(cases)), get_context("spawn"), _leave_quietly)
     try:
-        with ProcessPoolExecutor(min(workers, len(tasks)), initializer=_leave_quietly) as pool:
-            return list(pool.map(score, tasks))
+        return list(pool.map(score, cases))
     except BrokenProcessPool:
         raise InputError(f"workers: found one of {workers} ended by the system, expected memory for all") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _leave_quietly() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt is told once, by the process that has the terminal
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the process that has the terminal reports the interrupt
 
 
 def mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""How well two binary masks agree: the four numbers that the graders are made of.
+"""How well two binary masks (bool arrays of one shape) agree: the four numbers that the graders are made of.
 
 The graders work on whole volumes. Here each mask is cut down to the box that holds both, which changes no number:
 beyond the box, as beyond the volume, there is only background.
@@ -15,11 +15,16 @@ from itertools import permutations, product
 
 import edt
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from umamba2.scans.geometry import Array
+
 Box = tuple[slice, ...]
 Spacing = tuple[float, float, float]
+Mask = npt.NDArray[np.bool_]
+Codes = npt.NDArray[np.uint8]
 
 # The transform computes in single precision. Squared distances in voxels are whole numbers and exact; in millimetres
 # they are not, and a verdict this close to the squared tolerance (as a fraction of it) is taken again in double.
@@ -32,24 +37,24 @@ _SPARSE = 150
 _FEW = 2**16 - 1  # labels up to here need no renumbering
 
 
-def dice(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """Dice coefficient of two bool arrays of one shape; 1 if both are empty."""
+def dice(truth: Mask, prediction: Mask) -> float:
+    """Dice coefficient of two masks of one shape; 1 if both are empty."""
     total = np.count_nonzero(truth) + np.count_nonzero(prediction)
     return 2.0 * np.count_nonzero(truth & prediction) / total if total else 1.0
 
 
-def iou(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """Intersection over union of two bool arrays of one shape; 1 if both are empty."""
+def iou(truth: Mask, prediction: Mask) -> float:
+    """Intersection over union of two masks of one shape; 1 if both are empty."""
     union = np.count_nonzero(truth | prediction)
     return np.count_nonzero(truth & prediction) / union if union else 1.0
 
 
-def hd95(truth: np.ndarray, prediction: np.ndarray) -> float:
+def hd95(truth: Mask, prediction: Mask) -> float:
     """95th percentile of the distances between the surfaces of two masks, both directions together, in voxels.
 
-    Bool arrays (z, y, x) of one shape. 0 if both are empty; if one is, the norm of the shape.
-    The number of ``medpy.metric.binary.hd95`` without spacing, which ToothFairy3 grades with: a surface voxel has a
-    face neighbour outside the mask, and everything beyond the volume is outside.
+    0 if both masks (z, y, x) are empty; if one is, the norm of the shape. The number of ``medpy.metric.binary.hd95``
+    without spacing, which ToothFairy3 grades with: a surface voxel has a face neighbour outside the mask, and
+    everything beyond the volume is outside.
     """
     box = bounding_box(truth | prediction)
     if box is None:
@@ -61,12 +66,20 @@ def hd95(truth: np.ndarray, prediction: np.ndarray) -> float:
     return float(np.percentile(np.sqrt(squared, dtype=np.float64), 95))
 
 
-def surface_dice(truth: np.ndarray, prediction: np.ndarray, spacing: Spacing, tolerance: float = 2.0) -> float:
+def surface_dice(truth: Mask, prediction: Mask, spacing: Spacing, tolerance: float = 2.0) -> float:
     """The share of both surfaces that lies within a tolerance of the other (normalised surface Dice, NSD).
 
-    Bool arrays (z, y, x) of one shape; spacing and tolerance in mm. 1 if both masks are empty, 0 if one is. The number
-    of ``compute_surface_dice_at_tolerance`` of DeepMind's ``surface-distance``, which STSR grades with: surface
-    elements sit on the corners between voxels and weigh their marching-cubes area.
+    The number of ``compute_surface_dice_at_tolerance`` of DeepMind's ``surface-distance``, which STSR grades with:
+    surface elements sit on the corners between voxels and weigh their marching-cubes area.
+
+    Args:
+        truth: A mask (z, y, x).
+        prediction: The same shape.
+        spacing: (z, y, x) in mm.
+        tolerance: In mm.
+
+    Returns:
+        0 to 1; 1 if both masks are empty, 0 if one is.
     """
     box = bounding_box(truth | prediction)
     if box is None:
@@ -85,7 +98,7 @@ def surface_dice(truth: np.ndarray, prediction: np.ndarray, spacing: Spacing, to
     return near_area / area
 
 
-def bounding_box(mask: np.ndarray) -> Box | None:
+def bounding_box(mask: Array) -> Box | None:
     """The smallest box that holds every voxel that is not 0, or None if there are none."""
     box: list[slice] = []
     for axis in range(mask.ndim):
@@ -97,13 +110,15 @@ def bounding_box(mask: np.ndarray) -> Box | None:
     return tuple(box)
 
 
-def class_masks(
-    truth: np.ndarray, prediction: np.ndarray
-) -> Iterator[tuple[float, np.ndarray | None, np.ndarray | None]]:
-    """For each label above 0 that one of two label maps holds: the label and its two masks, bool, cut to their box.
+def class_masks(truth: Array, prediction: Array) -> Iterator[tuple[float, Mask | None, Mask | None]]:
+    """For each label above 0 that one of two label maps holds: the label and its two masks, cut to their common box.
 
-    Arrays (z, y, x) of one shape and any real type; negative values and NaN are background. Labels come in ascending
-    order; None stands for the mask of a map that lacks the label.
+    Args:
+        truth: A label map (z, y, x) of any real type; negative values and NaN are background.
+        prediction: The same shape.
+
+    Returns:
+        The labels in ascending order; None stands for the mask of a map that lacks the label.
     """
     labels, maps = _ranked(truth, prediction)
     boxes = [ndimage.find_objects(ranks, len(labels)) for ranks in maps]
@@ -114,7 +129,7 @@ def class_masks(
             yield label, ours, theirs
 
 
-def _ranked(*maps: np.ndarray) -> tuple[Sequence[float], list[np.ndarray]]:
+def _ranked(*maps: Array) -> tuple[Sequence[float], list[Array]]:
     """Label maps as small unsigned integers, the ranks of their labels (from 1), and which labels those are."""
     top = max(float(labels.max(initial=0)) for labels in maps)
     if top <= _FEW and all(labels.dtype.kind in "iu" for labels in maps):
@@ -138,33 +153,36 @@ def joint_box(boxes: list[Box | None]) -> Box | None:
     return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*present))
 
 
-def _surface(mask: np.ndarray) -> np.ndarray:
+def _surface(mask: Mask) -> Mask:
     inside = mask.copy()
     for axis in range(mask.ndim):
         voxels, kept = np.moveaxis(mask, axis, 0), np.moveaxis(inside, axis, 0)
         kept[1:] &= voxels[:-1]
         kept[:-1] &= voxels[1:]
         kept[0] = kept[-1] = False
-    return mask & ~inside
+    outermost: Mask = mask & ~inside
+    return outermost
 
 
-def _squared_distances(here: np.ndarray, there: np.ndarray) -> np.ndarray:
+def _squared_distances(here: Mask, there: Mask) -> Array:
     """For each true voxel of one array: its squared distance, in voxels, to the nearest of the other. Exact."""
     if here.size > _SPARSE * (np.count_nonzero(here) + np.count_nonzero(there)):
         distances, _ = cKDTree(_points(there)).query(_points(here))
-        return np.rint(distances**2)
-    return edt.edtsq(~there)[here]
+        squared: Array = np.rint(distances**2)
+    else:
+        squared = edt.edtsq(~there)[here]
+    return squared
 
 
-def _points(mask: np.ndarray) -> np.ndarray:
+def _points(mask: Mask) -> Array:
     # flatnonzero first: several times faster than argwhere where little is true
     return np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape), axis=1)
 
 
-def _within(here: np.ndarray, there: np.ndarray, spacing: Spacing, tolerance: float) -> np.ndarray:
+def _within(here: Mask, there: Mask, spacing: Spacing, tolerance: float) -> Mask:
     """For each true voxel of one array: is one of the other within the tolerance (mm)? As double precision has it."""
     squared = edt.edtsq(~there, anisotropy=tuple(spacing))[here]
-    near = squared <= tolerance**2
+    near: Mask = squared <= tolerance**2
     unsure = np.abs(squared - tolerance**2) < _ROUNDING * tolerance**2
     if unsure.any():
         verdicts = _verdicts(there.shape, spacing, tolerance)
@@ -175,7 +193,7 @@ def _within(here: np.ndarray, there: np.ndarray, spacing: Spacing, tolerance: fl
     return near
 
 
-def _verdicts(shape: tuple[int, ...], spacing: Spacing, tolerance: float) -> np.ndarray:
+def _verdicts(shape: tuple[int, ...], spacing: Spacing, tolerance: float) -> Mask:
     """Whether the offsets between voxels that are about as long as the tolerance are within it, bool, one for each."""
     reach = [min(size, int(tolerance / step) + 2) for size, step in zip(shape, spacing)]
     z, y, x = np.ogrid[tuple(slice(0, n) for n in reach)]
@@ -206,7 +224,7 @@ _CUBES: tuple[tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]], ...] = (
 )
 
 
-def _corner_codes(mask: np.ndarray) -> np.ndarray:
+def _corner_codes(mask: Mask) -> Codes:
     """The code of each corner of the grid: uint8, one longer than the mask along each axis."""
     codes = np.zeros([n + 1 for n in mask.shape], np.uint8)
     voxels = mask.view(np.uint8)
@@ -216,7 +234,7 @@ def _corner_codes(mask: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _surfel_areas(spacing: Spacing) -> np.ndarray:
+def _surfel_areas(spacing: Spacing) -> npt.NDArray[np.float64]:
     """The area in mm^2 of the triangles of each code, (256,)."""
     faces = np.prod(spacing) / np.array(spacing)  # of a voxel, across z, y, x
     areas = np.zeros(256)

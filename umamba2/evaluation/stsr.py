@@ -8,17 +8,21 @@ script, adds no instances.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from umamba2.challenges import STSR
+from umamba2.anatomy.numberings import ids_of
+from umamba2.challenges import Challenge
 from umamba2.errors import InputError
-from umamba2.evaluation.cases import elsewhere, label_files, mean, read_prediction, run_all
+from umamba2.evaluation.cases import Report, elsewhere, label_files, mean, read_prediction, run_all, unknown_ids
 from umamba2.evaluation.metrics import Spacing, bounding_box, class_masks, dice, iou, joint_box, surface_dice
-from umamba2.scans.volumes import Geometry, from_image, read_labels, to_image
+from umamba2.scans.geometry import Array, Geometry
+from umamba2.scans.volumes import from_image, read_labels, stem, to_image
 
 TOLERANCE = 2.0  # mm
 MATCH = 0.5  # IoU from which on a label counts as identified
@@ -35,24 +39,25 @@ class CaseScores:
     problems: list[str] = field(default_factory=list)
 
 
-def evaluate_stsr(predictions: str | Path, truths: str | Path, workers: int = 1) -> dict:
-    """Grade STSR 2025 task 1: the seven scores and their mean, ``All_Average``.
+def evaluate_instances(
+    challenge: Challenge, predictions: str | Path, truths: str | Path, numbering: str, workers: int
+) -> Report:
+    """Grade as STSR 2025 task 1: the seven scores and their mean, ``All_Average``.
 
-    Two folders of ``.nii.gz`` or ``.mha`` label maps. The case is the second-to-last part of a file name split at
-    ``_`` (0001 of ``STS25_Validation_0001_Mask.nii.gz``). A prediction of another size or spacing is resampled to the
-    ground truth, nearest neighbour. Returns the grader's scores with ``case``, ``per_class`` (labels of all cases
-    pooled) and ``problems``. Raises InputError for an unusable ground truth and for two files of one case.
+    Where outputs have a suffix, the case is the second-to-last part of a file name split at ``_`` (0001 of
+    ``STS25_Validation_0001_Mask.nii.gz``), else the name. A prediction of another size or spacing is resampled to the
+    ground truth, nearest neighbour. Two files of one case are an error. Arguments and result as
+    `umamba2.evaluation.evaluate`; labels are compared as they are, whatever their numbering.
     """
-    (expected, nameless), (found, others) = _by_case(truths), _by_case(predictions)
+    (expected, nameless), (found, others) = (_by_case(folder, challenge) for folder in (truths, predictions))
     if not expected:
         raise InputError(f"{truths}: found no ground truth, expected files named like ..._<case>_Mask.nii.gz")
-    tasks = [(case, path, found.pop(case, None)) for case, path in expected.items()]
-    results = run_all(_score_files, tasks, workers)
-    scores = _scores(results)
+    files = [(case, path, found.pop(case, None)) for case, path in expected.items()]
+    results = run_all(partial(_score_files, challenge=challenge, numbering=numbering), files, workers)
     return {
-        **scores,
+        **_scores(results),
         "case": {case: _scores([result]) for case, result in zip(expected, results)},
-        "per_class": _per_class(results),
+        "per_class": _per_class(results, {ids_of(s, numbering)[0]: s.name for s in challenge.structures}),
         "problems": [problem for result in results for problem in result.problems]
         + nameless
         + others
@@ -60,8 +65,14 @@ def evaluate_stsr(predictions: str | Path, truths: str | Path, workers: int = 1)
     }
 
 
-def score_case(truth: np.ndarray, prediction: np.ndarray, spacing: Spacing) -> CaseScores:
-    """Compare two label maps: arrays (z, y, x) of one shape and any real type; spacing in mm."""
+def score_case(truth: Array, prediction: Array, spacing: Spacing) -> CaseScores:
+    """Compare two label maps.
+
+    Args:
+        truth: (z, y, x) of any real type; what is not above 0 is background.
+        prediction: The same shape.
+        spacing: (z, y, x) in mm.
+    """
     box = joint_box([bounding_box(truth), bounding_box(prediction)])
     if box is not None:
         truth, prediction = truth[box], prediction[box]
@@ -75,31 +86,34 @@ def score_case(truth: np.ndarray, prediction: np.ndarray, spacing: Spacing) -> C
     return CaseScores(image, instances, matched / labels if labels else 1.0)
 
 
-def _compare(truth: np.ndarray, prediction: np.ndarray, spacing: Spacing) -> tuple[float, float, float]:
+def _compare(truth: Array, prediction: Array, spacing: Spacing) -> tuple[float, float, float]:
     return dice(truth, prediction), iou(truth, prediction), surface_dice(truth, prediction, spacing, TOLERANCE)
 
 
-def _by_case(folder: str | Path) -> tuple[dict[str, Path], list[str]]:
+def _by_case(folder: str | Path, challenge: Challenge) -> tuple[dict[str, Path], list[str]]:
     """The files of a folder by their case, and a line for each that names none."""
     files: dict[str, Path] = {}
     problems = []
     for path in label_files(folder):
-        parts = path.name.split("_")
-        if len(parts) < 2:
+        parts = path.name.split("_") if challenge.suffix else [stem(path), ""]
+        case = parts[-2] if len(parts) > 1 else None
+        if case is None:
             problems.append(f"{path}: found no case in the name, expected ..._<case>_Mask.nii.gz; left out")
-        elif parts[-2] in files:
-            raise InputError(f"{path}: found {files[parts[-2]].name} for case {parts[-2]} too, expected one file each")
+        elif case in files:
+            raise InputError(f"{path}: found {files[case].name} for case {case} too, expected one file each")
         else:
-            files[parts[-2]] = path
+            files[case] = path
     return files, problems
 
 
-def _score_files(task: tuple[str, Path, Path | None]) -> CaseScores:
-    case, truth_path, path = task
+def _score_files(files: tuple[str, Path, Path | None], challenge: Challenge, numbering: str) -> CaseScores:
+    case, truth_path, path = files
     truth, grid = read_labels(truth_path)
+    unknown = unknown_ids(truth_path, truth, challenge, numbering)
     labels, found, problems = read_prediction(path, f"case {case} ({truth_path.name})")
-    if labels is None or found is None:
-        return CaseScores(problems=problems)
+    if path is None or labels is None or found is None:
+        return CaseScores(problems=unknown + problems)
+    problems = unknown + (problems or unknown_ids(path, labels, challenge, numbering))
     # The grader looks at nothing else: grids that differ only in origin or direction are compared voxel by voxel.
     if found.size != grid.size or found.spacing != grid.spacing:
         labels = resample(labels, found, grid)
@@ -108,13 +122,18 @@ def _score_files(task: tuple[str, Path, Path | None]) -> CaseScores:
             grids = f"found size {found.size}, spacing {found.spacing}, expected {grid.size}, {grid.spacing}"
             problems.append(f"{path}: {grids}; resampled")
     else:
-        problems += elsewhere(path, found, grid, "origin direction")
-    scores = score_case(truth, labels, grid.zyx_spacing)
-    return CaseScores(scores.image, scores.instances, scores.accuracy, problems)
+        problems += elsewhere(path, found, grid, "direction origin")
+    return replace(score_case(truth, labels, grid.zyx_spacing), problems=problems)
 
 
-def resample(labels: np.ndarray, found: Geometry, grid: Geometry) -> np.ndarray:
-    """Bring a label map (z, y, x) to another grid by nearest neighbour, background where it has no voxels."""
+def resample(labels: Array, found: Geometry, grid: Geometry) -> Array:
+    """Bring a label map to another grid by nearest neighbour; it is background where the map has no voxels.
+
+    Args:
+        labels: (z, y, x), of any real type.
+        found: Its grid.
+        grid: The other grid.
+    """
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize(grid.size)
     resampler.SetOutputSpacing(grid.spacing)
@@ -132,8 +151,7 @@ def _scores(results: list[CaseScores]) -> dict[str, float]:
     return {**scores, "All_Average": mean(list(scores.values()))}
 
 
-def _per_class(results: list[CaseScores]) -> list[dict]:
-    names = {structure.training: structure.name for structure in STSR.structures}
+def _per_class(results: list[CaseScores], names: dict[int, str]) -> list[dict[str, Any]]:
     rows = []
     for label in sorted({label for result in results for label in result.instances}):
         values = [result.instances[label] for result in results if label in result.instances]

@@ -1,27 +1,31 @@
 """The two ToothFairy3 graders (the organisers' ``evaluation.py``): Dice and HD95 of every class, in voxels.
 
 A class that both masks lack has Dice 1 and HD95 0; one that a single mask lacks has Dice 0 and the array's diagonal,
-and so has every class of a prediction that is missing or cannot be read.
+and so has every class of a prediction that is missing or cannot be read. Both graders find the predictions in a folder
+of label maps named like the ground truth, or in a container's output folder with ``results.json``.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from os.path import exists
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from umamba2.anatomy.numberings import ids_of, to_training
-from umamba2.challenges import INTERACTIVE, MULTICLASS, Challenge
+from umamba2.challenges import Challenge
 from umamba2.errors import InputError
 from umamba2.evaluation.cases import (
     RESULTS,
+    Report,
     elsewhere,
     first_existing,
     label_files,
@@ -29,8 +33,10 @@ from umamba2.evaluation.cases import (
     read_prediction,
     read_results,
     run_all,
+    unknown_ids,
 )
 from umamba2.evaluation.metrics import class_masks, dice, hd95
+from umamba2.scans.geometry import Array
 from umamba2.scans.volumes import read_labels, stem
 
 RUNS = range(6)  # the interactive challenge runs every scan with 0 to 5 clicks
@@ -46,7 +52,7 @@ class _Case:
 
 @dataclass(frozen=True)
 class _Scores:
-    """One prediction: Dice, HD95 and presence in the ground truth of each class, in the order of ``labels.py``."""
+    """One prediction: Dice, HD95 and presence in the ground truth of each class, in the order of training ids."""
 
     prediction: Path
     truth: Path
@@ -56,29 +62,13 @@ class _Scores:
     problems: list[str]
 
 
-def evaluate_multiclass(
-    predictions: str | Path, truths: str | Path, numbering: str = "platform", workers: int = 1
-) -> dict:
-    """Grade ToothFairy3's first task, see `evaluate_classes`."""
-    return evaluate_classes(MULTICLASS, predictions, truths, numbering, workers)
-
-
-def evaluate_interactive(predictions: str | Path, truths: str | Path, workers: int = 1) -> dict:
-    """Grade ToothFairy3's second task, see `evaluate_click_runs`."""
-    return evaluate_click_runs(INTERACTIVE, predictions, truths, workers=workers)
-
-
 def evaluate_classes(
-    challenge: Challenge, predictions: str | Path, truths: str | Path, numbering: str = "platform", workers: int = 1
-) -> dict:
-    """Grade ToothFairy3's first task: mean Dice and HD95 over 46 classes, per case and over all cases.
+    challenge: Challenge, predictions: str | Path, truths: str | Path, numbering: str, workers: int
+) -> Report:
+    """Grade as ToothFairy3's first task: mean Dice and HD95 over all classes, per case and over all cases.
 
-    ``predictions`` is a folder of label maps named like the ground truth, or a container's output folder with
-    ``results.json``; ``truths`` a folder of label maps, of which the ids of the dataset release are understood too.
-    ``numbering`` names the ids that predictions use, ``platform`` (50-53) or ``public`` (103-105, 150); the pulps of
-    single teeth (111-148) count as pulp. Every ground truth is a case. Returns ``case`` and ``aggregates`` in the
-    grader's form, ``per_class`` and ``problems``. Raises InputError for an unusable ground truth, and for a prediction
-    of another shape.
+    Every ground truth is a case. Arguments, errors and result as `umamba2.evaluation.evaluate`; ``case`` and
+    ``aggregates`` have the grader's form.
     """
     found, problems = _predictions(challenge, predictions)
     cases = []
@@ -87,28 +77,24 @@ def evaluate_classes(
         problems += [f"{path}: found another prediction of {name}, expected one; it counts too" for path in files[1:]]
         cases.append(_Case(truth, tuple((path, True) for path in files) or ((Path(predictions) / truth.name, False),)))
     scores = _score_all(challenge, cases, numbering, workers)
-    columns: dict[str, list] = {
+    columns: dict[str, list[Any]] = {
         "Dice Average": [mean(s.dice) for s in scores],
         "HD95 Average": [mean(s.hd95) for s in scores],
         "pred_fname": [str(s.prediction) for s in scores],
         "gt_fname": [str(s.truth) for s in scores],
     }
-    return {
-        "case": {name: {str(i): value for i, value in enumerate(values)} for name, values in columns.items()},
-        "aggregates": {name: summary(values) for name, values in columns.items()},
-        "per_class": _per_class(challenge, scores, numbering),
-        "problems": [problem for s in scores for problem in s.problems] + problems + _left_over(found, truths),
-    }
+    rows = {name: {str(i): value for i, value in enumerate(values)} for name, values in columns.items()}
+    return _report(challenge, numbering, rows, scores, problems + _left_over(found, truths))
 
 
 def evaluate_click_runs(
-    challenge: Challenge, predictions: str | Path, truths: str | Path, numbering: str = "platform", workers: int = 1
-) -> dict:
-    """Grade ToothFairy3's second task: Dice and HD95 of the two canals over six runs with 0 to 5 clicks.
+    challenge: Challenge, predictions: str | Path, truths: str | Path, numbering: str, workers: int
+) -> Report:
+    """Grade as ToothFairy3's second task: Dice and HD95 over six runs with 0 to 5 clicks.
 
-    Folders as in `evaluate_multiclass`; the ground truth of prediction ``<case>_<n>`` is ``<case>``. ``AUC`` is the
-    integral over the runs by trapezoids of width 1, ``Final`` the value of the last. As in the grader, a run too many
-    counts as one more. Returns and raises as `evaluate_multiclass`.
+    The ground truth of prediction ``<case>_<n>`` is ``<case>``. ``AUC`` is the integral over the runs by trapezoids of
+    width 1, ``Final`` the value of the last. As in the grader, a run too many counts as one more. Arguments, errors and
+    result as `evaluate_classes`.
     """
     found, problems = _predictions(challenge, predictions)
     cases = []
@@ -128,31 +114,46 @@ def evaluate_click_runs(
         runs.sort(key=lambda run: run[0])
         cases.append(_Case(truth, tuple((path, given) for _, path, given in runs)))
     scores = _score_all(challenge, cases, numbering, workers)
-    columns: dict[str, dict[str, float]] = {"Dice_AUC": {}, "Dice_Final": {}, "HD95_AUC": {}, "HD95_Final": {}}
+    rows: dict[str, dict[str, float]] = {"Dice_AUC": {}, "Dice_Final": {}, "HD95_AUC": {}, "HD95_Final": {}}
     for case in cases:
         of_case = [s for s in scores if s.truth == case.truth]
         for metric, values in (("Dice", [mean(s.dice) for s in of_case]), ("HD95", [mean(s.hd95) for s in of_case])):
-            columns[f"{metric}_AUC"][str(case.truth)] = sum((a + b) / 2 for a, b in pairwise(values))
-            columns[f"{metric}_Final"][str(case.truth)] = values[-1]
+            rows[f"{metric}_AUC"][str(case.truth)] = sum((a + b) / 2 for a, b in pairwise(values))
+            rows[f"{metric}_Final"][str(case.truth)] = values[-1]
+    return _report(challenge, numbering, rows, scores, problems + _left_over(found, truths))
+
+
+def _report(
+    challenge: Challenge,
+    numbering: str,
+    rows: Mapping[str, Mapping[str, float | str]],
+    scores: Sequence[_Scores],
+    problems: list[str],
+) -> Report:
+    """The report from the scores of every case, by column, and of every prediction.
+
+    ``per_class`` has means over all predictions; its ``count`` is how many ground truths, one per prediction, hold the
+    class.
+    """
     return {
-        "case": columns,
-        "aggregates": {name: summary(list(values.values())) for name, values in columns.items()},
-        "per_class": _per_class(challenge, scores, numbering),
-        "problems": [problem for s in scores for problem in s.problems] + problems + _left_over(found, truths),
+        "case": rows,
+        "aggregates": {name: summary(list(values.values())) for name, values in rows.items()},
+        "per_class": [
+            {
+                "id": ids_of(structure, numbering)[0],
+                "name": structure.name,
+                "Dice": mean([s.dice[i] for s in scores]),
+                "HD95": mean([s.hd95[i] for s in scores]),
+                "count": sum(s.present[i] for s in scores),
+            }
+            for i, structure in enumerate(challenge.structures)
+        ],
+        "problems": [problem for s in scores for problem in s.problems] + problems,
     }
 
 
-def _graded(challenge: Challenge, numbering: str) -> np.ndarray:
-    """Lookup table from the ids in a prediction to training ids; the grader merges the pulps of single teeth."""
-    table = to_training(challenge.structures, numbering)
-    for structure in challenge.structures:
-        if structure.group == "pulp":
-            table[list(structure.dataset)] = structure.training
-    return table
-
-
-def summary(values: Sequence) -> dict[str, float | None]:
-    """What the graders tell of a column: pandas' ``describe``, of which text has only the counts.
+def summary(values: Sequence[Any]) -> dict[str, float | None]:
+    """Summarise a column as the graders do, by pandas' ``describe``, of which text has only the counts.
 
     The standard deviation of a single value is None.
     """
@@ -233,8 +234,9 @@ def _score_all(challenge: Challenge, cases: list[_Case], numbering: str, workers
 
 def _score_case(case: _Case, challenge: Challenge, numbering: str) -> list[_Scores]:
     labels, expected = read_labels(case.truth)
+    unknown = unknown_ids(case.truth, labels, challenge, numbering)
     truth = _classes(labels, to_training(challenge.structures, numbering, released=True))
-    table = _graded(challenge, numbering)
+    table = _graded_ids(challenge, numbering)
     scores = []
     for path, given in case.predictions:
         found, grid, problems = read_prediction(path if given else None, str(path))
@@ -243,25 +245,42 @@ def _score_case(case: _Case, challenge: Challenge, numbering: str) -> list[_Scor
         elif found.shape != truth.shape:
             raise InputError(f"{path}: found shape {found.shape}, expected {truth.shape} as in {case.truth}")
         else:
+            problems = problems or unknown_ids(path, found, challenge, numbering, table)
+            problems += elsewhere(path, grid, expected, "direction spacing origin")
             prediction = _classes(found, table)
-            problems += elsewhere(path, grid, expected, "spacing origin direction")
-        scores.append(_Scores(path, case.truth, *dice_and_hd95(truth, prediction, len(challenge.structures)), problems))
+        values = dice_and_hd95(truth, prediction, len(challenge.structures))
+        scores.append(_Scores(path, case.truth, *values, unknown + problems))
+        unknown = []  # said once for all predictions
     return scores
 
 
-def _classes(labels: np.ndarray, table: np.ndarray) -> np.ndarray:
+def _graded_ids(challenge: Challenge, numbering: str) -> npt.NDArray[np.uint8]:
+    """Lookup table from the ids in a prediction to training ids; the grader merges the pulps of single teeth."""
+    table = to_training(challenge.structures, numbering)
+    for structure in challenge.structures:
+        if structure.group == "pulp":
+            table[list(structure.dataset)] = structure.training
+    return table
+
+
+def _classes(labels: Array, table: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     if labels.dtype != np.uint8:
         ids = np.where((labels >= 0) & (labels <= 255), labels, 0).astype(np.uint8)
         labels = np.where(ids == labels, ids, 0)  # fractions are no class
-    return table[labels]
+    classes: npt.NDArray[np.uint8] = table[labels]
+    return classes
 
 
-def dice_and_hd95(
-    truth: np.ndarray, prediction: np.ndarray | None, classes: int
-) -> tuple[list[float], list[float], list[bool]]:
-    """Dice, HD95 (voxels) and presence in the ground truth of the classes 1 to ``classes`` of two label maps.
+def dice_and_hd95(truth: Array, prediction: Array | None, classes: int) -> tuple[list[float], list[float], list[bool]]:
+    """Compare the classes of two label maps.
 
-    Integer arrays (z, y, x) of one shape; a prediction of None is a missing one: Dice 0 and the diagonal throughout.
+    Args:
+        truth: Integers (z, y, x).
+        prediction: The same shape; None for one that is missing: Dice 0 and the diagonal throughout.
+        classes: Compare the labels 1 to this.
+
+    Returns:
+        Of every class: Dice, HD95 in voxels, and whether the truth has it.
     """
     diagonal = float(np.linalg.norm(truth.shape))
     if prediction is None:
@@ -278,17 +297,3 @@ def dice_and_hd95(
         else:
             dices[i], distances[i] = dice(ours, theirs), hd95(ours, theirs)
     return dices, distances, present
-
-
-def _per_class(challenge: Challenge, scores: list[_Scores], numbering: str) -> list[dict]:
-    """Means over all predictions; ``count`` is how many ground truths, one per prediction, hold the class."""
-    return [
-        {
-            "id": ids_of(structure, numbering)[0],
-            "name": structure.name,
-            "Dice": mean([s.dice[i] for s in scores]),
-            "HD95": mean([s.hd95[i] for s in scores]),
-            "count": sum(s.present[i] for s in scores),
-        }
-        for i, structure in enumerate(challenge.structures)
-    ]

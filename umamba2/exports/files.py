@@ -7,23 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
-from umamba2.anatomy.groups import select, slug, title
+from umamba2.anatomy.groups import select, slug
 from umamba2.anatomy.numberings import as_training, from_training
 from umamba2.anatomy.structures import Structure
 from umamba2.challenges import MULTICLASS, Challenge
 from umamba2.errors import InputError
 from umamba2.exports.formats import FORMATS, MESHES
-from umamba2.exports.tables import Label, itksnap_table, segmentation, slicer_table
+from umamba2.exports.tables import itksnap_table, segmentation, slicer_table
 from umamba2.files import OutputRegistry, write_file
-from umamba2.scans.volumes import Geometry, read_labels, stem, write_image, write_labels
+from umamba2.scans.geometry import Geometry
+from umamba2.scans.volumes import read_labels, stem, write_image, write_labels
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A structure that was exported, and how: the volume in mm^3 of its voxels; for a mesh also that of the mesh, and
-    whether the mesh is closed."""
+    """A structure that was exported.
+
+    Attributes:
+        structure: Which.
+        volume: Of its voxels, mm^3.
+        mesh_volume: Of its mesh, mm^3; None for a label map.
+        closed: Whether its mesh is closed; None for a label map.
+    """
 
     structure: Structure
     volume: float
@@ -40,13 +48,26 @@ def export(
     challenge: Challenge = MULTICLASS,
     numbering: str = "platform",
 ) -> list[Exported]:
-    """Write the structures of a label map file into a folder, in a format of ``FORMATS``.
+    """Write the structures of a label map file into a folder, in another format.
 
-    ``stl``, ``obj``: a file per structure, ``<case>/36_lower_left_first_molar.stl``; those of structures that are
-    wanted but not there any more are removed. ``glb``: one scene, ``<case>.glb``. Mesh coordinates are patient
-    millimetres, LPS. ``seg.nrrd``: ``<case>.seg.nrrd``. ``nii.gz``: ``<case>.nii.gz``, with ``<case>.ctbl`` for Slicer
-    and ``<case>.itksnap.txt``. ``structures``: groups or FDI numbers, default all of them. Raises InputError for a file
-    that cannot be used, unknown names or ids, if there is nothing to export, and rather than overwrite ``source``.
+    Args:
+        source: The label map.
+        folder: Where to.
+        kind: ``stl`` or ``obj``: a file per structure, ``<case>/36_lower_left_first_molar.stl`` (those of structures
+            that are wanted but not there any more are removed). ``glb``: one scene, ``<case>.glb``. Mesh coordinates
+            are patient millimetres, LPS. ``seg.nrrd``: ``<case>.seg.nrrd`` for 3D Slicer. ``nii.gz``:
+            ``<case>.nii.gz``, with ``<case>.ctbl`` for Slicer and ``<case>.itksnap.txt``.
+        structures: Groups or FDI numbers; None for all.
+        smooth: Whether to smooth the meshes.
+        challenge: What the label map is of.
+        numbering: Its ids, and those of what is written: "platform", "public" or "training".
+
+    Returns:
+        What was there, in the order of the challenge's structures.
+
+    Raises:
+        InputError: The file cannot be used, names or ids are unknown, nothing is there to export, or ``source`` would
+            be overwritten.
     """
     if kind not in FORMATS:
         raise InputError(f"format: found {kind!r}, expected one of {', '.join(FORMATS)}")
@@ -54,59 +75,56 @@ def export(
     raw, geometry = read_labels(source)
     wanted = select(challenge.structures, structures)
     labels = as_training(raw, str(source), challenge.structures, numbering)
-    counts = np.bincount(labels.ravel(), minlength=256)
-    present = [structure for structure in wanted if counts[structure.training]]
+    boxes = dict(enumerate(ndimage.find_objects(labels), start=1))
+    present = [structure for structure in wanted if boxes.get(structure.training)]
     if not present:
         raise InputError(f"{source}: found none of {', '.join(structures or ())}, expected at least one")
     if kind in MESHES:
-        return _export_meshes(folder, stem(source), kind, labels, geometry, wanted, smooth)
-    shown = np.zeros(256, np.uint8)
+        if kind != "glb":
+            for structure in set(wanted) - set(present):
+                _mesh_file(folder, source, structure, kind).unlink(missing_ok=True)
+        return _write_meshes(folder, source, kind, labels, {s: boxes[s.training] for s in present}, geometry, smooth)
     ids = from_training(challenge.structures, numbering)
+    kept = np.zeros(256, np.uint8)
     for structure in present:
-        shown[structure.training] = ids[structure.training]
-    table = [_label(structure, int(ids[structure.training])) for structure in present]
+        kept[structure.training] = ids[structure.training]
+    shown, table = kept[labels], {int(ids[s.training]): s for s in present}
     path = folder / f"{stem(source)}.{kind}"
     OutputRegistry([source]).claim(path, source)
     if kind == "seg.nrrd":
-        write_image(path, segmentation(shown[labels], geometry, sorted(table, key=lambda label: label.id)))
+        write_image(path, segmentation(shown, geometry, table))
     else:
-        write_labels(path, shown[labels], geometry)
+        write_labels(path, shown, geometry)
         write_file(folder / f"{stem(source)}.ctbl", slicer_table(table))
         write_file(folder / f"{stem(source)}.itksnap.txt", itksnap_table(table))
-    voxel = float(np.prod(geometry.spacing))
-    return [Exported(structure, float(counts[structure.training]) * voxel) for structure in present]
+    counts = {s: np.count_nonzero(labels[boxes[s.training]] == s.training) for s in present}
+    return [Exported(structure, count * float(np.prod(geometry.spacing))) for structure, count in counts.items()]
 
 
-def _export_meshes(
+def _mesh_file(folder: Path, source: Path, structure: Structure, kind: str) -> Path:
+    return folder / stem(source) / f"{slug(structure)}.{kind}"
+
+
+def _write_meshes(
     folder: Path,
-    name: str,
+    source: Path,
     kind: str,
-    labels: np.ndarray,
+    labels: npt.NDArray[np.uint8],
+    boxes: dict[Structure, tuple[slice, ...]],
     geometry: Geometry,
-    wanted: list[Structure],
     smooth: bool,
 ) -> list[Exported]:
     from umamba2.exports.meshes import encode, encode_scene, make_surface
 
     surfaces, exported = [], []
-    boxes = ndimage.find_objects(labels, 255)
-    for structure in wanted:
-        box, path = boxes[structure.training - 1], folder / name / f"{slug(structure)}.{kind}"
-        if box is None:
-            if kind != "glb":
-                path.unlink(missing_ok=True)
-            continue
+    for structure, box in boxes.items():
         surface = make_surface(labels, box, structure, geometry, smooth)
         mesh = surface.mesh
         exported.append(Exported(structure, surface.volume, float(mesh.volume), bool(mesh.is_watertight)))
         if kind == "glb":
             surfaces.append(surface)
         else:
-            write_file(path, encode(surface, kind))
+            write_file(_mesh_file(folder, source, structure, kind), encode(surface, kind))
     if surfaces:
-        write_file(folder / f"{name}.glb", encode_scene(surfaces))
+        write_file(folder / f"{stem(source)}.glb", encode_scene(surfaces))
     return exported
-
-
-def _label(structure: Structure, number: int) -> Label:
-    return Label(number, title(structure), slug(structure), structure.colour)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import trimesh
 from scipy import ndimage
 from skimage.measure import marching_cubes
@@ -20,8 +21,8 @@ from trimesh.visual.material import PBRMaterial
 
 from umamba2.anatomy.groups import slug
 from umamba2.anatomy.structures import Structure
+from umamba2.scans.geometry import Array, Geometry
 from umamba2.scans.orientation import to_patient
-from umamba2.scans.volumes import Geometry
 
 # Between 0 and 1, but not half-way: there, diagonal neighbours tie, and a tie can leave a hole.
 _LEVEL = 0.499
@@ -39,12 +40,23 @@ class Surface:
 
 
 def make_surface(
-    labels: np.ndarray, box: tuple[slice, ...], structure: Structure, geometry: Geometry, smooth: bool = False
+    labels: npt.NDArray[np.uint8],
+    box: tuple[slice, ...],
+    structure: Structure,
+    geometry: Geometry,
+    smooth: bool = False,
 ) -> Surface:
-    """The surface of one structure of a label map (z, y, x) in training ids, ``box`` being where it is.
+    """The surface of one structure of a label map.
 
     The plain surface passes half-way between the voxels inside and outside, cutting their corners off. The smooth one
     is that of the blurred mask, at the level that keeps the structure's volume to two per cent, however thin it is.
+
+    Args:
+        labels: (z, y, x) in training ids.
+        box: Where in it the structure is.
+        structure: Which.
+        geometry: The grid of the label map.
+        smooth: Which surface.
     """
     mask = labels[box] == structure.training
     count = int(np.count_nonzero(mask))
@@ -61,7 +73,7 @@ def make_surface(
     return Surface(structure, mesh, count * float(np.prod(geometry.spacing)))
 
 
-def _level_of_volume(field: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _level_of_volume(field: Array, count: int) -> tuple[Array, Array]:
     """Vertices and faces, in voxels, of the level surface of a field that holds about ``count`` voxels."""
     low, high = 0.0, float(field.max())
     # A good guess where the field varies: as many voxels lie above. Bisection does the rest.
@@ -97,4 +109,6 @@ def encode_scene(surfaces: list[Surface]) -> bytes:
         material = PBRMaterial(name=name, baseColorFactor=colour, metallicFactor=0.0, roughnessFactor=0.7)
         mesh.visual = TextureVisuals(material=material)
         scene.add_geometry(mesh, node_name=name, geom_name=name)
-    return scene.export(file_type="glb")
+    content = scene.export(file_type="glb")
+    assert isinstance(content, bytes)
+    return content
