@@ -39,7 +39,7 @@ UPWARDS: set[str] = set()
 CIRCLES: set[str] = set()
 TALKING = {"umamba2.engine.harmonise"}
 LONG: set[str] = set()
-UNTESTED = {"challenges"}
+UNTESTED: set[str] = set()
 
 
 class Import(NamedTuple):

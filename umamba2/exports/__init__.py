@@ -6,8 +6,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from umamba2.lazy import lazily
+
+if TYPE_CHECKING:
+    from umamba2.exports.files import export
 
 __all__ = ["export"]
 
-__getattr__ = lazily(__name__, {"export": "files"})
+if not TYPE_CHECKING:
+    __getattr__ = lazily(__name__, {"export": "files"})
