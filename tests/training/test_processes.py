@@ -18,8 +18,8 @@ pytest.importorskip("nnunetv2")
 
 from toy_training import CONFIGURATION, DATASET, PLANS, make_dataset, output_folder, settings
 
+from umamba2.models.checkpoint import read_checkpoint
 from umamba2.models.folder import load_model
-from umamba2.models.weights import read_checkpoint
 
 HERE = Path(__file__).parent
 # nnUNetv2_train's entry point; see `make_torchvision_importable` for why not the command itself.

@@ -23,15 +23,18 @@ from torch import Tensor
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError
 from umamba2.files import read_json, replacing, write_file
+from umamba2.models.checkpoint import read_checkpoint
 from umamba2.models.network import Plan, build_network, read_plan, resolve, uninitialised
 from umamba2.models.published import Origin
-from umamba2.models.weights import CHECKPOINT_NAMES, bare_weights, find_checkpoint, read_checkpoint, read_weights
+from umamba2.models.weights import CHECKPOINT_NAMES, bare_weights, find_checkpoint, read_weights
 from umamba2.nets.umamba2 import UMamba2
 
 SLIM_FILE = "model.json"
 SLIM_FORMAT = "umamba2-slim-1"
 Folds = int | str | Iterable[int | str] | None
 # What inference reads of the plans; a slim model keeps no more than this.
+LARGEST_JSON, DEEPEST_JSON = 2**24, 32  # bytes and levels; a dataset.json of 10,000 cases has a tenth
+MOST_FOLDS = 32
 _PLAN_KEYS = ("dataset_name", "plans_name", "transpose_forward", "foreground_intensity_properties_per_channel")
 
 
@@ -79,11 +82,15 @@ class Model:
         Raises:
             ModelError: The plans describe no network of this family, or a patch that it cannot take.
         """
-        plan = self.plan
+        plan, weights = self.plan, next(iter(self.folds.values()))
         try:
+            for key in ("n_blocks_per_stage", "n_conv_per_stage_decoder"):
+                # Thousands of layers would be built for minutes before their weights are missed.
+                if np.sum(plan.arch_kwargs.get(key, 1)) > len(weights):
+                    raise ValueError(f"{key}: found more layers than {len(weights)} weights fill, expected fewer")
             with uninitialised():
                 net = build_network(plan.network_class_name, plan.arch_kwargs, self.input_channels, self.num_classes)
-        except (ValueError, TypeError, RuntimeError) as error:
+        except Exception as error:  # whatever plans lead to
             raise ModelError(f"{self.folder}: {' '.join(str(error).split())[:300]}") from None
         for size, step in zip(plan.patch_size, net.total_stride, strict=True):
             if size % step:
@@ -175,7 +182,7 @@ def slim(model: str | Path, out: str | Path, half: bool = False) -> Path:
         "format": SLIM_FORMAT,
         "folds": files,
         "mirror_axes": list(loaded.mirror_axes),
-        "dataset": _to_json(loaded.dataset),
+        "dataset": loaded.dataset,
         **loaded.source,
     }
     write_file(out / SLIM_FILE, json.dumps(text, indent=1) + "\n")
@@ -202,7 +209,7 @@ def describe(folder: str | Path) -> str:
         "trainer": model.source["trainer"],
         "classes": f"{model.num_classes}: {', '.join(labels)}",
     }
-    return "\n".join(f"{name:12} {value}" for name, value in rows.items())
+    return "\n".join(f"{name:12} {' '.join(str(value).split())}" for name, value in rows.items())
 
 
 # --- finding folds ----------------------------------------------------------------------------------------------------
@@ -213,12 +220,19 @@ def _available_folds(folder: Path) -> dict[str, Path]:
         raise ModelError(f"{folder}: found no such folder, expected a model folder")
     found: dict[str, Path] = {}
     if (folder / SLIM_FILE).is_file():
-        files = _object(folder / SLIM_FILE, "folds", read_json(folder / SLIM_FILE).get("folds", {}))
-        found = {str(fold): folder / Path(str(name)).name for fold, name in files.items()}
+        files = _object(folder / SLIM_FILE, "folds", _read_json(folder / SLIM_FILE).get("folds", {}))
+        found = {fold: folder / Path(str(name)).name for fold, name in files.items()}
     else:
         for path in sorted(folder.glob("fold_*")):
             if checkpoint := find_checkpoint(path):
                 found[path.name.removeprefix("fold_")] = checkpoint
+    if len(found) > MOST_FOLDS:
+        raise ModelError(f"{folder}: found {len(found)} folds, expected at most {MOST_FOLDS}")
+    for fold, file in found.items():
+        if not re.fullmatch(r"\d{1,3}|all", fold):  # it becomes part of a file's name
+            raise ModelError(f"{folder}: found a fold named {fold[:40]!r}, expected numbers or all")
+        if not file.is_file():
+            raise ModelError(f"{file}: found no such file, expected the weights of fold {fold}")
     if not found:
         expected = f"{SLIM_FILE} or fold_*/{{{','.join(CHECKPOINT_NAMES)}}}"
         raise ModelError(f"{folder}: found no model, expected {expected}")
@@ -246,25 +260,27 @@ def _load_nnunet(folder: Path, paths: dict[str, Path]) -> Model:
         checkpoint = read_checkpoint(file)
         folds[fold] = _segmentation(file, bare_weights(file, checkpoint))
         head = head or checkpoint
-    arguments = _object(path, "init_args", head.get("init_args") or {})
+    keys = ("init_args", "trainer_name", "inference_allowed_mirroring_axes")
+    head = _to_json(path, {key: head.get(key) for key in keys})
+    arguments = _object(path, "init_args", head["init_args"] or {})
     where = "it there or inside the checkpoint"
-    plans = _object(path, "plans", arguments.get("plans") or read_json(folder / "plans.json", where))
-    dataset = _object(path, "dataset_json", arguments.get("dataset_json") or read_json(folder / "dataset.json", where))
+    plans = _object(path, "plans", arguments.get("plans") or _read_json(folder / "plans.json", where))
+    dataset = _object(path, "dataset_json", arguments.get("dataset_json") or _read_json(folder / "dataset.json", where))
     configuration = str(arguments.get("configuration", "3d_fullres"))
     resolved = resolve(path, plans, configuration)
     source = {
-        "trainer": str(head.get("trainer_name", "not stated")),
+        "trainer": str(head["trainer_name"] or "not stated"),
         "configuration": configuration,
         "plans": {k: plans[k] for k in _PLAN_KEYS if k in plans} | {"configurations": {configuration: resolved}},
     }
-    return _model(folder, path, folds, head.get("inference_allowed_mirroring_axes"), dataset, _to_json(source))
+    return _model(folder, path, folds, head["inference_allowed_mirroring_axes"], dataset, source)
 
 
 def _load_slim(folder: Path, paths: dict[str, Path]) -> Model:
     path = folder / SLIM_FILE
-    text = read_json(path)
+    text = _read_json(path)
     if text.get("format") != SLIM_FORMAT:
-        raise ModelError(f"{path}: found format {text.get('format')!r}, expected {SLIM_FORMAT!r}")
+        raise ModelError(f"{path}: found format {text.get('format')!r:.100}, expected {SLIM_FORMAT!r}")
     folds = {fold: _segmentation(file, read_weights(file)) for fold, file in paths.items()}
     source = {key: text.get(key) for key in ("trainer", "configuration", "plans")}
     dataset = _object(path, "dataset", text.get("dataset") or {})
@@ -284,7 +300,7 @@ def _model(
     orientation, stated, trainer = dataset.get("orientation"), dataset.get("challenge"), source["trainer"]
     where = SLIM_FILE if path.name == SLIM_FILE else None
     if not re.fullmatch(r"(?=.*[LR])(?=.*[PA])(?=.*[SI])[LRPASI]{3}|None", str(orientation)):
-        raise ModelError(f"{path}: found orientation {orientation!r}, expected three letters such as LPS")
+        raise ModelError(f"{path}: found orientation {orientation!r:.100}, expected three letters such as LPS")
     origin = Origin(str(trainer), str(source["plans"].get("dataset_name")), _classes(folds), plan.takes_clicks)
     if stated is None:
         challenge, how = origin.challenge(pairs_by_name(_labels(dataset)))
@@ -310,13 +326,12 @@ def _segmentation(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _axes(path: Path, value: Any) -> tuple[int, ...] | None:
-    """The mirror axes of a checkpoint, which may be none, a list, a tuple or an array."""
-    axes = _to_json(value)
+def _axes(path: Path, axes: Any) -> tuple[int, ...] | None:
+    """The mirror axes of a model, which may be none."""
     if axes is None:
         return None
     if not isinstance(axes, list) or len(set(map(str, axes))) != len(axes) or any(a not in (0, 1, 2) for a in axes):
-        raise ModelError(f"{path}: found mirror axes {axes!r}, expected different ones of 0, 1, 2")
+        raise ModelError(f"{path}: found mirror axes {axes!r:.100}, expected different ones of 0, 1, 2")
     return tuple(int(a) for a in axes)
 
 
@@ -326,12 +341,31 @@ def _object(path: Path, name: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _to_json(value: Any) -> Any:
-    """Numpy numbers, tuples and the like as what JSON can hold."""
-    if isinstance(value, dict):
-        return {str(k): _to_json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [_to_json(v) for v in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+def _read_json(path: Path, what: str = "a JSON object") -> dict[str, Any]:
+    if path.exists() and not (path.is_file() and path.stat().st_size <= LARGEST_JSON):
+        raise ModelError(f"{path}: found no file or one of more than {LARGEST_JSON} bytes, expected {what}")
+    content: dict[str, Any] = _to_json(path, read_json(path, what))
+    return content
+
+
+def _to_json(path: Path, value: Any) -> Any:
+    """Numpy numbers, tuples and the like as what JSON can hold, up to a size that no plans have.
+
+    A list of a list of the same list twice, and so on, has few bytes in a file and no end here.
+    """
+    left = LARGEST_JSON
+
+    def plain(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 16 + (len(value) if isinstance(value, str) else 0)
+        if left < 0 or depth > DEEPEST_JSON:
+            raise ModelError(f"{path}: found values nested into one another without end, expected plans and the like")
+        if isinstance(value, dict):
+            return {plain(str(k), depth): plain(v, depth + 1) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v, depth + 1) for v in value]
+        if isinstance(value, np.generic):
+            return value.item()
+        return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+    return plain(value, 0)

@@ -58,10 +58,10 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
         schemes = list(configuration["normalization_schemes"])
         if schemes not in ([CT_NORMALISATION], [HARMONISED]):
             expected = f"['{CT_NORMALISATION}'] or ['{HARMONISED}'] (one CT channel)"
-            raise ModelError(f"{path}: found normalization {schemes}, expected {expected}")
+            raise ModelError(f"{path}: found normalization {schemes!s:.100}, expected {expected}")
         for key in ("resampling_fn_data", "resampling_fn_probabilities"):
             if configuration[key] != RESAMPLER:
-                raise ModelError(f"{path}: found {key} {configuration[key]}, expected {RESAMPLER}")
+                raise ModelError(f"{path}: found {key} {configuration[key]!s:.100}, expected {RESAMPLER}")
         kwargs = configuration.get("resampling_fn_data_kwargs") or {}
         architecture = configuration["architecture"]
         plan = Plan(
@@ -76,7 +76,7 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
             harmonise=schemes == [HARMONISED],
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        problem = f"no entry {error}" if isinstance(error, KeyError) else str(error)
+        problem = f"no entry {error}" if isinstance(error, KeyError) else str(error)[:200]
         raise ModelError(f"{path}: found plans with {problem}, expected nnU-Net plans of a 3-D configuration") from None
     low, high = plan.intensity["percentile_00_5"], plan.intensity["percentile_99_5"]
     finite = all(math.isfinite(value) and abs(value) < 1e6 for value in plan.intensity.values())
@@ -87,7 +87,7 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
         ("intensities", plan.intensity, finite and low < high and plan.intensity["std"] > 0, "finite statistics"),
     ):
         if not good:
-            raise ModelError(f"{path}: found {entry} {found}, expected {expected}")
+            raise ModelError(f"{path}: found {entry} {found!s:.200}, expected {expected}")
     return plan
 
 
@@ -99,7 +99,7 @@ def resolve(path: Path, plans: dict[str, Any], name: str) -> dict[str, Any]:
     while wanted is not None:
         configurations = plans.get("configurations", {})
         if wanted not in configurations or wanted in chain:
-            found = f"configuration {wanted!r} missing or inheriting from itself"
+            found = f"configuration {wanted!r:.100} missing or inheriting from itself"
             raise ModelError(f"{path}: found {found}, expected plans")
         chain.append(wanted)
         merged = {**configurations[wanted], **merged}
@@ -133,7 +133,7 @@ def build_network(
     """
     name = network_class_name.rsplit(".", 1)[-1]
     if name not in VARIANTS:
-        found = f"{network_class_name}{' (Mamba-1)' if name == 'UMambaBot' else ''}"
+        found = f"{network_class_name:.100}{' (Mamba-1)' if name == 'UMambaBot' else ''}"
         raise ValueError(f"network class: found {found}, expected a Mamba-2 network: {', '.join(VARIANTS)}")
     arguments = {k: v for k, v in arch_kwargs.items() if k not in ("input_channels", "num_classes", "deep_supervision")}
     return UMamba2(

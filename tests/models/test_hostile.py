@@ -1,0 +1,374 @@
+"""Model files that somebody made to do harm: one clear line each, at once, and nothing written elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from small_models import make_model
+
+from umamba2.errors import InputError, ModelError
+from umamba2.files import write_file
+from umamba2.models import checkpoint, weights
+from umamba2.models import folder as folders
+from umamba2.models.checkpoint import read_checkpoint
+from umamba2.models.folder import describe, load_model, slim
+from umamba2.models.weights import read_weights
+
+SECONDS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A model in both layouts."""
+    place = tmp_path_factory.mktemp("whole")
+    slim(make_model(place / "nnunet"), place / "slim")
+    return place
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_model(tmp_path / "model")
+
+
+def refused(read, what, match):
+    with pytest.raises(ModelError, match=match) as caught:
+        read(what)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700 + len(str(what))
+
+
+def read_or_refused(read, what):
+    """What comes of any file: something, or one line."""
+    try:
+        return read(what)
+    except InputError as error:
+        message = str(error)
+    assert "\n" not in message
+    assert message.startswith(str(what))
+    assert len(message) < 1000 + len(str(what))
+    return None
+
+
+def change(folder, **entries):
+    path = folder / "fold_0" / "checkpoint_best.pth"
+    content = torch.load(path, weights_only=False)
+    content.update(entries)
+    torch.save(content, path)
+    return content
+
+
+def archive(path, content: bytes, *storages: bytes, compression=zipfile.ZIP_STORED, folder="x"):
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr(f"{folder}/data.pkl", content)
+        for number, storage in enumerate(storages):
+            file.writestr(f"{folder}/data/{number}", storage)
+    return path
+
+
+def nested(kind):
+    """2^60 values in 60."""
+    value = kind()
+    for _ in range(60):
+        value = kind((value, value))
+    return value
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize("entry", ["init_args", "trainer_name", "inference_allowed_mirroring_axes"])
+def test_lists_of_themselves_end(folder, kind, entry):
+    change(folder, **{entry: {"plans": nested(kind)} if entry == "init_args" else nested(kind)})
+    refused(load_model, folder, "found values nested into one another without end")
+
+
+def test_depth_is_bounded(folder):
+    deep = []
+    for _ in range(100):
+        deep = [deep]
+    change(folder, trainer_name=deep)
+    refused(load_model, folder, "found values nested into one another without end")
+
+
+def test_keys_that_take_for_ever_to_hash_are_not_hashed(tmp_path):
+    twice = pickle.EMPTY_TUPLE + b"".join(
+        pickle.BINPUT + bytes([i]) + pickle.BINGET + bytes([i]) + pickle.TUPLE2 for i in range(60)
+    )
+    for content in (
+        pickle.EMPTY_DICT + twice + pickle.NONE + pickle.SETITEM,
+        pickle.EMPTY_DICT + pickle.MARK + twice + pickle.NONE + pickle.SETITEMS,
+        b"ccollections\nOrderedDict\n" + pickle.EMPTY_LIST + twice + pickle.NONE + pickle.TUPLE2 + pickle.APPEND
+        + pickle.TUPLE1 + pickle.REDUCE,
+    ):  # fmt: skip
+        refused(read_checkpoint, archive(tmp_path / "x.pth", content + pickle.STOP), "x.pth: (found|could not)")
+
+
+def test_compressed_archives_are_refused(tmp_path):
+    path = archive(tmp_path / "x.pth", pickle.dumps("0" * 10**8, 2), compression=zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 10**6
+    refused(read_checkpoint, path, r"x/data\.pkl compressed|bytes, at most")
+
+
+@pytest.mark.parametrize(("limit", "name"), [("LARGEST_PICKLE", "data.pkl of"), ("MOST_ENTRIES", "files in the arch")])
+def test_large_archives_are_refused(folder, monkeypatch, limit, name):
+    monkeypatch.setattr(checkpoint, limit, 50)
+    refused(load_model, folder, name)
+
+
+def test_what_is_made_of_one_text_again_and_again_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "LARGEST_PICKLE", 10**5)
+    text = pickle.BINUNICODE + struct.pack("<I", 10**4) + b"a" * 10**4 + pickle.BINPUT + b"\0"
+    once = b"c_codecs\nencode\n" + pickle.BINGET + b"\0" + pickle.BINUNICODE + b"\6\0\0\0latin1" + pickle.TUPLE2
+    content = pickle.EMPTY_LIST + text + pickle.APPEND + (once + pickle.REDUCE + pickle.APPEND) * 20 + pickle.STOP
+    refused(read_checkpoint, archive(tmp_path / "x.pth", content), "grows without end")
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "stride", "count"),
+    [
+        (0, (10**12,), (0,), 4), (0, (2**32, 2**32), (0, 0), 4), (0, (2, 3), (3, 1), 4), (5, (1,), (1,), 4),
+        (-1, (2,), (1,), 4), (0, (2,), (-1,), 4), (0, (3,), (2**62,), 4), (0, (-1,), (1,), 4), (0, (4,), (1,), 5),
+        (0, (1,), (1,), -1), (0, (4, 1), (1,), 4), (0.0, (4,), (1,), 4), (0, [[4]], (1,), 4),
+    ],
+)  # fmt: skip
+def test_tensors_that_are_not_in_the_file_are_refused(tmp_path, offset, shape, stride, count):
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return ("storage", torch.FloatStorage, "0", "cpu", count) if value is storage else None
+
+    class Fake:
+        def __reduce__(self):
+            return torch._utils._rebuild_tensor_v2, (storage, offset, shape, stride, False, OrderedDict())
+
+    storage = object()
+    buffer = io.BytesIO()
+    Pickler(buffer, 2).dump({"network_weights": {"a": Fake()}})
+    refused(read_checkpoint, archive(tmp_path / "x.pth", buffer.getvalue(), bytes(16)), "x.pth: (found|could not)")
+
+
+def test_weights_that_share_their_numbers_without_end_are_refused(folder):
+    content = change(folder)
+    one = content["network_weights"]["encoder.stages.2.blocks.0.conv2.conv.weight"]
+    change(folder, network_weights=content["network_weights"] | {f"extra.{i}": one for i in range(100)})
+    refused(load_model, folder, "found tensors that share their numbers")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"cbuiltins\neval\n(X\1\0\0\0atR.", b"ctorch\ndevice\nX\3\0\0\0cpu\x85R)R.", b"].", b"}}b", b"(dp0\n.",
+        b"\x8cxcountR.", b"Nq\xffhh.", b"}K\1K\2s0.", b"cnumpy\ndtype\nX\1\0\0\0O\x85R.", b"N]a.", b"}]a.",
+        b"]K\1K\2s.", b"ctorch\nFloatStorage\n}b.", b"ccollections\nOrderedDict\n}b.", b"", b".", b"0.", b"t.",
+    ],
+)  # fmt: skip
+def test_pickles_that_are_no_checkpoints_are_refused(tmp_path, content):
+    refused(read_checkpoint, archive(tmp_path / "x.pth", content), "x.pth: (found|could not)")
+
+
+def test_archives_that_are_none_are_refused(tmp_path, folder):
+    path = folder / "fold_0" / "checkpoint_best.pth"
+    good = path.read_bytes()
+    for number, content in enumerate((b"PK\x03\x04", good[:-30], good[100:], b"\0" * 512 + good, good + good[:1000])):
+        path.write_bytes(content)
+        if number < 4:
+            refused(load_model, folder, "could not be read")
+    place = good.index(b"network_weights")
+    path.write_bytes(good[:place] + b"N" + good[place + 1 :])
+    refused(load_model, folder, r"data\.pkl with another checksum")
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("x/data.pkl", pickle.dumps({}, 2))
+        file.writestr("y/data.pkl", pickle.dumps({}, 2))
+    refused(load_model, folder, r"2 entries data\.pkl")
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("x/data.pkl", pickle.dumps({}, 2))
+        file.writestr("x/byteorder", "big")
+    refused(load_model, folder, "another byte order")
+
+
+def test_what_torch_writes_is_read_as_torch_reads_it(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    base = torch.rand(4, 6, generator=generator)
+    content = {
+        "kinds": [torch.zeros(3, dtype=d) for d in (torch.float64, torch.bfloat16, torch.half, torch.int8, torch.bool)],
+        "views": (base, base[1:, ::2], base.T, base[0, 0], torch.empty(0, 3)),
+        "parameter": torch.nn.Parameter(base + 1),
+        "state": torch.nn.Linear(2, 3).state_dict(),
+        "plain": {"a": [1, -5, 2**40, 2**70, 0.5, "é", None, True, b"raw"], 3: (), 0.5: ((), ("b",))},
+        "device": torch.device("cuda", 1),
+        "size": torch.Size([1, 2]),
+        "numpy": [np.float64(0.5), np.float32(0.1), np.bool_(True), np.int64(-3), np.dtype(">f4").type(2)],
+    }
+    for protocol in (2, 3, 4):
+        torch.save(content, tmp_path / "x.pth", pickle_protocol=protocol)
+        found = read_checkpoint(tmp_path / "x.pth")
+        for ours, theirs in zip(found["kinds"] + list(found["views"]), content["kinds"] + list(content["views"])):
+            assert ours.dtype == theirs.dtype
+            assert torch.equal(ours, theirs)
+        assert torch.equal(found["parameter"], content["parameter"])
+        assert all(torch.equal(found["state"][key], value) for key, value in content["state"].items())
+        for key in ("plain", "device", "size", "numpy"):
+            assert found[key] == content[key]
+            assert [type(a) for a in found[key]] == [type(b) for b in content[key]] if key == "numpy" else True
+    arrays = [np.arange(6.0).reshape(2, 3), np.arange(6).reshape(2, 3).T, np.array([1.5], ">f8"), np.zeros((0, 3))]
+    torch.save({"arrays": arrays}, tmp_path / "x.pth")
+    assert read_checkpoint(tmp_path / "x.pth")["arrays"][:3] == [array.tolist() for array in arrays[:3]]
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_number_of_folds_is_bounded(tmp_path, whole):
+    for number in range(40):
+        os.makedirs(tmp_path / "many" / f"fold_{number}")
+        (tmp_path / "many" / f"fold_{number}" / "checkpoint_best.pth").touch()
+    refused(load_model, tmp_path / "many", "found 40 folds, expected at most 32")
+    text = json.loads((whole / "slim" / "model.json").read_text())
+    text["folds"] = {str(i): "fold_0.safetensors" for i in range(100_000)}
+    write_file(tmp_path / "slim" / "model.json", json.dumps(text))
+    refused(load_model, tmp_path / "slim", "found 100000 folds, expected at most 32")
+
+
+@pytest.mark.parametrize("name", ["../../evil", "0/../../evil", "", "0 ", "é", "9" * 300])
+def test_fold_names_cannot_lead_elsewhere(tmp_path, whole, name):
+    text = json.loads((whole / "slim" / "model.json").read_text())
+    write_file(tmp_path / "hostile" / "model.json", json.dumps({**text, "folds": {name: "fold_0.safetensors"}}))
+    (tmp_path / "hostile" / "fold_0.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
+    before = sorted(tmp_path.rglob("*"))
+    refused(lambda place: slim(place, tmp_path / "out" / "deep"), tmp_path / "hostile", "found a fold named")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_are_not_waited_for(tmp_path, whole, folder):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    text = json.loads((whole / "slim" / "model.json").read_text())
+    write_file(tmp_path / "slim" / "model.json", json.dumps({**text, "folds": {"0": "pipe.safetensors"}}))
+    os.mkfifo(tmp_path / "slim" / "pipe.safetensors")
+    refused(load_model, tmp_path / "slim", r"pipe\.safetensors: found no such file")
+    content = change(folder)
+    change(folder, init_args={**content["init_args"], "plans": None})
+    (folder / "plans.json").unlink()
+    os.mkfifo(folder / "plans.json")
+    refused(load_model, folder, r"plans\.json: found no file")
+
+
+def test_large_descriptions_are_refused(tmp_path, whole, monkeypatch):
+    monkeypatch.setattr(folders, "LARGEST_JSON", 1000)
+    refused(load_model, whole / "slim", r"model\.json: found no file or one of more than 1000 bytes")
+
+
+def test_names_cannot_look_like_lines_of_info(tmp_path):
+    labels = {"background": 0, "a\nmirror axes  all": 1, "b": 2, "c": 3, "d": 4}
+    lines = describe(make_model(tmp_path / "m", description={"labels": labels})).splitlines()
+    assert sum(line.startswith("mirror axes") for line in lines) == 1
+
+
+# --- anything at all --------------------------------------------------------------------------------------------------
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 10**20) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def paths_in(value, prefix=()):
+    """The way to every entry of nested objects and lists."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*prefix, key)
+        yield from paths_in(inner, (*prefix, key))
+
+
+@SECONDS
+@given(data=st.data())
+def test_any_plans_give_a_network_or_one_line(tmp_path, whole, data):
+    text = json.loads((whole / "slim" / "model.json").read_text())
+    for _ in range(data.draw(st.integers(1, 2))):
+        *way, last = data.draw(st.sampled_from(list(paths_in(text))))
+        place = text
+        for key in way:
+            place = place[key]
+        place[last] = data.draw(VALUES)
+    write_file(tmp_path / "m" / "model.json", json.dumps(text))
+    (tmp_path / "m" / "fold_0.safetensors").unlink(missing_ok=True)
+    (tmp_path / "m" / "fold_0.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
+    model = read_or_refused(load_model, tmp_path / "m")
+    if model is not None:
+        assert describe(tmp_path / "m")
+        read_or_refused(lambda _: model.load_weights(model.network(), next(iter(model.folds))), tmp_path / "m")
+
+
+HEADERS = st.dictionaries(
+    st.sampled_from(["encoder.stem.convs.0.conv.weight", "decoder.seg_layers.0.weight", "__metadata__"]) | st.text(),
+    VALUES
+    | st.fixed_dictionaries(
+        {
+            "dtype": st.sampled_from(["F32", "F16", "I64", "BOOL", "F8_E4M3", "F4", "C64", "U8", "?"]),
+            "shape": st.lists(st.integers(0, 5) | st.sampled_from([2**31, 2**63, -1]), max_size=5),
+            "data_offsets": st.lists(st.integers(0, 64) | st.just(2**64), min_size=2, max_size=2),
+        }
+    ),
+    max_size=3,
+)
+
+
+@SECONDS
+@given(header=HEADERS, size=st.none() | st.integers(0, 2**64 - 1), content=st.binary(max_size=64))
+def test_any_safetensors_give_weights_or_one_line(tmp_path, header, size, content):
+    text = json.dumps(header).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes((len(text) if size is None else size).to_bytes(8, "little") + text + content)
+    found = read_or_refused(read_weights, path)
+    assert found is None or all(isinstance(value, torch.Tensor) for value in found.values())
+
+
+@SECONDS
+@given(data=st.data())
+def test_any_pickle_gives_a_checkpoint_or_one_line(tmp_path, whole, data):
+    with zipfile.ZipFile(whole / "nnunet" / "fold_0" / "checkpoint_best.pth") as file:
+        entries = {name.split("/", 1)[1]: file.read(name) for name in file.namelist()}
+    content = bytearray(entries["data.pkl"])
+    instructions = st.sampled_from([pickle.REDUCE, pickle.BUILD, pickle.TUPLE2, pickle.MARK, b"q\1h\1"])
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(content) - 1))
+        content[start : start + data.draw(st.integers(0, 3))] = data.draw(
+            st.binary(max_size=3)
+            | st.sampled_from([pickle.REDUCE, pickle.BUILD, pickle.TUPLE2, pickle.MARK, b"q\1h\1"])
+        )
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as file:
+        for name, stored in {**entries, "data.pkl": bytes(content)}.items():
+            file.writestr(f"x/{name}", stored)
+    found = read_or_refused(read_checkpoint, tmp_path / "x.pth")
+    if found is not None:
+        read_or_refused(lambda path: weights.bare_weights(path, found), tmp_path / "x.pth")
+
+
+@SECONDS
+@given(data=st.data())
+def test_any_damage_to_a_file_gives_weights_or_one_line(tmp_path, whole, data):
+    source = data.draw(st.sampled_from(["slim/fold_0.safetensors", "nnunet/fold_0/checkpoint_best.pth"]))
+    content = bytearray((whole / source).read_bytes())
+    for _ in range(data.draw(st.integers(1, 5))):
+        # Half of it where the structure is.
+        start = data.draw(st.integers(0, len(content) - 1) | st.integers(0, 20_000))
+        content[start : start + data.draw(st.integers(1, 4))] = data.draw(st.binary(max_size=4))
+    path = tmp_path / source.rsplit("/", 1)[-1]
+    path.write_bytes(content)
+    read_or_refused(read_weights, path)
+
+
+def test_large_headers_are_refused(whole, monkeypatch):
+    monkeypatch.setattr(weights, "LARGEST_HEADER", 100)
+    refused(load_model, whole / "slim", "a header of .* bytes, at most 100")

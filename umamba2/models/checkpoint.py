@@ -1,0 +1,265 @@
+"""Checkpoints as `torch.save` writes them, read without `torch.load`: a zip archive with one pickle and raw numbers.
+
+A pickle is a program. `torch.load` runs it with a list of what it may call, and has had holes in that list and in its
+own arithmetic (GHSA-53q9-r3pm-6pq6, GHSA-63cw-57p8-fm3p); a small file can also keep it busy for ever. A checkpoint
+needs little: numbers, texts, lists, dicts, tensors over what the archive holds, and numpy's numbers. No more is done.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import mmap
+import pickletools
+import re
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umamba2.errors import ModelError
+
+LARGEST_PICKLE = 2**24  # bytes; nnU-Net's checkpoint of this network has less than a tenth
+MOST_ENTRIES = 20_000  # of an archive, likewise
+
+_STORAGES = {
+    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128,
+}  # fmt: skip
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint file as tensors and plain values; the tensors' numbers stay in the file until they are used.
+
+    Raises:
+        ModelError: The file is damaged, was written by a torch before 1.6, or holds any other object.
+    """
+    try:
+        with open(path, "rb") as file:
+            archive = _Archive(file)
+            content = _unpickle(archive.pickle(), archive.storage)
+    except _ForeignError as error:
+        raise ModelError(f"{path}: found {error}, expected tensors and plain values only") from None
+    except Exception as error:  # whatever a damaged or hostile file leads to
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{path}: could not be read ({reason}), expected a PyTorch checkpoint") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: found a {type(content).__name__}, expected an nnU-Net checkpoint")
+    return content
+
+
+class _ForeignError(Exception):
+    """An object that no checkpoint needs."""
+
+
+class _Archive:
+    """The zip archive, in memory only as far as it is looked at."""
+
+    def __init__(self, file: io.BufferedReader):
+        if file.read(4) != b"PK\x03\x04":
+            raise ValueError("no zip archive as torch has written since 1.6")
+        with zipfile.ZipFile(file) as archive:
+            self._entries = {entry.filename: entry for entry in archive.infolist()}
+        if len(self._entries) > MOST_ENTRIES:
+            raise ValueError(f"{len(self._entries)} files in the archive, at most {MOST_ENTRIES} are")
+        self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        pickles = [name for name in self._entries if re.fullmatch(r"[^/]+/data\.pkl", name)]
+        if len(pickles) != 1:
+            raise ValueError(f"{len(pickles)} entries data.pkl in the archive, not one")
+        self._folder = pickles[0].removesuffix("data.pkl")
+        self._storages: dict[tuple[str, torch.dtype], Tensor] = {}
+        if f"{self._folder}byteorder" in self._entries and self._content("byteorder") != sys.byteorder.encode():
+            raise ValueError("numbers in another byte order than this machine's")
+
+    def pickle(self) -> bytes:
+        """The pickle, its checksum compared."""
+        return self._content("data.pkl")
+
+    def _content(self, name: str) -> bytes:
+        entry = self._entries[f"{self._folder}{name}"]
+        if entry.file_size > LARGEST_PICKLE:
+            raise ValueError(f"{name} of {entry.file_size} bytes, at most {LARGEST_PICKLE} are read")
+        start = self._start(entry)
+        content = self._bytes[start : start + entry.file_size]
+        if zlib.crc32(content) != entry.CRC:
+            raise ValueError(f"{name} with another checksum than the archive states")
+        return content
+
+    def storage(self, reference: Any) -> Tensor:
+        """The numbers of a storage, one after the other."""
+        _, dtype, key, _, count = reference
+        if not (type(key) is str and type(dtype) is torch.dtype and type(count) is int):
+            raise _ForeignError("a storage that torch.save does not write")
+        if (key, dtype) not in self._storages:
+            entry = self._entries[f"{self._folder}data/{key}"]
+            size, start = count * dtype.itemsize, self._start(entry)
+            if entry.file_size != size:
+                raise ValueError(f"storage {key} of {entry.file_size} bytes, {count} numbers of {dtype} stated")
+            found = torch.empty(0, dtype=dtype)
+            if size and start % dtype.itemsize == 0:  # as torch.save aligns them
+                found = torch.frombuffer(self._bytes, dtype=dtype, count=count, offset=start)
+            elif size:
+                found = torch.frombuffer(bytearray(self._bytes[start : start + size]), dtype=dtype)
+            self._storages[key, dtype] = found
+        return self._storages[key, dtype]
+
+    def _start(self, entry: zipfile.ZipInfo) -> int:
+        """Where the bytes of an entry begin in the file."""
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{entry.filename} compressed, torch.save never does that")
+        signature, name, extra = struct.unpack_from("<4s22xHH", self._bytes, entry.header_offset)
+        start: int = entry.header_offset + 30 + name + extra
+        if signature != b"PK\x03\x04" or start + entry.file_size > len(self._bytes):
+            raise ValueError(f"{entry.filename} cut off")
+        return start
+
+
+class _NumpyType:
+    """numpy's type of an array; its state says in which order the bytes are."""
+
+    def __init__(self, code: str, *_: Any):
+        if not re.fullmatch(r"[biuf]\d{1,2}", code):
+            raise _ForeignError(f"numpy numbers of type {code!r:.40}")
+        self._code, self._order = code, "<"
+
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        self._order = ">" if state[1] == ">" else "<"
+
+    def read(self, raw: bytes) -> np.ndarray[Any, Any]:
+        return np.frombuffer(raw, np.dtype(self._order + self._code))
+
+
+class _NumpyArray(list[Any]):
+    """A numpy array as lists."""
+
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, raw = state
+        if raw:
+            self[:] = dtype.read(raw).reshape(shape, order="F" if fortran else "C").tolist()
+
+
+def _tensor(storage: Tensor, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    if len(shape) != len(stride) or not all(type(n) is int and n >= 0 for n in (offset, *shape, *stride)):
+        raise _ForeignError("a tensor that torch.save does not write")
+    end = offset + sum((size - 1) * step for size, step in zip(shape, stride)) + 1 if all(shape) else 0
+    if max(end, math.prod(shape)) > storage.numel():  # the latter: the same number again and again
+        raise ValueError(f"a tensor {tuple(shape)} over {storage.numel()} stored numbers")
+    return storage.as_strided(shape, stride, offset)
+
+
+def _new_dict() -> dict[Any, Any]:  # without arguments: pairs could take for ever to hash
+    return {}
+
+
+# What a pickle may name, and what that is here. Nothing else can be called, so nothing else is run.
+_NAMES: dict[str, Any] = {
+    **{f"torch.{name}": dtype for name, dtype in _STORAGES.items()},
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "torch.device": torch.device,  # nnU-Net stores the arguments that its trainer was made with
+    "torch.Size": tuple,
+    "collections.OrderedDict": _new_dict,
+    "_codecs.encode": lambda text, _: text.encode("latin-1"),  # how old pickles spell bytes
+    "__builtin__.bytes": lambda: b"",
+    "numpy.dtype": _NumpyType,
+    "numpy.ndarray": _NumpyArray,
+    # numpy 1 and 2 write different names
+    **{f"numpy.{core}.multiarray.scalar": lambda dtype, raw: dtype.read(raw)[0] for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray._reconstruct": lambda *_: _NumpyArray() for core in ("core", "_core")},
+}
+_NUMBERS_AND_TEXTS = (
+    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING",
+    "BINBYTES", "SHORT_BINBYTES",
+)  # fmt: skip
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+
+
+def _unpickle(content: bytes, storage: Callable[[Any], Tensor]) -> Any:
+    """Run a pickle, as far as a checkpoint needs it.
+
+    Args:
+        content: The pickle.
+        storage: Gives the numbers that a persistent id stands for.
+    """
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[Any, Any] = {}
+    left = LARGEST_PICKLE
+
+    def pop(count: int | None = None) -> list[Any]:
+        """The topmost items, or those above the last mark."""
+        start = marks.pop() if count is None else len(stack) - count
+        items = stack[start:]
+        del stack[start:]
+        return items
+
+    def named(name: str) -> Any:
+        if name not in _NAMES:
+            raise _ForeignError(f"the Python object {name:.100}")
+        return _NAMES[name]
+
+    def spend(arguments: Any) -> None:
+        """Bound what is made of one text or list that is handed over again and again."""
+        nonlocal left
+        left -= sum(len(one) for one in arguments if isinstance(one, (str, bytes, list, tuple)))
+        if left < 0:
+            raise ValueError("a pickle that grows without end")
+
+    for instruction, argument, _ in pickletools.genops(content):
+        name = instruction.name
+        if name in _NUMBERS_AND_TEXTS:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
+        elif name == "MARK":
+            marks.append(len(stack))
+        elif name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):
+            stack.append(tuple(pop(None if name == "TUPLE" else int(name[-1]))))
+        elif name in ("EMPTY_LIST", "EMPTY_DICT"):
+            stack.append([] if name == "EMPTY_LIST" else {})
+        elif name in ("APPEND", "APPENDS"):
+            items = pop(None if name == "APPENDS" else 1)
+            if type(stack[-1]) is not list:
+                raise _ForeignError(f"items of a {type(stack[-1]).__name__}")
+            stack[-1].extend(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            items = pop(None if name == "SETITEMS" else 2)
+            # Tuples of tuples as keys could take for ever to hash.
+            if type(stack[-1]) is not dict or not all(isinstance(key, (str, int, float)) for key in items[::2]):
+                raise _ForeignError("keys that are neither texts nor numbers")
+            stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        elif name in ("GLOBAL", "STACK_GLOBAL"):
+            stack.append(named(".".join(pop(2)) if argument is None else argument.replace(" ", ".")))
+        elif name == "BINPERSID":
+            stack.append(storage(*pop(1)))
+        elif name == "REDUCE":
+            function, arguments = pop(2)
+            spend(arguments)
+            if not isinstance(function, (type, FunctionType)):
+                raise _ForeignError(f"a call of a {type(function).__name__}")
+            stack.append(function(*arguments))
+        elif name == "BUILD":
+            (state,) = pop(1)
+            spend(state)
+            if isinstance(stack[-1], (_NumpyType, _NumpyArray)):
+                stack[-1].set_state(state)
+            elif type(stack[-1]) is not dict:  # the state of a state dict is the versions of its modules
+                raise _ForeignError(f"the state of a {type(stack[-1]).__name__}")
+        elif name not in ("PROTO", "FRAME", "STOP"):
+            raise _ForeignError(f"the pickle instruction {name}")
+    (content,) = stack
+    return content
