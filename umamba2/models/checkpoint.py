@@ -27,8 +27,8 @@ from torch import Tensor
 
 from umamba2.errors import ModelError
 
-LARGEST_PICKLE = 2**24  # bytes; nnU-Net's checkpoint of this network has less than a tenth
-MOST_ENTRIES = 20_000  # of an archive, likewise
+LARGEST_PICKLE = 2**24  # bytes; the published network with its optimizer has about 2**18
+MOST_ENTRIES = 20_000  # of an archive; the published network with its optimizer has 666
 
 _STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
@@ -47,7 +47,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             archive = _Archive(file)
-            content = _unpickle(archive.pickle(), archive.storage)
+            content = _unpickle(archive.read("data.pkl"), archive.storage)
     except _ForeignError as error:
         raise ModelError(f"{path}: found {error}, expected tensors and plain values only") from None
     except Exception as error:  # whatever a damaged or hostile file leads to
@@ -78,14 +78,11 @@ class _Archive:
             raise ValueError(f"{len(pickles)} entries data.pkl in the archive, not one")
         self._folder = pickles[0].removesuffix("data.pkl")
         self._storages: dict[tuple[str, torch.dtype], Tensor] = {}
-        if f"{self._folder}byteorder" in self._entries and self._content("byteorder") != sys.byteorder.encode():
+        if f"{self._folder}byteorder" in self._entries and self.read("byteorder") != sys.byteorder.encode():
             raise ValueError("numbers in another byte order than this machine's")
 
-    def pickle(self) -> bytes:
-        """The pickle, its checksum compared."""
-        return self._content("data.pkl")
-
-    def _content(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes:
+        """A small entry, its checksum compared."""
         entry = self._entries[f"{self._folder}{name}"]
         if entry.file_size > LARGEST_PICKLE:
             raise ValueError(f"{name} of {entry.file_size} bytes, at most {LARGEST_PICKLE} are read")
