@@ -26,9 +26,9 @@ from umamba2.anatomy.structures import left_right_pairs
 from umamba2.engine.network import resolve_precision
 from umamba2.errors import InputError
 from umamba2.files import replacing
+from umamba2.models.checkpoint import read_checkpoint
 from umamba2.models.folder import pairs_by_name
 from umamba2.models.network import build_network
-from umamba2.models.weights import read_checkpoint
 from umamba2.training import losses
 from umamba2.training.clicks import batch_clicks
 from umamba2.training.loading import Batch, DataLoading
