@@ -70,7 +70,7 @@ FILES = {
     # files that are none of its business
     "up.mhd": (meta("../secret.raw"), "expected one in the same folder"),
     "absolute.mhd": (meta("/etc/hostname"), "expected one in the same folder"),
-    "dots.mhd": (meta(".."), "'..'"),
+    "dots.mhd": (meta(".."), "found .., which is no regular file"),
     "nothing.mhd": (meta(""), "expected one in the same folder"),
     "up.nrrd": (nrrd(data_file="../secret.raw"), "expected one in the same folder"),
     "pipe.mhd": (meta("pipe.raw"), "found pipe.raw, which is no regular file"),
