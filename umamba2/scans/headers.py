@@ -7,6 +7,7 @@ reads their geometry, and whole TIFF files.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from dataclasses import dataclass
@@ -16,6 +17,12 @@ from typing import Literal
 from umamba2.errors import InputError
 
 _LONGEST_HEADER = 1 << 18  # bytes; segmentations by 3D Slicer name all their structures, in some 60,000
+
+# The fields of a MetaImage that state voxel size, directions and place; each has had several names.
+_SIZES = {"ElementSpacing", "ElementSize"}
+_DIRECTIONS = {"TransformMatrix", "Rotation", "Orientation"}
+_TYPE = re.compile("MET_U?(CHAR|SHORT|INT|LONG|LONG_LONG)|MET_(FLOAT|DOUBLE)")
+_GRID = _SIZES | _DIRECTIONS | {"Offset", "Position", "Origin"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,15 @@ def metaimage_header(path: Path) -> Header:
         raise InputError(f"{path}: could not be read (no ElementDataFile in it), expected a complete image file")
     if not _yes(fields.get("BinaryData", "True")):
         raise InputError(f"{path}: found voxels written as text, expected BinaryData = True")
+    if not _TYPE.fullmatch(kind := fields.get("ElementType", "")):
+        raise InputError(f"{path}: found voxels of the type {kind[:40]!r}, expected numbers such as MET_SHORT")
+    for key in _GRID & fields.keys():  # MetaImage's own reader takes what is no number for 0
+        try:
+            finite = all(math.isfinite(float(number)) for number in fields[key].split())
+        except ValueError:
+            finite = False
+        if not finite:
+            raise InputError(f"{path}: found {key} = {fields[key][:80]}, expected finite numbers")
     local = name.upper() == "LOCAL"
     data = path if local else _beside(path, name)
     skip = _number(path, "HeaderSize", fields.get("HeaderSize", "0"))
@@ -71,8 +87,8 @@ def metaimage_header(path: Path) -> Header:
         None if skip < 0 else offset,
         _yes(fields.get("CompressedData", "")),
         order=">" if swapped else "<",
-        sized=bool({"ElementSpacing", "ElementSize"} & fields.keys()),
-        oriented=bool({"TransformMatrix", "Rotation", "Orientation"} & fields.keys()),
+        sized=bool(_SIZES & fields.keys()),
+        oriented=bool(_DIRECTIONS & fields.keys()),
     )
 
 
