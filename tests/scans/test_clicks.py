@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stand_in import write_clicks
 
 from umamba2.errors import InputError
-from umamba2.scans.clicks import Clicks, click_file, find_click_file, mirrored, no_clicks, read_clicks
+from umamba2.scans.clicks import Clicks, click_file, find_click_file, mirrored, no_clicks, read_clicks, simulate_clicks
 
 SHAPE = (20, 30, 40)
 
@@ -153,3 +153,30 @@ def test_mirroring_leaves_its_input_alone():
 
 def test_empty_can_be_mirrored():
     assert mirrored(no_clicks(), (0, 1, 2), SHAPE).coordinates.shape == (0, 3)
+
+
+def test_click_protocol():
+    mask = np.zeros((100, 40, 40), bool)
+    mask[10:90, 15:22, 15:22] = True
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        clicks = simulate_clicks(mask, rng)
+        assert all(mask[c] for c in clicks)
+        z = np.array([c[0] for c in clicks])
+        assert np.all(np.abs(z - np.linspace(10, 89, 5)) <= 5.5)
+        assert all(abs(c[i] - 18) <= 3 for c in clicks for i in (1, 2))
+
+
+def test_clicks_fall_back_to_a_voxel_of_the_slice():
+    mask = np.zeros((20, 40, 40), bool)
+    mask[:, 5, 5] = mask[:, 35, 35] = True  # nothing near the median
+    clicks = simulate_clicks(mask, np.random.default_rng(1), count=9)
+    assert len(clicks) == 9
+    assert {c[1:] for c in clicks} == {(5, 5), (35, 35)}
+
+
+def test_clicks_skip_empty_slices_and_empty_masks():
+    mask = np.zeros((30, 8, 8), bool)
+    mask[[3, 25], 4, 4] = True
+    assert all(mask[c] for c in simulate_clicks(mask, np.random.default_rng(0)))
+    assert simulate_clicks(np.zeros((3, 3, 3), bool), np.random.default_rng(0)) == []

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from umamba2.scans.clicks import simulate_clicks
 from umamba2.synthetic.phantoms import make_phantom, write_phantoms
 
 COARSE = {"shape": (64, 102, 129), "spacing": (0.8, 0.8, 0.8)}
@@ -175,33 +174,6 @@ def test_clicks_of_a_phantom(phantoms):
         assert [name for name, _ in phantom.clicks] == ["Left_IAC"] * 5 + ["Right_IAC"] * 5
         for name, point in phantom.clicks:
             assert phantom.labels[point] == {"Left_IAC": 3, "Right_IAC": 4}[name]
-
-
-def test_click_protocol():
-    mask = np.zeros((100, 40, 40), bool)
-    mask[10:90, 15:22, 15:22] = True
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        clicks = simulate_clicks(mask, rng)
-        assert all(mask[c] for c in clicks)
-        z = np.array([c[0] for c in clicks])
-        assert np.all(np.abs(z - np.linspace(10, 89, 5)) <= 5.5)
-        assert all(abs(c[i] - 18) <= 3 for c in clicks for i in (1, 2))
-
-
-def test_clicks_fall_back_to_a_voxel_of_the_slice():
-    mask = np.zeros((20, 40, 40), bool)
-    mask[:, 5, 5] = mask[:, 35, 35] = True  # nothing near the median
-    clicks = simulate_clicks(mask, np.random.default_rng(1), count=9)
-    assert len(clicks) == 9
-    assert {c[1:] for c in clicks} == {(5, 5), (35, 35)}
-
-
-def test_clicks_skip_empty_slices_and_empty_masks():
-    mask = np.zeros((30, 8, 8), bool)
-    mask[[3, 25], 4, 4] = True
-    assert all(mask[c] for c in simulate_clicks(mask, np.random.default_rng(0)))
-    assert simulate_clicks(np.zeros((3, 3, 3), bool), np.random.default_rng(0)) == []
 
 
 def test_field_of_view_too_small_for_the_canals():
