@@ -71,6 +71,18 @@ def test_tiff_states_no_orientation(tmp_path):
     assert not read_case(image, labels).oriented
 
 
+def test_what_is_odd_about_the_scan_is_on_the_page(tmp_path, capsys):
+    image = write_image(tmp_path / "a.mha", np.zeros(SHAPE, np.int16), grid(SHAPE, spacing=(0.0005,) * 3))
+    labels = write_image(tmp_path / "b.mha", np.ones(SHAPE, np.uint8), grid(SHAPE, spacing=(0.0005,) * 3))
+    out = tmp_path / "r.html"
+    assert cli.main(["report", "-i", str(image), "-s", str(labels), "-o", str(out)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: a.mha: found")
+    page = Page(out.read_text())
+    assert line.removeprefix("warning: ") in " ".join(page.text)
+    assert "0.5 × 0.5 × 0.5 mm" in " ".join(page.text)  # what the volumes are measured with
+
+
 def test_predict_leaves_its_results_beside_the_segmentation(predict, tmp_path):  # noqa: F811
     write_image(tmp_path / "in/a.mha", scan((1, 2), (16, 4)))
     write_image(tmp_path / "in/b.mha", scan())
@@ -88,6 +100,7 @@ def test_predict_leaves_its_results_beside_the_segmentation(predict, tmp_path): 
     ]  # fmt: skip
     assert [s["volume_mm3"] for s in statistics["structures"]] == [round(21 * voxel, 4)] * 2
     assert statistics["remarks"]
+    assert statistics["missing_teeth"] == []  # 4 mm of a mouth show the place of no other tooth
     assert Image.open(tmp_path / "out/a.preview.png").size[0] == 1500
     assert Page((tmp_path / "out/a.report.html").read_text()).rows == [16, 1]
 

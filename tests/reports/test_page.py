@@ -77,6 +77,23 @@ def test_structures_that_only_one_of_two_has_are_listed():
     assert "lower left central incisor (only in the ground truth)" in page.text
 
 
+def test_the_template_holds_no_words():
+    template = (Path(make_page.__code__.co_filename).parent / "page.html.j2").read_text()
+    body = template[template.index("<!DOCTYPE") :]
+    words = re.sub(r"{%.*?%}|{{.*?}}|<[^>]*>", " ", body, flags=re.DOTALL).split()
+    assert [word for word in words if word.isalnum()] == ["umamba2"]  # all others are in texts.py
+
+
+def test_the_package_holds_template_and_style():
+    build_py = pytest.importorskip("setuptools.dist").Distribution({"packages": ["umamba2.reports"]})
+    build_py.parse_config_files([str(Path(cli.__file__).parents[1] / "pyproject.toml")])
+    command = build_py.get_command_obj("build_py")
+    command.finalize_options()
+    command.manifest_files = {}
+    found = command.find_data_files("umamba2.reports", str(Path(make_page.__code__.co_filename).parent))
+    assert {Path(name).name for name in found} == {"page.html.j2", "style.css"}
+
+
 def test_names_are_escaped():
     page = make_page(case_of(blocks(SHAPE, **UPPER), name="<b>&.mha"))
     assert "&lt;b&gt;&amp;.mha" in page

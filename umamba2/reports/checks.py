@@ -56,9 +56,9 @@ def check(case: ReportCase, measures: list[Measure]) -> list[Remark]:
     """Every remark on a case, warnings first."""
     found = [m for m in measures if m.voxels]
     structures = case.challenge.structures
+    remarks = [Remark(WARNING, warning) for warning in case.warnings]
     if any(s.group == "teeth" and s.fdi is None for s in structures):
-        return [Remark(NOTE, texts.MANY_TEETH_AT_ONCE), *_only_one_has(case, measures)]
-    remarks: list[Remark] = []
+        return [*remarks, Remark(NOTE, texts.MANY_TEETH_AT_ONCE), *_only_one_has(case, measures)]
     if case.oriented:
         remarks += _sides(case, found) + _upper_lower(found)
     else:

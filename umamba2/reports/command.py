@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,10 @@ def run(options: argparse.Namespace) -> int:
 
     files = options.image, options.labels, options.ground_truth
     OutputRegistry(path for path in files if path is not None).claim(options.output, options.image)
-    write_report(options.output, read_case(*files, find_challenge(options.challenge), options.numbering))
+    case = read_case(*files, find_challenge(options.challenge), options.numbering)
+    for warning in case.warnings:
+        say(f"warning: {warning}", sys.stderr)
+    write_report(options.output, case)
     say(f"{options.output}  {options.output.stat().st_size / 1e6:.1f} MB")
     return 0
 
@@ -75,25 +79,21 @@ def side_files(preview: bool, statistics: bool, report: bool, challenge: Challen
     from umamba2.anatomy.numberings import as_training
     from umamba2.scans.volumes import stem
 
-    wanted: dict[str, Callable[[Path, reports.ReportCase], None]] = {}
-    if preview:
-        wanted[".preview.png"] = reports.write_preview
-    if statistics:
-        wanted[".statistics.json"] = reports.write_statistics
-    if report:
-        wanted[".report.html"] = reports.write_report
+    kinds = (
+        (preview, ".preview.png", reports.write_preview),
+        (statistics, ".statistics.json", reports.write_statistics),
+        (report, ".report.html", reports.write_report),
+    )
     outputs = OutputRegistry()
 
     def write(image: Path, output: Path, volume: Volume, labels: npt.NDArray[Any]) -> None:
-        files = {output.with_name(stem(output) + ending): function for ending, function in wanted.items()}
+        files = {output.with_name(stem(output) + ending): function for wanted, ending, function in kinds if wanted}
         for path in files:
             outputs.claim(path, image)
         for path in files:
             path.unlink(missing_ok=True)  # whatever happens now, what lies there is of an earlier segmentation
         found = as_training(labels, str(output), challenge.structures, numbering)
-        case = reports.ReportCase(
-            image.name, volume.array, found, volume.grid, challenge, numbering, oriented=volume.oriented
-        )
+        case = reports.ReportCase.of_volume(volume, image.name, found, challenge, numbering)
         for path, function in files.items():
             function(path, case)
 

@@ -2,7 +2,7 @@
 
 An average dental arch is laid through the teeth that were found. Where it puts the others says whether the scan shows
 their places. It stretches, turns and tilts with the teeth, less so where they are few (ridge regression towards the
-average), and its distance from each of them is handed on to its neighbours.
+average); what a tooth then still lies off the arch holds for its neighbours as well.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ JAWS_APART = 15.0  # mm from the middle of the upper teeth down to that of the l
 _LATERAL = {"inferior alveolar canal": 27.0, "maxillary sinus": 25.0, "mandibular incisive canal": 13.0}
 
 _BESIDE = 10.0  # mm beside the midline from which on a scan shows a side
-_STIFFNESS = (2.0 / 0.15) ** 2  # mm^2: teeth stray 2 mm from an arch, arches by 0.15 mm a mm from the average
-_STRAY = 5.0  # mm that a tooth may lie off the arch; beyond that it is no guide to its neighbours
-_ASTRAY = 25.0  # mm; what lies farther from where the other teeth put it is a stray piece of another structure
+_STIFFNESS = (2.0 / 0.15) ** 2  # mm^2: teeth lie 2 mm off their arch, and arches differ by 0.15 mm a mm
+_OFF_THE_ARCH = 5.0  # mm; what a tooth lies off the arch beyond that says nothing about its neighbours
+_STRAY = 25.0  # mm; what lies farther from where most teeth put it is a stray piece of another structure
 _REACH = (3.0, 3.0, 6.0)  # mm around the place of a tooth that the scan must show, to the left, the back and the top
 _OPENING = 10.0  # mm by which an open mouth may part the jaws
 
@@ -87,18 +87,19 @@ def _along(teeth: Sequence[int]) -> list[int]:
 
 
 def _places(wanted: Sequence[int], guides: Sequence[int], centres: Points) -> Points:
-    """Where teeth should lie, (n, 3) in patient mm, given the centres of others, the guides, both in order."""
+    """Where teeth should lie, (n, 3) in patient mm, by the centres of others, the guides; both from right to left."""
     average, goal = (np.array([_average(fdi) for fdi in teeth]) for teeth in (guides, wanted))
     moved = centres - average
     apart = np.linalg.norm(moved[:, None] - moved, axis=2)
-    sound = apart[apart.sum(axis=1).argmin()] < _ASTRAY
+    sound = apart[apart.sum(axis=1).argmin()] < _STRAY
     average, moved, guides = average[sound], moved[sound], np.array(guides)[sound].tolist()
+    # How a tooth has moved from the average: a shift, a slope along the side and the depth, and what remains.
     middle, shift = average[:, :2].mean(axis=0), moved.mean(axis=0)
     spread = average[:, :2] - middle
     slope = np.linalg.solve(spread.T @ spread + _STIFFNESS * np.eye(2), spread.T @ (moved - shift))
-    astray = (moved - shift - spread @ slope).clip(-_STRAY, _STRAY)
-    handed_on = [np.interp(_along(wanted), _along(guides), astray[:, axis]) for axis in range(3)]
-    places: Points = goal + shift + (goal[:, :2] - middle) @ slope + np.stack(handed_on, axis=1)
+    remains = (moved - shift - spread @ slope).clip(-_OFF_THE_ARCH, _OFF_THE_ARCH)
+    between = [np.interp(_along(wanted), _along(guides), remains[:, axis]) for axis in range(3)]
+    places: Points = goal + shift + (goal[:, :2] - middle) @ slope + np.stack(between, axis=1)
     return places
 
 

@@ -16,7 +16,7 @@ from umamba2.challenges import MULTICLASS, Challenge
 from umamba2.errors import InputError
 from umamba2.scans.geometry import Geometry
 from umamba2.scans.orientation import UPRIGHT, turned
-from umamba2.scans.volumes import read_labels, read_volume
+from umamba2.scans.volumes import Volume, read_labels, read_volume
 
 Labels = npt.NDArray[np.uint8]
 
@@ -39,6 +39,7 @@ class ReportCase:
         numbering: The ids by which the report calls them.
         truth: The true segmentation in training ids, if it is known.
         oriented: Whether the file says how it lies in the patient; if not, no picture is marked and no side is checked.
+        warnings: What is odd about the file, one line each.
     """
 
     name: str
@@ -49,6 +50,22 @@ class ReportCase:
     numbering: str = "platform"
     truth: Labels | None = None
     oriented: bool = True
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of_volume(
+        cls,
+        volume: Volume,
+        name: str,
+        labels: Labels,
+        challenge: Challenge,
+        numbering: str,
+        truth: Labels | None = None,
+    ) -> ReportCase:
+        """The case of a scan; the arguments are the attributes."""
+        warnings = tuple(warning.replace(volume.name, name) for warning in volume.warnings)
+        grid = volume.grid
+        return cls(name, volume.array, labels, grid, challenge, numbering, truth, volume.oriented, warnings)
 
     @cached_property
     def upright(self) -> ReportCase:
@@ -96,12 +113,9 @@ def read_case(
         InputError: A file cannot be read, has unknown ids or no structure, or the grids differ.
     """
     volume = read_volume(image)
-    found, true = (
-        None if path is None else _read_ids(path, image, volume.geometry, challenge, numbering)
-        for path in (labels, truth)
-    )
-    assert found is not None
-    return ReportCase(Path(image).name, volume.array, found, volume.grid, challenge, numbering, true, volume.oriented)
+    found = _read_ids(labels, volume, challenge, numbering)
+    true = None if truth is None else _read_ids(truth, volume, challenge, numbering)
+    return ReportCase.of_volume(volume, Path(image).name, found, challenge, numbering, true)
 
 
 def span(profile: npt.NDArray[np.int64]) -> slice:
@@ -122,12 +136,12 @@ def _profiles(labels: Labels, classes: int) -> tuple[npt.NDArray[np.int64], ...]
     return along_z, along_y, along_x
 
 
-def _read_ids(path: str | Path, image: str | Path, grid: Geometry, challenge: Challenge, numbering: str) -> Labels:
+def _read_ids(path: str | Path, volume: Volume, challenge: Challenge, numbering: str) -> Labels:
     labels, geometry = read_labels(path)
     for what in ("size", "spacing", "origin", "direction"):
-        value, expected = getattr(geometry, what), getattr(grid, what)
+        value, expected = getattr(geometry, what), getattr(volume.geometry, what)
         if not np.allclose(value, expected, rtol=0, atol=_GRID_TOLERANCE):
-            raise InputError(f"{path}: found {what} {_text(value)}, expected {_text(expected)} as {image} has")
+            raise InputError(f"{path}: found {what} {_text(value)}, expected {_text(expected)} as {volume.name} has")
     return as_training(labels, str(path), challenge.structures, numbering)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from umamba2.anatomy.numberings import ids_of
 from umamba2.files import write_file
-from umamba2.reports.checks import Remark, check
+from umamba2.reports.checks import Remark, check, missing_teeth
 from umamba2.reports.measures import Measure, measure
 from umamba2.reports.reading import ReportCase
 
@@ -42,5 +42,6 @@ def to_json(case: ReportCase, measures: list[Measure], remarks: list[Remark]) ->
         "size_xyz": list(case.geometry.size),
         "spacing_xyz_mm": list(case.geometry.spacing),
         "structures": structures,
+        **({"missing_teeth": missing_teeth(case, measures)} if any(s.fdi for s in case.challenge.structures) else {}),
         "remarks": [{"level": remark.level, "text": remark.text} for remark in remarks],
     }
