@@ -27,6 +27,7 @@ from umamba2.challenges import Challenge
 from umamba2.errors import InputError
 from umamba2.files import read_json, replacing, write_file
 from umamba2.scans.clicks import NAMES, click_json, simulate_clicks
+from umamba2.scans.orientation import code as code_of
 from umamba2.scans.volumes import (
     SUFFIXES,
     Volume,
@@ -39,9 +40,11 @@ from umamba2.scans.volumes import (
 )
 from umamba2.training.dataset import CHANNEL, Split, check_grid, check_ids, ending_of, read_dataset, read_scan
 from umamba2.training.nnunet import is_dataset_name
+from umamba2.training.orientation import common_code, measured_code
 from umamba2.training.workers import LOG, check_disk, run_all
 
 FOLDS, SEED = 5, 12345
+LOOKED_AT = 8  # label maps, about, to see how the arrays lie
 CASE_WITH_TYPOS = "S_0048"  # the only one that may hold `DATASET_TYPOS`
 
 _MASK = re.compile(r"_masks?$", re.IGNORECASE)
@@ -95,7 +98,9 @@ def convert(challenge: Challenge, source: str | Path, target: str | Path, worker
     images = [image for image, _ in download.labelled.values()] + list(download.unlabelled.values())
     ending = ending_of(images)
     _check_surplus(folder, download)
-    _start(folder, challenge, ending, len(download.labelled))
+    orientation = _orientation(challenge, [labels for _, labels in download.labelled.values()])
+    LOG.info("%s: the labels lie %s", folder, orientation or "in no way that they show")
+    _start(folder, challenge, ending, len(download.labelled), orientation)
 
     labelled = {
         case: (challenge, case, *pair, folder, ending)
@@ -207,6 +212,9 @@ def convert_case(challenge: Challenge, case: str, image: Path, labels: Path, fol
     array, geometry = read_labels(labels)
     warnings = [*volume.warnings, *filter(None, [check_grid(labels, geometry, volume.geometry)])]
     check_ids(labels, array, *_known_ids(challenge, case))
+    code = measured_code(array, challenge.released or challenge.structures, volume.spacing)
+    if code and volume.oriented and code != code_of(volume.grid):
+        warnings.append(f"{image}: found the orientation {code_of(volume.grid)}, expected {code}, as the labels lie")
     converted = to_training(challenge.structures, "dataset")[array]
     _copy(image, volume, folder / "imagesTr" / f"{case}{CHANNEL}{ending}")
     if challenge.takes_clicks:
@@ -271,7 +279,18 @@ def _summary(source: Path, download: Download) -> str:
     return f"{source}: " + ", ".join(parts)
 
 
-def _start(folder: Path, challenge: Challenge, ending: str, count: int) -> None:
+def _orientation(challenge: Challenge, labels: list[Path]) -> str | None:
+    """How the arrays of a dataset lie in the patient, from a few of its label maps."""
+    codes = []
+    for path in labels[:: max(1, len(labels) // LOOKED_AT)]:
+        with suppress(InputError):  # what is wrong with it is said when it is converted
+            array, geometry = read_labels(path)
+            if array.min() >= 0 and array.max() < 256:
+                codes.append(measured_code(array, challenge.released or challenge.structures, geometry.zyx_spacing))
+    return common_code(codes)
+
+
+def _start(folder: Path, challenge: Challenge, ending: str, count: int, orientation: str | None) -> None:
     """Write dataset.json first: it says what the folder is about to hold. InputError if it holds something else."""
     description = {
         "name": folder.name.partition("_")[2],
@@ -280,6 +299,7 @@ def _start(folder: Path, challenge: Challenge, ending: str, count: int) -> None:
         "labels": {"background": 0, **{s.name: s.training for s in challenge.structures}},
         "numTraining": count,
         "file_ending": ending,
+        **({"orientation": orientation} if orientation else {}),
     }
     path = folder / "dataset.json"
     if path.is_file():
