@@ -85,18 +85,20 @@ def as_training(
     Raises:
         InputError: The label map has ids that the numbering lacks, or holds nothing but background.
     """
-    table = to_training(structures, numbering, released=True)
-    unknown = describe_unknown(labels, structures, numbering, table)
+    unknown = describe_unknown(labels, structures, numbering)
     if unknown:
         raise InputError(f"{name}: {unknown}")
     if not labels.any():
         raise InputError(f"{name}: found no structure (every voxel is 0), expected at least one")
-    translated: npt.NDArray[np.uint8] = table[labels]
+    translated: npt.NDArray[np.uint8] = to_training(structures, numbering, released=True)[labels]
     return translated
 
 
 def describe_unknown(
-    labels: npt.NDArray[Any], structures: Sequence[Structure], numbering: str, table: npt.NDArray[np.uint8]
+    labels: npt.NDArray[Any],
+    structures: Sequence[Structure],
+    numbering: str,
+    table: npt.NDArray[np.uint8] | None = None,
 ) -> str:
     """What to say of the ids in a label map that have no meaning, with the numbering that would fit; "" without any.
 
@@ -104,8 +106,9 @@ def describe_unknown(
         labels: Whole numbers (z, y, x).
         structures: The classes of a challenge.
         numbering: What the ids should be.
-        table: Which ids have a meaning, from `to_training`.
+        table: Which ids have a meaning, from `to_training`; None: those of the numbering and of the release.
     """
+    table = to_training(structures, numbering, released=True) if table is None else table
     present = _ids_in(labels)
     unknown = _without_meaning(present, table)
     if not unknown:

@@ -62,6 +62,10 @@ class Challenge:
     blend: str = "published"
     connectivity: Connectivity | None = None
 
+    def __post_init__(self) -> None:
+        if [s.training for s in self.structures] != list(range(1, self.num_classes)):
+            raise ValueError(f"{self.name}: expected structures in the order of their training ids, 1, 2, 3, ...")
+
     @property
     def num_classes(self) -> int:
         """Channels of a network for this challenge, background included."""

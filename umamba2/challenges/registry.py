@@ -7,7 +7,7 @@ from umamba2.challenges.stsr import STSR
 from umamba2.challenges.toothfairy3 import INTERACTIVE, MULTICLASS
 from umamba2.errors import InputError
 
-CHALLENGES: dict[str, Challenge] = {}
+CHALLENGES = {challenge.name: challenge for challenge in (MULTICLASS, INTERACTIVE, STSR)}
 
 
 def register(challenge: Challenge) -> Challenge:
@@ -21,7 +21,3 @@ def find_challenge(name: str) -> Challenge:
     if name not in CHALLENGES:
         raise InputError(f"challenge: found {name!r}, expected one of {', '.join(CHALLENGES)}")
     return CHALLENGES[name]
-
-
-for _challenge in (MULTICLASS, INTERACTIVE, STSR):
-    register(_challenge)

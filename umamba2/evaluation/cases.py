@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from umamba2.anatomy.numberings import describe_unknown, to_training
+from umamba2.anatomy.numberings import describe_unknown
 from umamba2.challenges import Challenge
 from umamba2.errors import InputError
 from umamba2.scans.geometry import Array, Geometry
@@ -112,9 +112,7 @@ def unknown_ids(
         numbering: What the ids should be.
         table: Which ids have a meaning; None for those of the numbering and of the released label maps.
     """
-    structures = challenge.structures
-    table = to_training(structures, numbering, released=True) if table is None else table
-    unknown = describe_unknown(labels, structures, numbering, table)
+    unknown = describe_unknown(labels, challenge.structures, numbering, table)
     return [f"{path}: {unknown}"] if unknown else []
 
 

@@ -159,17 +159,9 @@ def summary(values: Sequence[Any]) -> dict[str, float | None]:
     """
     if values and isinstance(values[0], str):
         return {"count": float(len(values)), "freq": float(max(Counter(values).values()))}
-    low, median, high = map(float, np.percentile(values, (25, 50, 75)))
-    return {
-        "count": float(len(values)),
-        "mean": float(np.mean(values)),
-        "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        "min": float(min(values)),
-        "25%": low,
-        "50%": median,
-        "75%": high,
-        "max": float(max(values)),
-    }
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    quartiles = dict(zip(("min", "25%", "50%", "75%", "max"), map(float, np.percentile(values, (0, 25, 50, 75, 100)))))
+    return {"count": float(len(values)), "mean": float(np.mean(values)), "std": deviation, **quartiles}
 
 
 def _truths(folder: str | Path) -> dict[str, Path]:

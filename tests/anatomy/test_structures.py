@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from challenge_names import INTERACTIVE, MULTICLASS, STSR, TASKS
@@ -83,11 +85,33 @@ def test_partners_are_mutual_and_named_for_the_other_side():
             assert structure.partner is None
 
 
-def test_thresholds_are_on_the_graded_ids_of_the_published_table():
-    limits = {s.platform: s.min_voxels for s in ANATOMY}
-    assert (limits[2], limits[3], limits[7], limits[48], limits[51], limits[52]) == (448.88, 2198, 71533, 3724, 75, 33)
-    assert [i for i, limit in limits.items() if limit is None] == [1, 10, 53, 50]
+# The published table of smallest components by graded id, typed a second time.
+PUBLISHED_SIZES = """
+2 448.88  3 2198  4 1754  5 814.48  6 1869  7 71533  8 7211  9 5694
+11 1473.895  12 888.1  13 1200  14 871.4  15 1970.9  16 1851  17 2146.2  18 1552
+21 1520  22 728.52  23 1196.26  24 1357.385  25 1964.44  26 1064.55  27 1930.25  28 1684
+31 2177  32 1092  33 2844.9  34 1590.155  35 1833  36 1057.15  37 2160  38 1179.185
+41 1070  42 3597.525  43 1195  44 1947  45 2075  46 2051.65  47 1057.345  48 3724
+51 75  52 33
+"""
+
+
+def test_smallest_components_are_those_of_the_published_table():
+    words = PUBLISHED_SIZES.split()
+    published = {int(number): float(size) for number, size in zip(words[::2], words[1::2])}
+    assert {s.platform: s.min_voxels for s in ANATOMY if s.min_voxels is not None} == published
+    assert [s.platform for s in ANATOMY if s.min_voxels is None] == [1, 10, 53, 50]
     assert [s.min_voxels for s in CHALLENGES[INTERACTIVE].structures] == [2198, 1754]
+
+
+def test_fdi_numbers_belong_to_single_teeth_alone():
+    assert [s.fdi for s in ANATOMY if s.fdi] == list(FDI_TEETH)
+    assert [s.fdi for s in CHALLENGES[STSR].structures] == [None] * 12  # 11 and 12 are no teeth there
+
+
+def test_structures_come_in_the_order_of_their_ids():
+    with pytest.raises(ValueError, match="stsr: expected structures in the order of their training ids"):
+        replace(CHALLENGES[STSR], structures=CHALLENGES[STSR].structures[::-1])
 
 
 def test_fdi_names():
