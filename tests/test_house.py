@@ -37,7 +37,7 @@ MOST_LINES, MOST_LOOSE = 450, 10
 # What breaks the rules still. These sets only shrink; at the end they are gone.
 UPWARDS: set[str] = set()
 CIRCLES: set[str] = set()
-TALKING = {"umamba2.engine.harmonise"}
+TALKING: set[str] = set()
 LONG: set[str] = set()
 UNTESTED: set[str] = set()
 

@@ -7,82 +7,109 @@ enamel follow as far as the scanner is linear.
 
 from __future__ import annotations
 
-import sys
-from itertools import pairwise
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from umamba2.messages import say
+from umamba2.engine.greys import Array, GreyValues, every_few
+from umamba2.engine.padding import Padding, find_padding
 
 AIR, SOFT_TISSUE = -1000.0, 40.0  # HU
-BINS = 512
-BLUR = 6  # bins: peaks closer than about this are one; wider than the gaps of 8-bit scans
-DEEP = 0.25  # of the lower peak: a valley above this does not separate air from soft tissue
-SMALLEST = 0.005  # of all voxels: what is less is no tissue but noise
-SHARE = 0.5  # of the group below: soft tissue has more; if not, the two are soft tissue and bone, and air is missing
-SAMPLE = 2**21  # voxels looked at
+CROSSED = 0.1  # of the fullest plane: a plane with fewer voxels of tissue is beside the head
 
 
-def harmonise(volume: np.ndarray, name: str = "scan") -> np.ndarray:
-    """The scan with its air at -1000 and its soft tissue at 40, float32, same shape.
+@dataclass(frozen=True)
+class GreyScale:
+    """What is done to the intensities of a scan before they are normalised: ``scale * intensity + offset``.
 
-    The result does not depend on the scanner's gain and offset. A scan that shows no two such peaks (a field of view
-    without air, say) comes back as it is, with a warning on stderr, which calls it by ``name``.
+    Attributes:
+        air: What padding is replaced by first, an intensity of the scan.
+        scale: The factor.
+        offset: In HU, as the result.
     """
-    found = anchors(volume)
+
+    air: float = AIR
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def apply(self, part: Array, padding: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.float32]:
+        """A copy of a part of the scan with its new intensities; ``padding`` says which of its voxels are padding."""
+        values = part.astype(np.float32)  # always a copy
+        if padding is not None:
+            values[padding] = self.air
+        if (self.scale, self.offset) != (1, 0):
+            values *= np.float32(self.scale)
+            values += np.float32(self.offset)
+        return values
+
+
+def harmonise(volume: Array) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+    """Bring the air of a scan to -1000 and its soft tissue to 40.
+
+    The result does not depend on the scanner's gain and offset. Padding becomes air.
+
+    Args:
+        volume: Intensities (z, y, x) of any real type; not changed.
+
+    Returns:
+        The new intensities, and a warning for whatever is wrong: a scan that shows no two such peaks (a field of view
+        without air, say) comes back as it is.
+    """
+    padding = find_padding(volume)
+    scale, warnings = grey_scale(volume, padding, True)
+    everything = tuple(slice(0, n) for n in volume.shape)
+    return scale.apply(volume, padding and padding.mask(everything)), warnings
+
+
+def grey_scale(volume: Array, padding: Padding | None, harmonised: bool) -> tuple[GreyScale, tuple[str, ...]]:
+    """How to bring a scan to the grey scale that a network expects.
+
+    Args:
+        volume: Intensities (z, y, x).
+        padding: What of it is padding.
+        harmonised: Whether the network expects air at -1000 and soft tissue at 40; if not, intensities are kept.
+
+    Returns:
+        The scale, and a warning for whatever is wrong.
+    """
+    warnings = [] if padding is None else [f"found padding ({padding}), expected none; taken as air"]
+    if not harmonised and padding is None:
+        return GreyScale(), ()
+    found = anchors(volume, padding.values if padding else ())
+    if harmonised and found is None:
+        warnings.append("found no separate peaks of air and soft tissue, expected both; intensities kept")
     if found is None:
-        problem = "found no separate peaks of air and soft tissue, expected both; intensities kept"
-        say(f"warning: {name}: {problem}", sys.stderr)
-        return volume.astype(np.float32, copy=False)
+        return GreyScale(), tuple(warnings)
     air, soft = found
+    if not harmonised:
+        return GreyScale(air), tuple(warnings)
     scale = (SOFT_TISSUE - AIR) / (soft - air)
-    return volume.astype(np.float32) * np.float32(scale) + np.float32(AIR - air * scale)
+    return GreyScale(air, scale, AIR - air * scale), tuple(warnings)
 
 
-def anchors(volume: np.ndarray) -> tuple[float, float] | None:
+def anchors(volume: Array, padding: Collection[float] = ()) -> tuple[float, float] | None:
     """The intensities of air and of soft tissue in a scan, or None if its histogram does not show both.
 
-    Soft tissue is the largest group of voxels with a deep valley below it; air is the group below that valley.
+    Air that outweighs everything else is cut off first: then the peaks are those in the box around the rest.
+
+    Args:
+        volume: Intensities (z, y, x).
+        padding: Values that do not count.
     """
-    sample = volume.reshape(-1)[:: max(1, volume.size // SAMPLE)]
-    low, high = np.percentile(sample, (0.1, 99.5))
-    if not low < high:
-        return None
-    counts, edges = np.histogram(sample, BINS, (low, high))
-    reach = np.arange(-3 * BLUR, 3 * BLUR + 1)
-    kernel = np.exp(-0.5 * (reach / BLUR) ** 2)
-    curve = np.convolve(np.pad(counts / len(sample), 3 * BLUR, mode="symmetric"), kernel / kernel.sum(), "valid")
-    groups = _groups(curve)
-    if len(groups) < 2:
-        return None
-    masses = [curve[group].sum() for group in groups]
-    soft = 1 + int(np.argmax(masses[1:]))
-    if masses[soft] < SHARE * masses[soft - 1]:
-        return None
-    air, tissue = (_top(curve, group) for group in groups[soft - 1 : soft + 1])
-    width = edges[1] - edges[0]
-    return float(low + air * width), float(low + tissue * width)
-
-
-def _top(curve: np.ndarray, group: slice) -> float:
-    """Where a group peaks, in bins: the centre of its upper quarter, steadier than the highest bin."""
-    part = curve[group]
-    top = np.where(part >= 0.75 * part.max(), part, 0)
-    return float(group.start + 0.5 + (top * np.arange(len(top))).sum() / top.sum())
-
-
-def _groups(curve: np.ndarray) -> list[slice]:
-    """The parts of a curve that deep valleys separate, from left to right."""
-    framed = np.concatenate([[-1.0], curve, [-1.0]])
-    rises, falls = framed[1:-1] > framed[:-2], framed[1:-1] >= framed[2:]
-    peaks = [int(i) for i in np.flatnonzero(rises & falls)]
-    while len(peaks) > 1:
-        # The shallowest valley goes first, and with it the lower of its two peaks.
-        depth = [curve[a : b + 1].min() / min(curve[a], curve[b]) for a, b in pairwise(peaks)]
-        at = int(np.argmax(depth))
-        if depth[at] <= DEEP:
-            break
-        del peaks[at if curve[peaks[at]] < curve[peaks[at + 1]] else at + 1]
-    valleys = [a + int(np.argmin(curve[a : b + 1])) for a, b in pairwise(peaks)]
-    groups = [slice(start, stop) for start, stop in pairwise([0, *valleys, len(curve)])]
-    return [group for group in groups if curve[group].sum() >= SMALLEST]
+    greys = GreyValues.of(volume, padding)
+    found, limit = greys.anchors(), greys.darkest_group()
+    if found is not None or limit is None:
+        return found
+    grid = every_few(volume)
+    tissue = (grid > limit) & ~np.isin(grid, list(padding))
+    box = []
+    for axis, length in enumerate(volume.shape):
+        share = tissue.mean(tuple(other for other in range(3) if other != axis))
+        planes = np.flatnonzero(share > CROSSED * share.max())
+        if len(planes) == 0:
+            return None
+        step = -(-length // len(share))
+        box.append(slice(int(planes[0]) * step, (int(planes[-1]) + 1) * step))
+    return GreyValues.of(volume[tuple(box)], padding).anchors()

@@ -150,6 +150,8 @@ class Predictor:
         scan_clicks = None if clicks is None else self._checked(clicks)
         with record.timed("prepare"):
             prepared = prepare(volume, spacing, self.plan)
+            for problem in prepared.warnings:
+                record.warn(problem)
             grid_clicks = scan_clicks and Clicks(prepared.to_grid(scan_clicks.coordinates), scan_clicks.labels)
         with record.timed("network"):
             budget = Budget(deadline, len(self.runner.passes))

@@ -78,14 +78,23 @@ def prepare(volume: np.ndarray, spacing: Sequence[float], plan: Plan) -> Prepare
     return Prepared(tensor, box, volume.shape, plan.transpose, axis)
 
 
-def nonzero_box(volume: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around all voxels that are not zero (the whole volume if there is none)."""
-    mask = volume != 0
-    box = []
-    for axis in range(volume.ndim):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(volume.ndim) if a != axis)))
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1) if len(hit) else slice(0, volume.shape[axis]))
-    return tuple(box)
+def nonzero_box(volume: Array, padding: Padding | None = None) -> tuple[slice, ...]:
+    """The smallest box around all voxels that are neither zero nor padding (the whole volume if there is none)."""
+    whole = box = tuple(slice(0, n) for n in volume.shape)
+    for axis, length in enumerate(volume.shape):
+
+        def part(planes: slice, axis: int = axis) -> tuple[slice, ...]:
+            return (*box[:axis], planes, *box[axis + 1 :])
+
+        def used(at: int) -> bool:
+            plane = part(slice(at, at + 1))
+            return bool((volume[plane] != 0 if padding is None else (volume[plane] != 0) & ~padding.mask(plane)).any())
+
+        first = next(filter(used, range(length)), None)
+        if first is None:
+            return whole
+        box = part(slice(first, next(filter(used, reversed(range(length)))) + 1))
+    return box
 
 
 def ct_normalise(volume: np.ndarray, intensity: dict[str, float]) -> np.ndarray:
@@ -99,13 +108,13 @@ def new_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[f
     return tuple(max(1, round(s / t * n)) for n, s, t in zip(shape, spacing, target, strict=True))
 
 
-def _checked(volume: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, tuple[float, ...]]:
+def _checked(volume: Array, spacing: Sequence[float]) -> tuple[Array, tuple[float, ...]]:
     volume = np.asarray(volume)
     if volume.ndim != 3 or volume.size == 0:
         raise InputError(f"volume: found shape {volume.shape}, expected (z, y, x) with at least one voxel")
     if volume.dtype.kind not in "biuf":
         raise InputError(f"volume: found {volume.dtype} voxels, expected real numbers")
-    if not np.isfinite(volume).all():
+    if volume.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in volume):
         raise InputError("volume: found NaN or infinite voxels, expected finite intensities")
     spacing = tuple(float(s) for s in spacing)
     if len(spacing) != 3 or not all(np.isfinite(spacing)) or min(spacing) <= 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +31,33 @@ def separate_axis(spacing: Sequence[float], plan: Plan) -> int | None:
 
 def resample(data: Tensor, shape: Sequence[int], axis: int | None = None) -> Tensor:
     """Linear interpolation of (C, z, y, x) to a new (z, y, x) shape, voxel edges aligned; nearest along ``axis``."""
-    if tuple(data.shape[1:]) == tuple(shape):
-        return data
     lead = axis or 0
-    rows = RowResampler(data.shape[1 + lead], leading(shape, lead), nearest=axis is not None)
-    return torch.cat(list(rows.push(data.movedim(1 + lead, 1))), dim=1).movedim(1, 1 + lead)
+    return resample_rows([data.movedim(1 + lead, 1)], data.shape[1:], shape, axis)
+
+
+def resample_rows(
+    portions: Iterable[Tensor], source: Sequence[int], shape: Sequence[int], axis: int | None = None
+) -> Tensor:
+    """What `resample` does, for an array that comes in portions and never exists as a whole.
+
+    Args:
+        portions: Some rows each (C, rows, ., .), in order, along ``axis`` (z if that is None); what is in one may
+            change once the next one is asked for.
+        source: The array's shape, (z, y, x).
+        shape: What it becomes.
+        axis: The axis along which rows are not interpolated.
+    """
+    lead = axis or 0
+    rows = RowResampler(source[lead], leading(shape, lead), nearest=axis is not None)
+    same, out, done = tuple(source) == tuple(shape), None, 0
+    for portion in portions:
+        for slab in [portion] if same else rows.push(portion):
+            if out is None:
+                out = torch.empty(slab.shape[0], *shape, dtype=slab.dtype, device=slab.device)
+            out.movedim(1 + lead, 1)[:, done : done + slab.shape[1]] = slab
+            done += slab.shape[1]
+    assert out is not None
+    return out
 
 
 def leading(shape: Sequence[int], lead: int) -> tuple[int, ...]:

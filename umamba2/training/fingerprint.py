@@ -83,6 +83,11 @@ def read_case(
         warnings += filter(None, [check_grid(labels, grid, volume.geometry)])
         check_ids(labels, truth, ids, f"0 to {ids[-1]}")
         marked = truth[box] > 0
+    drawn = np.zeros(0, np.float32)
+    if harmonised:
+        values, remarks = harmonise(inside)
+        warnings += [f"{image}: {remark}" for remark in remarks]
+        drawn = _drawn(values, marked, samples)
     lie = orientation(volume.geometry)
     return CaseFacts(
         shape=scan.shape,
@@ -91,9 +96,7 @@ def read_case(
         lie=(lie.axes, lie.backwards),
         labelled=int(np.count_nonzero(marked)),
         intensities=_drawn(inside, marked, samples),
-        harmonised=_drawn(harmonise(np.ascontiguousarray(inside, np.float32), str(image)), marked, samples)
-        if harmonised
-        else np.zeros(0, np.float32),
+        harmonised=drawn,
         warnings=tuple(warnings),
     )
 

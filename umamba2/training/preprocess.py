@@ -34,7 +34,7 @@ from umamba2.training.dataset import Dataset
 from umamba2.training.lock import alone_in
 from umamba2.training.nnunet import CONFIGURATION, PLANS, UNLABELLED_SUFFIX, quietly
 from umamba2.training.plan import is_current, read_configuration
-from umamba2.training.workers import affordable, check_disk, run_all
+from umamba2.training.workers import LOG, affordable, check_disk, run_all
 
 Grids = Sequence[tuple[Sequence[int], Sequence[float]]]  # shape (z, y, x) in voxels and spacing in mm, of each case
 
@@ -48,15 +48,17 @@ class Preprocessor(DefaultPreprocessor):
     """Crops, normalises and resamples as `umamba2.engine.preprocess.prepare` does at inference."""
 
     def run_case(self, image_files: list[str], *arguments: Any) -> Any:
-        """As nnU-Net's; remembers which scan it is, for messages."""
-        self.scan = image_files[0]
+        """As nnU-Net's; remembers which scan it is, for messages, and collects what is odd about it."""
+        self.scan, self.warnings = image_files[0], list[str]()
         return super().run_case(image_files, *arguments)
 
     def _normalize(self, data: npt.NDArray[Any], seg: Any, configuration: Any, intensities: Any) -> npt.NDArray[Any]:
         if not np.isfinite(data).all() or data.min() == data.max():
             raise InputError(f"{self.scan}: found voxels that are not finite, or all the same, expected a scan")
         if configuration.normalization_schemes == [HARMONISED]:
-            return ct_normalise(harmonise(data[0], self.scan), intensities["0"])[None]
+            values, remarks = harmonise(data[0])
+            self.warnings += [f"{self.scan}: {remark}" for remark in remarks]
+            return ct_normalise(values, intensities["0"])[None]
         normalised: npt.NDArray[Any] = super()._normalize(data, seg, configuration, intensities)
         return normalised
 
@@ -132,7 +134,9 @@ def preprocess_cases(
         each = bytes_in_memory(before.max(), after.max(), len(recipe["labels"]))
         workers = affordable(workers, each, "preprocessing")
         check_disk(plans.parent, STORED_BYTES * float(np.median(after)) * len(tasks), "the preprocessed cases")
-        run_all(preprocess_case, tasks, workers, "preprocessing")
+        for warnings in run_all(preprocess_case, tasks, workers, "preprocessing").values():
+            for warning in warnings:
+                LOG.warning("%s", warning)
         for half in (folder, apart):
             shutil.rmtree(_partial(half), ignore_errors=True)
     return folder
@@ -169,8 +173,8 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def preprocess_case(plans: Path, case: str, image: Path, labels: Path | None, folder: Path) -> None:
-    """Preprocess one case; its ``.pkl`` appears last, when the rest is complete.
+def preprocess_case(plans: Path, case: str, image: Path, labels: Path | None, folder: Path) -> list[str]:
+    """Preprocess one case and return what is odd about it; its ``.pkl`` appears last, when the rest is complete.
 
     Args:
         plans: The plans file.
@@ -184,8 +188,9 @@ def preprocess_case(plans: Path, case: str, image: Path, labels: Path | None, fo
     partial.mkdir(parents=True)
     folder.mkdir(exist_ok=True)
     manager = PlansManager(str(plans))
+    preprocessor = Preprocessor(verbose=False)
     with quietly():
-        Preprocessor(verbose=False).run_case_save(
+        preprocessor.run_case_save(
             str(partial / case),
             [str(image)],
             None if labels is None else str(labels),
@@ -195,6 +200,7 @@ def preprocess_case(plans: Path, case: str, image: Path, labels: Path | None, fo
         )
     for ending in ENDINGS:
         os.replace(partial / f"{case}{ending}", folder / f"{case}{ending}")
+    return preprocessor.warnings
 
 
 def _partial(folder: Path) -> Path:

@@ -1,0 +1,171 @@
+"""Padding: voxels that no scanner measured, which software filled with one extreme value.
+
+It lies outside the scanner's cylinder, in slabs, in corners, or scattered. Its value may be dark (-3024, -32768) or
+bright (3071, 32767), and would be taken for the darkest air or for metal. Three things tell it from what was measured:
+its value stands apart in the histogram; dark padding is darker than air; and whatever a scanner sees has blurred edges,
+so that metal and enamel, clipped or not, lie beside bright voxels, and padding beside any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from umamba2.engine.greys import DISTINCT, Array, GreyValues
+
+FEWEST = 2e-5  # of the voxels: less padding than this does no harm
+BEYOND = 0.02  # of the voxels may have values more extreme than padding
+NEAR = 0.02  # of the range of grey values: this close to padding there are few other voxels,
+FEW = 0.2  # at most this much for each voxel of padding; the clipped end of a peak has more
+BELOW_AIR = 0.2  # of the way from air to soft tissue: what is not darker than air by this is air
+FAR = 0.9  # of the way from the median to the brightest: where no air is seen, so far below the median there is none
+BRIGHT, DARK = 0.75, 0.01  # ranks among all grey values: half of what lies beside padding is not beyond these
+FRAME = 0.2  # of the volume's twelve edges: more than this is not anatomy
+SIDES = ((-1, "left"), (1, "right"))
+PEELINGS = 3  # scattered voxels that touch each other are taken away one after the other
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Where a scan is padded.
+
+    Attributes:
+        values: The padded voxels of each value.
+        shape: The scan's, (z, y, x).
+        bits: Which voxels they are, eight along the last axis in a byte.
+    """
+
+    values: dict[float, int]
+    shape: tuple[int, ...]
+    bits: npt.NDArray[np.uint8]
+
+    def mask(self, box: tuple[slice, ...]) -> Mask:
+        """Which voxels of a part of the scan are padding."""
+        start, stop = box[-1].start, box[-1].stop
+        rows = self.bits[(*box[:-1], slice(start // 8, -(-stop // 8)))]
+        return np.unpackbits(rows, axis=-1)[..., start % 8 : start % 8 + stop - start].view(np.bool_)
+
+    def __str__(self) -> str:
+        return " and ".join(f"{count} voxels of {value:g}" for value, count in self.values.items())
+
+
+def find_padding(volume: Array) -> Padding | None:
+    """Find the padding of a scan, intensities (z, y, x) of any real type; None if there is none."""
+    greys = GreyValues.of(volume)
+    fewest, padded, found, rejected = max(8.0, FEWEST * greys.counts.sum()), None, dict[float, int](), set[float]()
+    for bright in (True, False) * 2:  # one may hide the other, or a second one
+        value = _spike(greys, bright, fewest)
+        if value is None or value in rejected:
+            continue
+        others = greys.without([value])
+        mask = _padded(volume, value, bright, others.quantile(BRIGHT if bright else DARK))
+        if mask is None:
+            rejected.add(value)
+            continue
+        found[value] = int(np.count_nonzero(mask))
+        padded, greys = mask if padded is None else padded | mask, others
+    return None if padded is None else Padding(found, volume.shape, np.packbits(padded, axis=-1))
+
+
+def _spike(greys: GreyValues, bright: bool, fewest: float) -> float | None:
+    """The value on one side that stands apart from the others the most, if it does at all; else None.
+
+    Args:
+        greys: The scan's grey values.
+        bright: Which side.
+        fewest: How often a value must be there.
+    """
+    values, counts = greys.values, greys.counts
+    order = slice(None, None, -1 if bright else 1)
+    beyond = (np.cumsum(counts[order]) - counts[order])[order]
+    extreme = np.flatnonzero((beyond <= BEYOND * (counts.sum() - counts)) & (counts >= fewest))
+    if len(values) < DISTINCT or len(extreme) == 0:
+        return None
+    most = greys.without([float(values[extreme[np.argmax(counts[extreme])]])])
+    reach = NEAR * (most.quantile(0.995) - most.quantile(0.005))
+    total = np.concatenate([[0], np.cumsum(counts)])
+    start, stop = (np.searchsorted(values, values[extreme] + side * reach, where) for side, where in SIDES)
+    near = (total[stop] - total[start] - counts[extreme]) / counts[extreme]
+    at = int(np.argmin(near))
+    if near[at] > FEW or reach == 0:
+        return None
+    value = float(values[extreme[at]])
+    if bright:
+        return value
+    others = greys.without([value])
+    middle, high, anchors = others.quantile(0.5), others.quantile(0.995), others.anchors()
+    limit = middle - FAR * (high - middle) if anchors is None else anchors[0] - BELOW_AIR * (anchors[1] - anchors[0])
+    return value if value < limit else None
+
+
+def _padded(volume: Array, value: float, bright: bool, ordinary: float) -> Mask | None:
+    """Which voxels of a value are padding, or None if none is.
+
+    Bright padding reaches the border of the volume or is scattered: metal inside the head is left alone, even where a
+    drawing gives it sharp edges. Nothing that a scanner sees is as dark as dark padding.
+    """
+    mask = volume == volume.dtype.type(value)
+    parts = _bright_parts(mask) if bright else iter([mask])
+    found = None
+    for part in parts:
+        beside = _beside(volume, part, mask)
+        median = np.median(beside) if len(beside) else ordinary
+        usual = len(beside) and (median < ordinary if bright else median > ordinary)
+        if usual or _frame(part) > FRAME:
+            found = part if found is None else found | part
+    return found
+
+
+def _bright_parts(mask: Mask) -> Iterator[Mask]:
+    """The voxels from which a straight line along an axis leads out of the volume, and those that are scattered."""
+    outer = np.zeros_like(mask)
+    for axis in range(3):
+        for side in (slice(None), slice(None, None, -1)):
+            planes, out = np.moveaxis(mask, axis, 0)[side], np.moveaxis(outer, axis, 0)[side]
+            run = np.ones(planes.shape[1:], np.bool_)
+            for plane, reached in zip(planes, out):
+                run &= plane
+                if not run.any():
+                    break
+                reached |= run
+    if outer.any():
+        yield outer
+    inner = mask & ~outer
+    left = inner.copy()
+    for _ in range(PEELINGS):
+        touching = np.zeros(mask.shape, np.uint8)
+        for ahead, behind in _neighbours(left):
+            touching[ahead] += left[behind]
+            touching[behind] += left[ahead]
+        left &= touching > 1
+    scattered = inner & ~left
+    if scattered.any():
+        yield scattered
+
+
+def _neighbours(mask: Mask) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """For each axis, the parts of a volume that lie beside each other."""
+    for axis in range(mask.ndim):
+        sides = (slice(1, None), slice(None, -1))
+        ahead, behind = (tuple(side if a == axis else slice(None) for a in range(mask.ndim)) for side in sides)
+        yield ahead, behind
+
+
+def _beside(volume: Array, part: Mask, mask: Mask) -> Array:
+    """The intensities of what shares a face with a part of the mask and is not in the mask itself."""
+    found = []
+    for ahead, behind in _neighbours(mask):
+        found += [volume[a][part[b] & ~mask[a]] for a, b in ((ahead, behind), (behind, ahead))]
+    return np.concatenate(found)
+
+
+def _frame(mask: Mask) -> float:
+    """The share of the volume's twelve edges that a mask covers."""
+    ends = [slice(None, None, max(1, n - 1)) for n in mask.shape]
+    edges = [mask[tuple(slice(None) if a == axis else ends[a] for a in range(3))] for axis in range(3)]
+    return sum(int(e.sum()) for e in edges) / sum(e.size for e in edges)
