@@ -124,3 +124,24 @@ class GreyValues:
         part = self._curve[group]
         top = np.where(part >= 0.75 * part.max(), part, 0)
         return float(group.start + 0.5 + (top * np.arange(len(top))).sum() / top.sum())
+
+
+def looks_inverted(volume: Array, padding: Collection[float] = ()) -> bool:
+    """Whether air is bright in a scan (z, y, x) and bone is dark, as in a negative.
+
+    Bone, teeth and metal reach far beyond soft tissue, air does not: the median lies in the lower half of the range of
+    grey values. Where it does not, air at the border may still be dark.
+
+    Args:
+        volume: Intensities (z, y, x).
+        padding: Values that do not count.
+    """
+    greys = GreyValues.of(volume, padding)
+    if len(greys.values) < DISTINCT:
+        return False
+    low, middle, high = (greys.quantile(rank) for rank in (0.005, 0.5, 0.995))
+    if middle <= low + UPPER * (high - low):
+        return False
+    faces = np.concatenate([volume.take(end, axis).ravel() for axis in range(3) for end in (0, -1)])
+    faces = faces[~np.isin(faces, list(padding))]
+    return bool(np.mean(faces < low + DARK_END * (high - low)) < DARK_FACES) if faces.size else True

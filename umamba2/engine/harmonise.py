@@ -17,7 +17,10 @@ from umamba2.engine.greys import Array, GreyValues, every_few
 from umamba2.engine.padding import Padding, find_padding
 
 AIR, SOFT_TISSUE = -1000.0, 40.0  # HU
-CROSSED = 0.1  # of the fullest plane: a plane with fewer voxels of tissue is beside the head
+CROSSED = 0.02  # of the fullest plane: a plane with fewer voxels of tissue is beside the head
+MUCH = 2 / 3  # of the scan: where the head and the air within its box fill less, there is much air around it
+
+Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -25,20 +28,22 @@ class GreyScale:
     """What is done to the intensities of a scan before they are normalised: ``scale * intensity + offset``.
 
     Attributes:
+        padding: What of the scan is padding.
         air: What padding is replaced by first, an intensity of the scan.
         scale: The factor.
         offset: In HU, as the result.
     """
 
+    padding: Padding | None
     air: float = AIR
     scale: float = 1.0
     offset: float = 0.0
 
-    def apply(self, part: Array, padding: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.float32]:
-        """A copy of a part of the scan with its new intensities; ``padding`` says which of its voxels are padding."""
-        values = part.astype(np.float32)  # always a copy
-        if padding is not None:
-            values[padding] = self.air
+    def apply(self, volume: Array, box: Box) -> npt.NDArray[np.float32]:
+        """The new intensities of a part of the scan, in memory of their own."""
+        values = volume[box].astype(np.float32)
+        if self.padding is not None:
+            values[self.padding.mask(box)] = self.air
         if (self.scale, self.offset) != (1, 0):
             values *= np.float32(self.scale)
             values += np.float32(self.offset)
@@ -54,62 +59,84 @@ def harmonise(volume: Array) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
         volume: Intensities (z, y, x) of any real type; not changed.
 
     Returns:
-        The new intensities, and a warning for whatever is wrong: a scan that shows no two such peaks (a field of view
+        The new intensities, and a warning for whatever is wrong. A scan that shows no two such peaks (a field of view
         without air, say) comes back as it is.
     """
-    padding = find_padding(volume)
-    scale, warnings = grey_scale(volume, padding, True)
-    everything = tuple(slice(0, n) for n in volume.shape)
-    return scale.apply(volume, padding and padding.mask(everything)), warnings
+    scale, warnings = grey_scale(volume, find_padding(volume), True)
+    return scale.apply(volume, tuple(slice(0, n) for n in volume.shape)), warnings
 
 
 def grey_scale(volume: Array, padding: Padding | None, harmonised: bool) -> tuple[GreyScale, tuple[str, ...]]:
     """How to bring a scan to the grey scale that a network expects.
 
     Args:
-        volume: Intensities (z, y, x).
-        padding: What of it is padding.
+        volume: Intensities (z, y, x) of the scan, or of the part of it that counts.
+        padding: What of the whole scan is padding.
         harmonised: Whether the network expects air at -1000 and soft tissue at 40; if not, intensities are kept.
 
     Returns:
         The scale, and a warning for whatever is wrong.
     """
-    warnings = [] if padding is None else [f"found padding ({padding}), expected none; taken as air"]
-    if not harmonised and padding is None:
-        return GreyScale(), ()
+    if padding is None and not harmonised:
+        return GreyScale(None), ()
+    warnings: tuple[str, ...] = () if padding is None else (f"found padding ({padding}), expected none; taken as air",)
     found = anchors(volume, padding.values if padding else ())
-    if harmonised and found is None:
-        warnings.append("found no separate peaks of air and soft tissue, expected both; intensities kept")
-    if found is None:
-        return GreyScale(), tuple(warnings)
-    air, soft = found
-    if not harmonised:
-        return GreyScale(air), tuple(warnings)
-    scale = (SOFT_TISSUE - AIR) / (soft - air)
-    return GreyScale(air, scale, AIR - air * scale), tuple(warnings)
+    if found is None and harmonised:
+        warnings += ("found no separate peaks of air and soft tissue, expected both; intensities kept",)
+    air, soft = found or (AIR, SOFT_TISSUE)
+    scale = (SOFT_TISSUE - AIR) / (soft - air) if harmonised else 1.0
+    return GreyScale(padding, air, scale, AIR - air * scale if harmonised else 0.0), warnings
 
 
 def anchors(volume: Array, padding: Collection[float] = ()) -> tuple[float, float] | None:
     """The intensities of air and of soft tissue in a scan, or None if its histogram does not show both.
 
-    Air that outweighs everything else is cut off first: then the peaks are those in the box around the rest.
+    Where air outweighs everything else, they are looked for in the box around the rest.
 
     Args:
         volume: Intensities (z, y, x).
         padding: Values that do not count.
     """
-    greys = GreyValues.of(volume, padding)
-    found, limit = greys.anchors(), greys.darkest_group()
-    if found is not None or limit is None:
-        return found
+    found = GreyValues.of(volume, padding).anchors()
+    if found is None:
+        box = tissue_box(volume, padding)
+        found = None if box is None else GreyValues.of(volume[box], padding).anchors()
+    return found
+
+
+def tissue_box(volume: Array, padding: Collection[float] = ()) -> Box | None:
+    """The box around everything in a scan that is brighter than its darkest group of voxels; None if all are one group.
+
+    Args:
+        volume: Intensities (z, y, x).
+        padding: Values that do not count.
+    """
+    limit = GreyValues.of(volume, padding).darkest_group()
+    if limit is None:
+        return None
     grid = every_few(volume)
     tissue = (grid > limit) & ~np.isin(grid, list(padding))
     box = []
     for axis, length in enumerate(volume.shape):
         share = tissue.mean(tuple(other for other in range(3) if other != axis))
         planes = np.flatnonzero(share > CROSSED * share.max())
-        if len(planes) == 0:
-            return None
         step = -(-length // len(share))
-        box.append(slice(int(planes[0]) * step, (int(planes[-1]) + 1) * step))
-    return GreyValues.of(volume[tuple(box)], padding).anchors()
+        box.append(slice(int(planes[0]) * step, min((int(planes[-1]) + 1) * step, length)))
+    return tuple(box)
+
+
+def without_air(volume: Array, box: Box, padding: Padding | None) -> Box:
+    """The part of a box that holds the head, if much of it is air around the head; else all of it.
+
+    Networks answer differently where their tiles hold hardly anything but air.
+
+    Args:
+        volume: Intensities (z, y, x).
+        box: The part of it that is looked at.
+        padding: What of it is padding.
+    """
+    values, inside = padding.values if padding else (), volume[box]
+    part = tissue_box(inside, values)
+    if part is None or inside[part].size > MUCH * inside.size or GreyValues.of(inside[part], values).anchors() is None:
+        return box
+    return tuple(slice(b.start + p.start, b.start + p.stop) for b, p in zip(box, part))

@@ -24,7 +24,6 @@ BELOW_AIR = 0.2  # of the way from air to soft tissue: what is not darker than a
 FAR = 0.9  # of the way from the median to the brightest: where no air is seen, so far below the median there is none
 BRIGHT, DARK = 0.75, 0.01  # ranks among all grey values: half of what lies beside padding is not beyond these
 FRAME = 0.2  # of the volume's twelve edges: more than this is not anatomy
-SIDES = ((-1, "left"), (1, "right"))
 PEELINGS = 3  # scattered voxels that touch each other are taken away one after the other
 
 Mask = npt.NDArray[np.bool_]
@@ -47,7 +46,7 @@ class Padding:
     def mask(self, box: tuple[slice, ...]) -> Mask:
         """Which voxels of a part of the scan are padding."""
         start, stop = box[-1].start, box[-1].stop
-        rows = self.bits[(*box[:-1], slice(start // 8, -(-stop // 8)))]
+        rows = self.bits[box[:-1]][..., start // 8 : -(-stop // 8)]
         return np.unpackbits(rows, axis=-1)[..., start % 8 : start % 8 + stop - start].view(np.bool_)
 
     def __str__(self) -> str:
@@ -89,7 +88,8 @@ def _spike(greys: GreyValues, bright: bool, fewest: float) -> float | None:
     most = greys.without([float(values[extreme[np.argmax(counts[extreme])]])])
     reach = NEAR * (most.quantile(0.995) - most.quantile(0.005))
     total = np.concatenate([[0], np.cumsum(counts)])
-    start, stop = (np.searchsorted(values, values[extreme] + side * reach, where) for side, where in SIDES)
+    start = np.searchsorted(values, values[extreme] - reach, "left")
+    stop = np.searchsorted(values, values[extreme] + reach, "right")
     near = (total[stop] - total[start] - counts[extreme]) / counts[extreme]
     at = int(np.argmin(near))
     if near[at] > FEW or reach == 0:
