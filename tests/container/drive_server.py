@@ -93,6 +93,8 @@ def main(image: str, folder: Path) -> None:
         if case is None:  # nothing to segment: an error, and the server lives on
             expect("POST /invoke without an image", (status, list(answer)), (500, ["error"]))
         else:
+            # The small samples have too little air to be harmonised by, which costs a warning each.
+            answer["warnings"] = [w for w in answer["warnings"] if "found no separate peaks of air" not in w]
             expect("POST /invoke", (status, answer), (201, {"cases": 1, "warnings": []}))
             check(image, folder)
     mount(folder, None)
@@ -102,7 +104,6 @@ def main(image: str, folder: Path) -> None:
     expect("GET /elsewhere", call("GET", "/elsewhere")[0], 404)
     lines = docker("logs", NAME).stderr.splitlines()
     kinds = [line.partition(":")[0] for line in lines]
-    # The small samples have too little air to be harmonised by, which costs a warning each.
     expect("lines on stderr", [kind for kind in kinds if kind != "warning"], ["error"] * 3)
 
     docker("kill", "--signal", "TERM", NAME)

@@ -216,7 +216,7 @@ def test_only_what_changed_is_done_again(planned, tmp_path, monkeypatch):
     preprocessed = shutil.copytree(planned / "published", tmp_path / "published")
     dataset = read_dataset(planned / "raw" / NAME)
     done = []
-    monkeypatch.setattr(preprocessing, "preprocess_case", lambda plans, case, *rest: done.append(case))
+    monkeypatch.setattr(preprocessing, "preprocess_case", lambda plans, case, *rest: done.append(case) or [])
     monkeypatch.setattr(planning, "take_fingerprint", lambda *_: pytest.fail("the fingerprint was there"))
     folder = preprocessing.preprocess(dataset, preprocessed)
     assert done == []
