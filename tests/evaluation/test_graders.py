@@ -551,7 +551,7 @@ def test_stsr_stray_ids_cost_no_memory_and_no_time(folders):
     write(predictions / "a_01_Mask.mha", scan)
     report = evaluate_stsr(predictions, truths)
     assert report["IA"] == report["Dice_Instance"] == 0
-    assert report["problems"][1].endswith("found the value 0.5, expected whole numbers; scored as it is")
+    assert report["problems"][0].endswith("found the value 0.5, expected whole numbers; scored as it is")
 
 
 def test_stsr_ambiguous_or_nameless_files(folders):

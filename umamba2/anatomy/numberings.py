@@ -85,7 +85,7 @@ def as_training(
     Raises:
         InputError: The label map has ids that the numbering lacks, or holds nothing but background.
     """
-    unknown = describe_unknown(labels, structures, numbering)
+    unknown = describe_unknown(ids_in(labels), structures, numbering)
     if unknown:
         raise InputError(f"{name}: {unknown}")
     if not labels.any():
@@ -95,21 +95,20 @@ def as_training(
 
 
 def describe_unknown(
-    labels: npt.NDArray[Any],
+    present: Sequence[int],
     structures: Sequence[Structure],
     numbering: str,
     table: npt.NDArray[np.uint8] | None = None,
 ) -> str:
-    """What to say of the ids in a label map that have no meaning, with the numbering that would fit; "" without any.
+    """What to say of ids without a meaning, with the numbering that would fit; "" if all have one.
 
     Args:
-        labels: Whole numbers (z, y, x).
+        present: The ids in a label map, without 0.
         structures: The classes of a challenge.
         numbering: What the ids should be.
         table: Which ids have a meaning, from `to_training`; None: those of the numbering and of the release.
     """
     table = to_training(structures, numbering, released=True) if table is None else table
-    present = _ids_in(labels)
     unknown = _without_meaning(present, table)
     if not unknown:
         return ""
@@ -119,8 +118,8 @@ def describe_unknown(
     return f"found unknown ids {few}, expected ids of the {numbering} numbering{fits}"
 
 
-def _ids_in(labels: npt.NDArray[Any]) -> list[int]:
-    """The ids in a label map, ascending, without 0."""
+def ids_in(labels: npt.NDArray[Any]) -> list[int]:
+    """The ids in a label map of whole numbers, ascending, without 0."""
     low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
     if low < 0 or high > 2**16:
         present = np.unique(labels)

@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from umamba2.anatomy.numberings import describe_unknown
-from umamba2.challenges import Challenge
 from umamba2.errors import InputError
 from umamba2.scans.geometry import Array, Geometry
 from umamba2.scans.volumes import first_odd, list_volumes, read_array, suffix
@@ -98,22 +95,6 @@ def read_prediction(path: Path | None, case: str) -> tuple[Array | None, Geometr
     odd = first_odd(array)
     problem = f"{path}: found the value {odd}, expected whole numbers; scored as it is"
     return array, grid, [] if odd is None else [problem]
-
-
-def unknown_ids(
-    path: Path, labels: Array, challenge: Challenge, numbering: str, table: npt.NDArray[np.uint8] | None = None
-) -> list[str]:
-    """A line if a label map of whole numbers has ids without a meaning, with the numbering that would fit.
-
-    Args:
-        path: What the line calls the label map.
-        labels: The label map (z, y, x).
-        challenge: What it is of.
-        numbering: What the ids should be.
-        table: Which ids have a meaning; None for those of the numbering and of the released label maps.
-    """
-    unknown = describe_unknown(labels, challenge.structures, numbering, table)
-    return [f"{path}: {unknown}"] if unknown else []
 
 
 def elsewhere(path: Path | None, found: Geometry, expected: Geometry, ignored: str) -> list[str]:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from umamba2.anatomy.numberings import ids_of
+from umamba2.anatomy.numberings import describe_unknown, ids_of
 from umamba2.challenges import Challenge
 from umamba2.errors import InputError
-from umamba2.evaluation.cases import Report, elsewhere, label_files, mean, read_prediction, run_all, unknown_ids
+from umamba2.evaluation.cases import Report, elsewhere, label_files, mean, read_prediction, run_all
 from umamba2.evaluation.metrics import Spacing, bounding_box, class_masks, dice, iou, joint_box, surface_dice
 from umamba2.scans.geometry import Array, Geometry
 from umamba2.scans.volumes import from_image, read_labels, stem, to_image
@@ -31,11 +31,13 @@ METRICS = ("Dice", "IoU", "NSD")
 
 @dataclass(frozen=True)
 class CaseScores:
-    """One case: ``image`` (Dice, IoU, NSD) of the foreground, the same for each ground truth label, and IA."""
+    """One case: ``image`` (Dice, IoU, NSD) of the foreground, the same for each ground truth label, IA, and the labels
+    of the prediction."""
 
     image: tuple[float, float, float] = (0.0, 0.0, 0.0)
     instances: dict[int, tuple[float, float, float]] = field(default_factory=dict)
     accuracy: float = 0.0
+    predicted: tuple[int, ...] = ()
     problems: list[str] = field(default_factory=list)
 
 
@@ -77,13 +79,15 @@ def score_case(truth: Array, prediction: Array, spacing: Spacing) -> CaseScores:
     if box is not None:
         truth, prediction = truth[box], prediction[box]
     image = _compare(truth > 0, prediction > 0, spacing)
-    instances, labels = {}, 0
+    instances, labels, predicted = {}, 0, []
     for label, ours, theirs in class_masks(truth, prediction):
         labels += 1
+        if theirs is not None:
+            predicted.append(int(label))
         if ours is not None:
             instances[int(label)] = (0.0, 0.0, 0.0) if theirs is None else _compare(ours, theirs, spacing)
     matched = sum(overlap >= MATCH for _, overlap, _ in instances.values())
-    return CaseScores(image, instances, matched / labels if labels else 1.0)
+    return CaseScores(image, instances, matched / labels if labels else 1.0, tuple(predicted))
 
 
 def _compare(truth: Array, prediction: Array, spacing: Spacing) -> tuple[float, float, float]:
@@ -109,11 +113,10 @@ def _by_case(folder: str | Path, challenge: Challenge) -> tuple[dict[str, Path],
 def _score_files(files: tuple[str, Path, Path | None], challenge: Challenge, numbering: str) -> CaseScores:
     case, truth_path, path = files
     truth, grid = read_labels(truth_path)
-    unknown = unknown_ids(truth_path, truth, challenge, numbering)
     labels, found, problems = read_prediction(path, f"case {case} ({truth_path.name})")
     if path is None or labels is None or found is None:
-        return CaseScores(problems=unknown + problems)
-    problems = unknown + (problems or unknown_ids(path, labels, challenge, numbering))
+        return CaseScores(problems=problems)
+    fractions = bool(problems)
     # The grader looks at nothing else: grids that differ only in origin or direction are compared voxel by voxel.
     if found.size != grid.size or found.spacing != grid.spacing:
         labels = resample(labels, found, grid)
@@ -123,7 +126,11 @@ def _score_files(files: tuple[str, Path, Path | None], challenge: Challenge, num
             problems.append(f"{path}: {grids}; resampled")
     else:
         problems += elsewhere(path, found, grid, "direction origin")
-    return replace(score_case(truth, labels, grid.zyx_spacing), problems=problems)
+    scores = score_case(truth, labels, grid.zyx_spacing)
+    for where, ids in ((truth_path, tuple(scores.instances)), (path, () if fractions else scores.predicted)):
+        unknown = describe_unknown(ids, challenge.structures, numbering)
+        problems += [f"{where}: {unknown}"] if unknown else []
+    return replace(scores, problems=problems)
 
 
 def resample(labels: Array, found: Geometry, grid: Geometry) -> Array:

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from umamba2.anatomy.numberings import ids_of, to_training
+from umamba2.anatomy.numberings import describe_unknown, ids_in, ids_of, to_training
+from umamba2.anatomy.structures import Structure
 from umamba2.challenges import Challenge
 from umamba2.errors import InputError
 from umamba2.evaluation.cases import (
@@ -33,7 +34,6 @@ from umamba2.evaluation.cases import (
     read_prediction,
     read_results,
     run_all,
-    unknown_ids,
 )
 from umamba2.evaluation.metrics import class_masks, dice, hd95
 from umamba2.scans.geometry import Array
@@ -226,8 +226,10 @@ def _score_all(challenge: Challenge, cases: list[_Case], numbering: str, workers
 
 def _score_case(case: _Case, challenge: Challenge, numbering: str) -> list[_Scores]:
     labels, expected = read_labels(case.truth)
-    unknown = unknown_ids(case.truth, labels, challenge, numbering)
-    truth = _classes(labels, to_training(challenge.structures, numbering, released=True))
+    unknown_ids = partial(_unknown_ids, structures=challenge.structures, numbering=numbering)
+    table = to_training(challenge.structures, numbering, released=True)
+    truth = _classes(labels, table)
+    unknown = unknown_ids(case.truth, labels, truth, table)
     table = _graded_ids(challenge, numbering)
     scores = []
     for path, given in case.predictions:
@@ -237,9 +239,9 @@ def _score_case(case: _Case, challenge: Challenge, numbering: str) -> list[_Scor
         elif found.shape != truth.shape:
             raise InputError(f"{path}: found shape {found.shape}, expected {truth.shape} as in {case.truth}")
         else:
-            problems = problems or unknown_ids(path, found, challenge, numbering, table)
-            problems += elsewhere(path, grid, expected, "direction spacing origin")
             prediction = _classes(found, table)
+            problems = problems or unknown_ids(path, found, prediction, table)
+            problems += elsewhere(path, grid, expected, "direction spacing origin")
         values = dice_and_hd95(truth, prediction, len(challenge.structures))
         scores.append(_Scores(path, case.truth, *values, unknown + problems))
         unknown = []  # said once for all predictions
@@ -261,6 +263,20 @@ def _classes(labels: Array, table: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint
         labels = np.where(ids == labels, ids, 0)  # fractions are no class
     classes: npt.NDArray[np.uint8] = table[labels]
     return classes
+
+
+def _unknown_ids(
+    path: Path,
+    labels: Array,
+    classes: npt.NDArray[np.uint8],
+    table: npt.NDArray[np.uint8],
+    structures: Sequence[Structure],
+    numbering: str,
+) -> list[str]:
+    """A line if a label map of whole numbers has ids without a meaning; ``classes`` is the same in training ids."""
+    if np.count_nonzero(classes) == np.count_nonzero(labels):  # far faster than a list of all ids
+        return []
+    return [f"{path}: {describe_unknown(ids_in(labels), structures, numbering, table)}"]
 
 
 def dice_and_hd95(truth: Array, prediction: Array | None, classes: int) -> tuple[list[float], list[float], list[bool]]:
