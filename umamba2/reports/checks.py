@@ -16,6 +16,7 @@ from umamba2.reports import texts
 from umamba2.reports.field import (
     JAWS_APART,
     LOWER_ARCH,
+    SMALLEST_TOOTH,
     UPPER_ARCH,
     distance_of_partners,
     shows_both_sides,
@@ -27,10 +28,8 @@ from umamba2.reports.reading import ReportCase
 WARNING, NOTE = "warning", "note"
 
 # Volumes in mm^3 that no healthy structure reaches, with a generous margin: large teeth of the anatomical literature
-# times about two. Teeth by their position in the quadrant, central incisor to wisdom tooth; a usual one of the smaller
-# jaw is about three times the smallest.
+# times about two. Teeth by their position in the quadrant, central incisor to wisdom tooth.
 LARGEST_TOOTH = (1300, 1100, 1700, 1300, 1300, 2500, 2500, 2500)
-SMALLEST_TOOTH = (75, 90, 150, 140, 140, 350, 350, 200)
 LARGEST = {
     "lower jawbone": 160_000, "upper jawbone": 250_000, "left inferior alveolar canal": 3000,
     "right inferior alveolar canal": 3000, "left maxillary sinus": 50_000, "right maxillary sinus": 50_000,

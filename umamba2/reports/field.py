@@ -29,6 +29,8 @@ LOWER_ARCH = (*reversed(FDI_TEETH[24:]), *FDI_TEETH[16:24])
 # upper central incisors. From textbook mesiodistal widths, on arches 50 and 46 mm wide at the first molars.
 _UPPER = ((4.3, 0), (11, 2.5), (16.5, 7.5), (20, 14), (22.5, 20.5), (25, 29), (26.5, 38.5), (27.5, 47.5))
 _LOWER = ((2.6, 2), (7.8, 3.5), (12.8, 7), (17.3, 12.5), (20.5, 19), (23, 28), (25, 38.5), (27, 48.5))
+# In mm^3, by their place too: about a third of the usual volume, in the jaw where they are smaller.
+SMALLEST_TOOTH = (75, 90, 150, 140, 140, 350, 350, 200)
 JAWS_APART = 15.0  # mm from the middle of the upper teeth down to that of the lower teeth, with the mouth closed
 # How far other pairs lie to the side of the midline, in mm.
 _LATERAL = {"inferior alveolar canal": 27.0, "maxillary sinus": 25.0, "mandibular incisive canal": 13.0}
@@ -36,7 +38,7 @@ _LATERAL = {"inferior alveolar canal": 27.0, "maxillary sinus": 25.0, "mandibula
 _BESIDE = 10.0  # mm beside the midline from which on a scan shows a side
 _STIFFNESS = (2.0 / 0.15) ** 2  # mm^2: teeth lie 2 mm off their arch, and arches differ by 0.15 mm a mm
 _OFF_THE_ARCH = 5.0  # mm; what a tooth lies off the arch beyond that says nothing about its neighbours
-_STRAY = 25.0  # mm; what lies farther from where most teeth put it is a stray piece of another structure
+_STRAY, _LEAN = 8.0, 0.5  # mm, and mm a mm between them, by which two teeth may have moved differently
 _REACH = (3.0, 3.0, 6.0)  # mm around the place of a tooth that the scan must show, to the left, the back and the top
 _OPENING = 10.0  # mm by which an open mouth may part the jaws
 
@@ -61,10 +63,13 @@ def teeth_in_field(case: ReportCase, measures: list[Measure]) -> set[int]:
     Where the orientation is not known, these are the teeth between found ones of the same jaw.
     """
     centres = {m.structure.fdi: m.centre for m in measures if m.structure.fdi and m.centre}
+    teeth = {m.structure.fdi: m.volume for m in measures if m.structure.fdi}
+    whole = [fdi for fdi, volume in teeth.items() if volume >= SMALLEST_TOOTH[fdi % 10 - 1]]
     upper, lower = ([fdi for fdi in arch if fdi in centres] for arch in (UPPER_ARCH, LOWER_ARCH))
     shown = {*upper, *lower}
     for arch, found, opposite, away in ((UPPER_ARCH, upper, lower, 1), (LOWER_ARCH, lower, upper, -1)):
-        guides = found or opposite
+        # A piece of a tooth is no good guide: it does not lie where the whole tooth does.
+        guides = [fdi for fdi in found or opposite if fdi in whole] or found or opposite
         if case.oriented and guides:
             opening = np.array([0, 0, 0 if found else _OPENING / 2])
             places = _places(arch, guides, np.array([centres[fdi] for fdi in guides])) + away * opening
@@ -90,8 +95,8 @@ def _places(wanted: Sequence[int], guides: Sequence[int], centres: Points) -> Po
     """Where teeth should lie, (n, 3) in patient mm, by the centres of others, the guides; both from right to left."""
     average, goal = (np.array([_average(fdi) for fdi in teeth]) for teeth in (guides, wanted))
     moved = centres - average
-    apart = np.linalg.norm(moved[:, None] - moved, axis=2)
-    sound = apart[apart.sum(axis=1).argmin()] < _STRAY
+    agree = _distances(moved) < _STRAY + _LEAN * _distances(average)
+    sound = agree[agree.sum(axis=1).argmax()]  # the others are stray pieces of other structures
     average, moved, guides = average[sound], moved[sound], np.array(guides)[sound].tolist()
     # How a tooth has moved from the average: a shift, a slope along the side and the depth, and what remains.
     middle, shift = average[:, :2].mean(axis=0), moved.mean(axis=0)
@@ -101,6 +106,12 @@ def _places(wanted: Sequence[int], guides: Sequence[int], centres: Points) -> Po
     between = [np.interp(_along(wanted), _along(guides), remains[:, axis]) for axis in range(3)]
     places: Points = goal + shift + (goal[:, :2] - middle) @ slope + np.stack(between, axis=1)
     return places
+
+
+def _distances(points: Points) -> Points:
+    """Between any two of n points, (n, n)."""
+    distances: Points = np.linalg.norm(points[:, None] - points, axis=2)
+    return distances
 
 
 def _shows(upright: ReportCase, place: Points, reach: Points) -> bool:
