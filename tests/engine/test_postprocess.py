@@ -146,3 +146,22 @@ def test_fractions_of_voxels_are_rounded():
     labels = np.zeros((5, 5, 5), np.uint8)
     labels[2, 2, 2] = 1
     np.testing.assert_array_equal(paint_clicks(labels, clicks((1.6, 2.4, 2, 0))), cross((5, 5, 5), (2, 2, 2), 1))
+
+
+def test_where_crosses_meet_the_later_click_paints_but_all_ask_the_map_as_predicted():
+    labels = np.zeros((5, 5, 9), np.uint8)
+    labels[2, 2, 2], labels[2, 2, 5] = 1, 2
+    left, right = (2, 2, 3, 0), (2, 2, 4, 1)
+    first, second = cross(labels.shape, left[:3], 1), cross(labels.shape, right[:3], 2)
+    for order, over, under in (((left, right), second, first), ((right, left), first, second)):
+        np.testing.assert_array_equal(
+            paint_clicks(labels, clicks(*order)), np.where(over, over, np.where(under, under, labels))
+        )
+    # The second click touches its class nowhere but in what the first has painted, or has painted over.
+    far = (2, 2, 4, 0)
+    result = paint_clicks(labels, clicks(left, far))
+    np.testing.assert_array_equal(result, np.where(first, first, labels))
+    labels[2, 2, 5] = 0
+    labels[2, 2, 4] = 2
+    result = paint_clicks(labels, clicks(left, (2, 2, 5, 1)))
+    np.testing.assert_array_equal(result, np.where(second := cross(labels.shape, (2, 2, 5), 2), second, first))

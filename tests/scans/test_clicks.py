@@ -4,12 +4,22 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_in import write_clicks
 
 from umamba2.errors import InputError
-from umamba2.scans.clicks import Clicks, click_file, find_click_file, mirrored, no_clicks, read_clicks, simulate_clicks
+from umamba2.scans.clicks import (
+    MOST_CLICKS,
+    NAMES,
+    Clicks,
+    click_file,
+    find_click_file,
+    mirrored,
+    no_clicks,
+    read_clicks,
+    simulate_clicks,
+)
 
 SHAPE = (20, 30, 40)
 
@@ -180,3 +190,71 @@ def test_clicks_skip_empty_slices_and_empty_masks():
     mask[[3, 25], 4, 4] = True
     assert all(mask[c] for c in simulate_clicks(mask, np.random.default_rng(0)))
     assert simulate_clicks(np.zeros((3, 3, 3), bool), np.random.default_rng(0)) == []
+
+
+@pytest.mark.parametrize(("axis", "size"), list(enumerate(SHAPE)))
+def test_a_voxel_reaches_half_way_to_the_next(tmp_path, axis, size):
+    """Clicks between the centre and the border of an outermost voxel are inside."""
+    for place, inside in ((-0.3, True), (-0.5, True), (-0.51, False), (size - 0.7, True), (size - 0.5, False)):
+        point = [5, 5, 5]
+        point[axis] = place
+        clicks, warnings = read_clicks(write_clicks(tmp_path / "c.json", ("Left_IAC", point)), SHAPE)
+        assert (len(clicks.labels), len(warnings)) == ((1, 0) if inside else (0, 1)), place
+
+
+def test_more_clicks_than_anybody_makes(tmp_path):
+    many = [("Left_IAC", [1, 2, 3])] * MOST_CLICKS + [("Right_IAC", [4, 5, 6])] * 3
+    path = write_clicks(tmp_path / "c.json", *many[:-3])
+    clicks, warnings = read_clicks(path, SHAPE)
+    assert (len(clicks.labels), warnings) == (MOST_CLICKS, ())
+    clicks, warnings = read_clicks(write_clicks(path, *many), SHAPE)
+    assert clicks.coordinates.shape == (MOST_CLICKS, 3)
+    assert not clicks.labels.any()
+    assert warnings == (f"{path}: found 1,003 clicks, expected at most 1,000; the others left out",)
+
+
+def test_many_bad_clicks_cost_a_handful_of_lines(tmp_path):
+    path = write_clicks(tmp_path / "c.json", *[("Left_IAC", [99, 0, 0])] * 12_345, ("Left_IAC", [1, 2, 3]))
+    clicks, warnings = read_clicks(path, SHAPE)
+    assert len(clicks.labels) == 1
+    assert len(warnings) == 6
+    assert warnings[4].startswith(f"{path}: click 5 left out")
+    assert warnings[5] == f"{path}: found 12,340 more clicks of that kind, expected none; left out, too"
+
+
+def test_a_click_file_of_absurd_size_is_not_read(tmp_path):
+    path = tmp_path / "c.json"
+    with open(path, "wb") as file:
+        file.truncate(10**9)  # takes no space
+    with pytest.raises(InputError, match=r"c.json: found 1,000,000,000 bytes, expected at most 100,000,000"):
+        read_clicks(path, SHAPE)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+points = st.fixed_dictionaries(
+    {},
+    optional={
+        "point": values | st.lists(st.integers(-2, 50) | st.floats(), min_size=3, max_size=3),
+        "name": values | st.sampled_from(list(NAMES)),
+    },
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(content=values | st.fixed_dictionaries({"points": values | st.lists(points | values, max_size=5)}))
+def test_whatever_a_click_file_holds(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps(content))
+    if not isinstance(content, dict) or not isinstance(content.get("points"), list):
+        with pytest.raises(InputError, match=r"any\.json: found "):
+            read_clicks(path, SHAPE)
+        return
+    clicks, warnings = read_clicks(path, SHAPE)
+    assert clicks.coordinates.shape == (len(clicks.labels), 3)
+    assert len(clicks.labels) + len(warnings) == len(content["points"])
+    assert ((clicks.coordinates >= -0.5) & (clicks.coordinates <= np.array(SHAPE) - 0.5)).all()
+    assert all("\n" not in warning for warning in warnings)

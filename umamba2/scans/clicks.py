@@ -19,6 +19,9 @@ from umamba2.errors import InputError
 
 NAMES = {"Left_IAC": 0, "Right_IAC": 1}
 LEFT_RIGHT_AXIS = 2
+MOST_CLICKS = 1000  # of one scan; the platform gives up to ten, and each costs time in every tile
+_MOST_WARNINGS = 5
+_MOST_BYTES = 100_000_000
 
 
 class Clicks(NamedTuple):
@@ -101,14 +104,16 @@ def read_clicks(path: str | Path, shape: tuple[int, int, int]) -> tuple[Clicks, 
         shape: (z, y, x) of the image that is clicked on.
 
     Returns:
-        The usable clicks, and one line for each that is not usable.
+        The usable clicks, at most `MOST_CLICKS`, and a few lines about those that are not.
 
     Raises:
-        InputError: The file is missing or has another form.
+        InputError: The file is missing, very large, or has another form.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: found no such file, expected the clicks of this case")
+    if path.stat().st_size > _MOST_BYTES:
+        raise InputError(f"{path}: found {path.stat().st_size:,} bytes, expected at most {_MOST_BYTES:,} of clicks")
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -116,14 +121,23 @@ def read_clicks(path: str | Path, shape: tuple[int, int, int]) -> tuple[Clicks, 
     points = content.get("points") if isinstance(content, dict) else None
     if not isinstance(points, list):
         raise InputError(f"{path}: found {_brief(content)}, expected an object with a list of 'points'")
-    coordinates, labels, warnings = [], [], []
+    coordinates, labels, warnings, bad = [], [], [], 0
     for number, point in enumerate(points, start=1):
         reason = _what_is_wrong(point, shape)
         if reason:
-            warnings.append(f"{path}: click {number} left out, {reason}")
+            bad += 1
+            if bad <= _MOST_WARNINGS:
+                warnings.append(f"{path}: click {number} left out, {reason}")
         else:
             coordinates.append(point["point"])
             labels.append(NAMES[point["name"]])
+    if bad > _MOST_WARNINGS:
+        warnings.append(
+            f"{path}: found {bad - _MOST_WARNINGS:,} more clicks of that kind, expected none; left out, too"
+        )
+    if len(labels) > MOST_CLICKS:
+        warnings.append(f"{path}: found {len(labels):,} clicks, expected at most {MOST_CLICKS:,}; the others left out")
+        del coordinates[MOST_CLICKS:], labels[MOST_CLICKS:]
     clicks = Clicks(np.array(coordinates, np.float32).reshape(-1, 3), np.array(labels, np.int64))
     return clicks, tuple(warnings)
 

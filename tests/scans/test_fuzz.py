@@ -1,0 +1,147 @@
+"""Headers as nobody would write them: reading ends with an image or with an InputError, never with anything else.
+
+A longer run: ``UMAMBA2_FUZZ=20000 pytest tests/scans/test_fuzz.py``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stand_in import OBLIQUE, write_image
+
+from umamba2.errors import InputError
+from umamba2.scans.volumes import Volume, read_volume
+
+EXAMPLES = int(os.environ.get("UMAMBA2_FUZZ", "100"))
+fuzzed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+
+VOXELS = np.random.default_rng(2).integers(-1000, 3000, OBLIQUE.size[::-1]).astype(np.int16)
+numbers = st.sampled_from(
+    [
+        "0",
+        "1",
+        "-1",
+        "3",
+        "4",
+        "0.3",
+        "1e-30",
+        "1e300",
+        "nan",
+        "inf",
+        "2147483648",
+        "99999999999999999999",
+        "x",
+        "",
+        "%s",
+    ]
+)
+rows = st.lists(numbers, max_size=10).map(" ".join)
+META = {
+    "ObjectType": st.sampled_from(["Image", "Mesh", ""]),
+    "NDims": numbers | st.just("3"),
+    "BinaryData": st.sampled_from(["True", "False", "1", ""]),
+    "BinaryDataByteOrderMSB": st.sampled_from(["True", "False", "?"]),
+    "CompressedData": st.sampled_from(["True", "False"]),
+    "CompressedDataSize": numbers,
+    "HeaderSize": numbers,
+    "TransformMatrix": rows | st.just("1 0 0 0 1 0 0 0 1"),
+    "Offset": rows | st.just("0 0 0"),
+    "ElementSpacing": rows | st.just("1 1 1"),
+    "ElementNumberOfChannels": numbers,
+    "DimSize": rows | st.just("13 11 7"),
+    "ElementType": st.sampled_from(["MET_SHORT", "MET_DOUBLE", "MET_UCHAR", "MET_OTHER", "MET_SHORT_ARRAY", ""]),
+}
+NRRD = {
+    "type": st.sampled_from(["short", "double", "block", "unsigned char", ""]),
+    "dimension": numbers | st.just("3"),
+    "sizes": rows | st.just("13 11 7"),
+    "space": st.sampled_from(["left-posterior-superior", "RAS", "scanner-xyz", "?"]),
+    "space directions": st.sampled_from(
+        ["(1,0,0) (0,1,0) (0,0,1)", "none none none", "(nan,0,0) (0,1,0) (0,0,1)", "(1"]
+    ),
+    "space origin": st.sampled_from(["(0,0,0)", "(nan,0,0)", "(0)", "x"]),
+    "spacings": rows | st.just("1 1 1"),
+    "endian": st.sampled_from(["little", "big", "?"]),
+    "encoding": st.sampled_from(["raw", "gzip", "hex", ""]),
+    "data file": st.sampled_from(["x.raw", "x%d.raw 1 3 1", "..", "LIST"]),
+    "byte skip": numbers,
+    "line skip": numbers,
+    "kinds": st.sampled_from(["domain domain domain", "vector domain domain", "x"]),
+}
+voxels = st.sampled_from([VOXELS.tobytes(), zlib.compress(VOXELS.tobytes()), gzip.compress(VOXELS.tobytes()), b""])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz")
+
+
+def read(path: Path) -> None:
+    """Read what may be an image: a sound volume comes out, or one line."""
+    try:
+        volume = read_volume(path)
+    except InputError as error:
+        problem = str(error)
+    else:
+        sound(volume)
+        return
+    assert problem.startswith(f"{path}: ")
+    assert "expected" in problem
+    assert "\n" not in problem
+
+
+def sound(volume: Volume) -> None:
+    assert volume.array.shape == volume.geometry.shape
+    assert np.isfinite(volume.array).all()
+    for grid in (volume.geometry, volume.grid):
+        assert np.isfinite([*grid.spacing, *grid.origin, *grid.direction]).all()
+        assert min(grid.spacing) > 0
+    for warning in volume.warnings:
+        assert "\n" not in warning
+
+
+@fuzzed
+@given(st.fixed_dictionaries({}, optional=META), st.sampled_from(["LOCAL", "LIST", "x.raw", "%s 1 2 1", ""]), voxels)
+def test_metaimage(folder, fields, name, content):
+    header = "".join(f"{key} = {value}\n" for key, value in fields.items()) + f"ElementDataFile = {name}\n"
+    (folder / "a.mha").write_bytes(header.encode() + content)
+    read(folder / "a.mha")
+
+
+@fuzzed
+@given(st.fixed_dictionaries({}, optional=NRRD), voxels)
+def test_nrrd(folder, fields, content):
+    header = "NRRD0005\n" + "".join(f"{key}: {value}\n" for key, value in fields.items()) + "\n"
+    (folder / "a.nrrd").write_bytes(header.encode() + content)
+    read(folder / "a.nrrd")
+
+
+@fuzzed
+@given(
+    st.sampled_from([".mha", ".nii", ".nii.gz", ".nrrd", ".tif"]),
+    st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=6),
+    st.integers(0, 2**16),
+    st.booleans(),
+)
+def test_any_bytes_of_any_format(folder, ending, changes, end, header_only):
+    path = folder / f"b{ending}"
+    content = ORIGINALS.get(ending)
+    if content is None:
+        content = ORIGINALS[ending] = write_image(path, VOXELS).read_bytes()
+    packed = ending == ".nii.gz"
+    damaged = bytearray(gzip.decompress(content) if packed else content)
+    for place, value in changes:
+        damaged[place % (352 if header_only else len(damaged))] = value
+    damaged = damaged[: end if end < len(damaged) else None]
+    path.write_bytes(gzip.compress(damaged, 1) if packed else damaged)
+    read(path)
+
+
+ORIGINALS: dict[str, bytes] = {}
