@@ -120,6 +120,20 @@ def test_other_names_of_fields_of_metaimage(tmp_path, keys):
     assert volume.warnings == ()
 
 
+def test_of_several_names_of_a_field_the_same_counts_as_for_itk(tmp_path):
+    turn, other = "0 0 1 0 1 0 1 0 0", "-1 0 0 0 -1 0 0 0 1"
+    for fields in (
+        {"Position": "7 8 9"},
+        {"Origin": "7 8 9"},
+        {"ElementSize": "2 2 2"},
+        {"Rotation": turn},
+        {"Orientation": turn},
+    ):
+        same_as_itk(write_meta(tmp_path / "a.mha", noise().tobytes(), **fields), "MetaImageIO")
+    names = {"Orientation": turn, "Rotation": other}
+    same_as_itk(write_meta(tmp_path / "a.mha", noise().tobytes(), drop=("TransformMatrix",), **names), "MetaImageIO")
+
+
 def test_defaults_of_metaimage(tmp_path):
     neither = ("BinaryData", "BinaryDataByteOrderMSB")
     path = write_meta(tmp_path / "a.mha", noise(">i2").tobytes(), drop=neither, ElementByteOrderMSB="1")

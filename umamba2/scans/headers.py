@@ -1,8 +1,8 @@
 """What a file's own header says, read before ITK is let near it.
 
-ITK trusts headers: it allocates what they declare, opens what they name, and does not say what they leave out. The
-voxels of MetaImage, NRRD and NIfTI are read by `umamba2.scans.voxels`, from where the headers here say they are; ITK
-reads their geometry, and whole TIFF files.
+ITK trusts headers: it allocates what they declare, opens what they name, and does not say what they leave out; some end
+the process. The voxels of MetaImage, NRRD and NIfTI are read by `umamba2.scans.voxels`, from where the headers here say
+they are. ITK reads the grids of NRRD and NIfTI files, and whole TIFF files.
 """
 
 from __future__ import annotations
@@ -14,15 +14,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from umamba2.errors import InputError
+from umamba2.scans.geometry import Geometry
 
 _LONGEST_HEADER = 1 << 18  # bytes; segmentations by 3D Slicer name all their structures, in some 60,000
 
-# The fields of a MetaImage that state voxel size, directions and place; each has had several names.
-_SIZES = {"ElementSpacing", "ElementSize"}
-_DIRECTIONS = {"TransformMatrix", "Rotation", "Orientation"}
-_TYPE = re.compile("MET_U?(CHAR|SHORT|INT|LONG|LONG_LONG)|MET_(FLOAT|DOUBLE)")
-_GRID = _SIZES | _DIRECTIONS | {"Offset", "Position", "Origin"}
+_META_TYPES = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG": "i4",
+    "MET_ULONG": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+# What the fields of a MetaImage's grid have been called; of several, the first counts.
+_META_NAMES = {
+    "size": ("DimSize",),
+    "spacing": ("ElementSpacing", "ElementSize"),
+    "origin": ("Origin", "Offset", "Position"),
+    "direction": ("TransformMatrix", "Rotation", "Orientation"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,8 @@ class Header:
         order: "<" or ">", the byte order.
         sized: Whether the file states a voxel size.
         oriented: Whether it states how the axes lie in the patient.
+        dtype: Of the voxels; None: ITK finds out.
+        geometry: The grid; None: ITK finds out.
     """
 
     data: Path
@@ -46,6 +67,8 @@ class Header:
     order: Literal["<", ">"] = "<"
     sized: bool = True
     oriented: bool = True
+    dtype: np.dtype[np.generic] | None = None
+    geometry: Geometry | None = None
 
 
 def metaimage_header(path: Path) -> Header:
@@ -56,25 +79,21 @@ def metaimage_header(path: Path) -> Header:
     while "ElementDataFile" not in fields and position < len(start):
         end = start.find(b"\n", position)
         end = len(start) if end < 0 else end
-        key, _, value = re.sub(r"[:=]", "=", start[position:end].decode(errors="surrogateescape"), count=1).partition(
-            "="
-        )
-        fields[key.strip()] = value.strip()
+        line = start[position:end].decode(errors="surrogateescape")
+        key, *value = re.split("[:=]", line, maxsplit=1)
+        fields[key.strip()] = value[0].strip() if value else ""
         position = end + 1
     name = fields.get("ElementDataFile")
     if name is None:
         raise InputError(f"{path}: could not be read (no ElementDataFile in it), expected a complete image file")
     if not _yes(fields.get("BinaryData", "True")):
         raise InputError(f"{path}: found voxels written as text, expected BinaryData = True")
-    if not _TYPE.fullmatch(kind := fields.get("ElementType", "")):
+    kind = fields.get("ElementType", "")
+    if kind not in _META_TYPES:
         raise InputError(f"{path}: found voxels of the type {kind[:40]!r}, expected numbers such as MET_SHORT")
-    for key in _GRID & fields.keys():  # MetaImage's own reader takes what is no number for 0
-        try:
-            finite = all(math.isfinite(float(number)) for number in fields[key].split())
-        except ValueError:
-            finite = False
-        if not finite:
-            raise InputError(f"{path}: found {key} = {fields[key][:80]}, expected finite numbers")
+    if fields.get("ElementNumberOfChannels", "1") != "1":
+        channels = fields["ElementNumberOfChannels"]
+        raise InputError(f"{path}: found {channels[:20]} values per voxel, expected 1")
     local = name.upper() == "LOCAL"
     data = path if local else _beside(path, name)
     skip = _number(path, "HeaderSize", fields.get("HeaderSize", "0"))
@@ -87,9 +106,40 @@ def metaimage_header(path: Path) -> Header:
         None if skip < 0 else offset,
         _yes(fields.get("CompressedData", "")),
         order=">" if swapped else "<",
-        sized=bool(_SIZES & fields.keys()),
-        oriented=bool(_DIRECTIONS & fields.keys()),
+        sized=bool(fields.keys() & _META_NAMES["spacing"]),
+        oriented=bool(fields.keys() & _META_NAMES["direction"]),
+        dtype=np.dtype(_META_TYPES[kind]),
+        geometry=_meta_geometry(path, fields),
     )
+
+
+def _meta_geometry(path: Path, fields: dict[str, str]) -> Geometry:
+    """The grid that the fields of a MetaImage state."""
+
+    def numbers(name: str, default: str, count: int) -> list[float]:
+        key = next((key for key in _META_NAMES[name] if key in fields), _META_NAMES[name][0])
+        try:
+            found = [float(number) for number in fields.get(key, default).split()]
+        except ValueError:
+            found = []
+        if len(found) < count or not all(map(math.isfinite, found)):
+            raise InputError(f"{path}: found {key} = {fields.get(key, '')[:80]}, expected {count} finite numbers")
+        return found[:count]
+
+    dimension = _number(path, "NDims", fields.get("NDims", ""))
+    size = [int(n) for n in numbers("size", "", max(0, min(dimension, 10)))]
+    if dimension != 3 and (dimension != 4 or size[3] != 1):  # files of one time point
+        raise InputError(f"{path}: found a {dimension}-D image of size {tuple(size)}, expected 3-D")
+    if min(size) < 1:
+        raise InputError(f"{path}: found size {tuple(size)}, expected at least one voxel along each axis")
+    spacing = numbers("spacing", "1 1 1 1", dimension)
+    origin = numbers("origin", "0 0 0 0", dimension)
+    identity = "1 0 0 0 1 0 0 0 1" if dimension == 3 else "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1"
+    # MetaImage writes the direction of one grid axis after the other.
+    columns = np.reshape(numbers("direction", identity, dimension**2), (dimension, dimension))
+    direction = tuple(columns[:3, :3].T.ravel().tolist())
+    x, y, z = size[:3]
+    return Geometry((x, y, z), (spacing[0], spacing[1], spacing[2]), (origin[0], origin[1], origin[2]), direction)
 
 
 def nrrd_header(path: Path) -> Header:

@@ -279,9 +279,11 @@ def _read(path: Path) -> Volume:
         if ending in (".tif", ".tiff"):
             return _read_tiff(path)
         header = nrrd_header(path) if ending == ".nrrd" else metaimage_header(path)
-        reader, said = _opened(path)
-        geometry = _geometry(path, reader)
-        array = read_voxels(str(path), header, _dtype(reader), geometry.shape)
+        geometry, dtype, said = header.geometry, header.dtype, list[str]()
+        if geometry is None or dtype is None:
+            reader, said = _opened(path)
+            geometry, dtype = _geometry(path, reader), _dtype(reader)
+        array = read_voxels(str(path), header, dtype, geometry.shape)
         return _volume(str(path), array, geometry, None if header.sized else {}, said, header.oriented)
     except RuntimeError as error:
         raise InputError(f"{path}: could not be read ({reason(error)}), expected a complete image file") from None
