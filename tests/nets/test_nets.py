@@ -7,14 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from umamba2.models.network import build_network
-from umamba2.nets import mamba2
-from umamba2.nets.mamba2 import Mamba2
 from umamba2.nets.prompts import PointEncoder, RandomFourierEncoding
-from umamba2.nets.ssd import ssd
 from umamba2.nets.umamba2 import VARIANTS
 from umamba2.nets.unet import InstanceNorm
 
@@ -114,85 +109,6 @@ def test_unet_equals_nnunets_with_the_same_weights():
     with torch.no_grad():
         for a, b in zip(ours(x), theirs(x), strict=True):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-
-
-# --- the scan ---------------------------------------------------------------------------------------------------------
-
-
-def naive_scan(x, dt, A, B, C):
-    """The recurrence as the paper writes it, one token after the other."""
-    batch, length, heads, width = x.shape
-    state = torch.zeros(batch, heads, width, B.shape[-1], dtype=x.dtype)
-    rows = []
-    for t in range(length):
-        decay = torch.exp(dt[:, t] * A)[:, :, None, None]
-        drive = torch.einsum("bhp,bn->bhpn", x[:, t] * dt[:, t, :, None], B[:, t])
-        state = decay * state + drive
-        rows.append(torch.einsum("bhpn,bn->bhp", state, C[:, t]))
-    return torch.stack(rows, dim=1)
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    length=st.integers(1, 150),
-    chunk=st.sampled_from([1, 7, 64]),
-    batch=st.integers(1, 2),
-    heads=st.integers(1, 3),
-    seed=st.integers(0, 1000),
-)
-def test_chunked_scan_equals_the_recurrence(length, chunk, batch, heads, seed):
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    x, B, C = draw(batch, length, heads, 5), draw(batch, length, 4), draw(batch, length, 4)
-    dt, A = F.softplus(draw(batch, length, heads)), -draw(heads).exp()
-    torch.testing.assert_close(ssd(x, dt, A, B, C, chunk=chunk), naive_scan(x, dt, A, B, C))
-
-
-def test_scan_survives_strong_decay_and_long_sequences():
-    x, B, C = torch.randn(1, 2000, 2, 4), torch.randn(1, 2000, 3), torch.randn(1, 2000, 3)
-    dt = torch.full((1, 2000, 2), 50.0)
-    out = ssd(x, dt, torch.tensor([-16.0, -1e-4]), B, C)
-    assert out.isfinite().all()
-
-
-def test_mixer_is_causal():
-    torch.manual_seed(0)
-    mixer = Mamba2(40)
-    tokens = torch.randn(1, 100, 40)
-    changed = tokens.clone()
-    changed[:, 60:] += 1
-    with torch.no_grad():
-        a, b = mixer(tokens), mixer(changed)
-    torch.testing.assert_close(a[:, :60], b[:, :60])
-    assert not torch.allclose(a[:, 60:], b[:, 60:])
-
-
-def test_mixer_refuses_a_width_that_heads_do_not_divide():
-    with pytest.raises(ValueError, match=r"found 50.*multiple of 80"):
-        Mamba2(50)
-
-
-def test_fused_backend_is_chosen_only_where_it_works(monkeypatch):
-    import sys
-    import types
-
-    kernel = object()
-    module = types.ModuleType("mamba_ssm.ops.triton.ssd_combined")
-    module.mamba_split_conv1d_scan_combined = kernel
-    for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton", "causal_conv1d"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    choose = mamba2.fused_kernel.__wrapped__
-    assert choose(torch.device("cpu")) is None
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))  # a T4
-    assert choose(torch.device("cuda")) is None
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    assert choose(torch.device("cuda")) is kernel
-    monkeypatch.setitem(sys.modules, "causal_conv1d", None)  # absent
-    assert choose(torch.device("cuda")) is None
 
 
 # --- precision, variants, clicks --------------------------------------------------------------------------------------

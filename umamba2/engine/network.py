@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from umamba2.engine.cpu.layers import optimize_for_cpu
+from umamba2.engine.cpu import optimize_for_cpu
 from umamba2.errors import InputError
 from umamba2.models.folder import Model
 from umamba2.nets.umamba2 import UMamba2

@@ -26,7 +26,7 @@ from umamba2.scans.clicks import Clicks, mirrored
 
 MOST_HALVINGS = 6  # of a tile's axes, when memory is short
 BYTES_PER_VOXEL = 16  # that one feature map of the finest level takes at the network's widest, in copies of 2 bytes
-FINEST_MAPS = 3.3  # so many features of the finest level there are at once on a CPU, coarser ones included
+FINEST_MAPS = 3.9  # so many features of the finest level a CPU's memory holds, with coarser ones and what is kept
 
 Warn = Callable[[str], None]
 FreeMemory = Callable[[], "str | None"]
@@ -203,7 +203,7 @@ class Runner:
 
     def _mean(self, tile: Tensor, clicks: Clicks | None, passes: Sequence[Pass]) -> Tensor:
         tile = tile[None, None].to(self.device, self.dtype)
-        total = None
+        total: Tensor | None = None
         for fold, images in groupby(sorted(passes, key=lambda p: p.fold), key=lambda p: p.fold):
             axes = [p.axes for p in images]
             for start in range(0, len(axes), self.batch):
@@ -218,7 +218,8 @@ class Runner:
                         return output
                     total = self._add(total, output, a)
         assert total is not None
-        return total.div_(len(passes))
+        total /= len(passes)
+        return total
 
     def _add(self, total: Tensor | None, logits: Tensor, axes: tuple[int, ...]) -> Tensor:
         """Add the logits of a mirror image, mirrored back, to the sum of the others."""

@@ -1,12 +1,14 @@
 """The Mamba-2 mixer, numerically `mamba_ssm.modules.mamba2_simple.Mamba2Simple`, with two interchangeable backends.
 
-The plain one (`ssd.py`) runs everywhere. The fused one (mamba-ssm and causal-conv1d) is used only where it can work:
-both packages import, and the GPU has compute capability 8.0 or newer (its Triton kernels fail on Turing, the T4).
+The plain one (`ssd.py`) runs everywhere. The fused one (mamba-ssm and causal-conv1d) compiles for half a minute and
+saves a millisecond a pass, so it is for training alone, and only where it gives the plain one's numbers.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -14,6 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from umamba2.nets.ssd import ssd
+
+Kernel = Callable[..., Tensor]
+TOLERANCE = 0.01  # relative difference of the backends: Triton multiplies in TF32
 
 
 class GatedRMSNorm(nn.Module):
@@ -32,7 +37,16 @@ class GatedRMSNorm(nn.Module):
 class Mamba2(nn.Module):
     """Mamba-2 mixer over a token sequence: (B, L, d_model) -> (B, L, d_model), one forward scan, fp32.
 
-    Raises ValueError when ``expand * d_model`` is no multiple of ``headdim``.
+    Args:
+        d_model: Width of the tokens.
+        d_state: Size of the state of every channel.
+        d_conv: Length of the causal convolution.
+        expand: Inner width as a multiple of ``d_model``.
+        headdim: Inner channels of one head.
+        eps: Of the gated norm.
+
+    Raises:
+        ValueError: ``expand * d_model`` is no multiple of ``headdim``.
     """
 
     def __init__(
@@ -56,21 +70,25 @@ class Mamba2(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         projected = self.in_proj(tokens)
-        fused = fused_kernel(tokens.device)
-        return self._fused(projected, fused) if fused else self._plain(projected)
+        kernel = fused_kernel(tokens.device) if self.training else None
+        return self.plain(projected) if kernel is None else self.fused(projected, kernel)
 
-    def _plain(self, projected: Tensor) -> Tensor:
+    def plain(self, projected: Tensor) -> Tensor:
+        """All that follows the input projection (B, L, [z, x, B, C, dt]), in plain PyTorch."""
         batch, length, _ = projected.shape
-        z, xBC, dt = projected.split([self.d_inner, self.d_inner + 2 * self.d_state, self.heads], dim=-1)
+        convolved = self.d_inner + 2 * self.d_state
+        z, xBC, dt = torch.split(projected, [self.d_inner, convolved, self.heads], dim=-1)
         dt = F.softplus(dt + self.dt_bias)
         # The convolution is padded on both sides; cutting its tail off leaves the causal half.
         xBC = F.silu(self.conv1d(xBC.transpose(1, 2))[..., :length].transpose(1, 2))
-        x, B, C = xBC.split([self.d_inner, self.d_state, self.d_state], dim=-1)
+        x, B, C = torch.split(xBC, [self.d_inner, self.d_state, self.d_state], dim=-1)
         x = x.reshape(batch, length, self.heads, self.headdim)
         y = ssd(x, dt, -self.A_log.exp(), B, C) + x * self.D[:, None]
-        return self.out_proj(self.norm(y.reshape(batch, length, self.d_inner), z))
+        out: Tensor = self.out_proj(self.norm(y.reshape(batch, length, self.d_inner), z))
+        return out
 
-    def _fused(self, projected: Tensor, kernel) -> Tensor:
+    def fused(self, projected: Tensor, kernel: Kernel) -> Tensor:
+        """The same with a kernel that has the interface of mamba-ssm's `mamba_split_conv1d_scan_combined`."""
         return kernel(
             projected,
             self.conv1d.weight.squeeze(1),
@@ -91,13 +109,46 @@ class Mamba2(nn.Module):
 
 
 @cache
-def fused_kernel(device: torch.device):
-    """mamba-ssm's fused scan if it can work on this device, else None."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+def fused_kernel(device: torch.device) -> Kernel | None:
+    """mamba-ssm's fused scan, or None where it is not installed or does not work; the latter costs one warning.
+
+    It is tried on a few tokens, because packages that import may still fail or give other numbers.
+
+    Args:
+        device: Where it must work: a GPU of compute capability 8.0 or newer (its kernels fail on a T4).
+    """
+    if not _may_run_fused(device):
         return None
     try:
         import causal_conv1d  # noqa: F401  (the fused scan calls it)
         from mamba_ssm.ops.triton.ssd_combined import mamba_split_conv1d_scan_combined
-    except (ImportError, OSError, RuntimeError):  # absent, or built for another torch or CUDA
+
+        kernel: Kernel = mamba_split_conv1d_scan_combined
+        difference = difference_from_plain(kernel, device)
+        if difference < TOLERANCE:
+            return kernel
+        problem = f"results that differ by {difference:.1%}"
+    except ModuleNotFoundError:
         return None
-    return mamba_split_conv1d_scan_combined
+    except Exception as error:  # built for another torch or CUDA, no compiler on this machine, ...
+        problem = f"{type(error).__name__} ({' '.join(str(error).split())[:200]})"
+    warnings.warn(f"fused Mamba-2: found {problem}, expected those of the plain layer, which is used now", stacklevel=2)
+    return None
+
+
+def difference_from_plain(kernel: Kernel, device: torch.device) -> float:
+    """The largest relative difference between the backends, in the answers to a few tokens and in their gradients."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
+        torch.manual_seed(0)
+        mixer = Mamba2(320).to(device)  # the published width
+        tokens = torch.randn(2, 70, 320, device=device, requires_grad=True)
+        learned = [tokens, *mixer.parameters()]
+        plain, fused = (
+            [out, *torch.autograd.grad(out.square().sum(), learned)]
+            for out in (mixer.plain(mixer.in_proj(tokens)), mixer.fused(mixer.in_proj(tokens), kernel))
+        )
+        return float(torch.stack([(a - b).norm() / b.norm() for a, b in zip(fused, plain)]).detach().max())
+
+
+def _may_run_fused(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

@@ -46,13 +46,17 @@ class RandomFourierEncoding(nn.Module):
         """Encodings of the cell centres of a (z, y, x) grid, flattened in C order: (z*y*x, dim)."""
         device = self.positional_encoding_gaussian_matrix.device
         centres = [(torch.arange(n, device=device, dtype=torch.float32) + 0.5) / n for n in shape]
-        return self(torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).reshape(-1, 3))
+        return self.forward(torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).reshape(-1, 3))
 
 
 class PointEncoder(nn.Module):
-    """Clicks -> tokens: ((B, N, 3) voxel indices in the patch, (B, N) labels) -> (B, N + 1, dim).
+    """The fields of `ClickTensors`, (B, N, 3) and (B, N), -> tokens (B, N + 1, dim).
 
-    Labels: 0 left, 1 right, -1 none. One "not a point" token is always appended, so N may be 0.
+    One "not a point" token is always appended, so N may be 0.
+
+    Args:
+        dim: Width of the tokens.
+        patch_size: The patch (z, y, x) that the clicks refer to.
     """
 
     def __init__(self, dim: int, patch_size: Sequence[int]):
@@ -89,19 +93,24 @@ class Attention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = self._split(self.q_proj(q)), self._split(self.k_proj(k)), self._split(self.v_proj(v))
         out = F.scaled_dot_product_attention(q, k, v)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        joined: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
+        return joined
 
     def _split(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        batch, length, width = tokens.shape
+        return tokens.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
 
 
 class MLP(nn.Module):
+    """Two linear layers with a ReLU between them."""
+
     def __init__(self, dim: int, hidden: int):
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(dim, hidden), nn.Linear(hidden, dim)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers[1](F.relu(self.layers[0](x)))
+        out: Tensor = self.layers[1](F.relu(self.layers[0](x)))
+        return out
 
 
 class TwoWayBlock(nn.Module):

@@ -19,9 +19,11 @@ from umamba2.nets.unet import Decoder, Encoder, ResidualBlock, drop_aliases
 class Variant:
     """What happens around the Mamba-2 layer in the published family of networks.
 
-    ``grid_positions``: positions are added to the image tokens first. ``append_points``: click tokens run through the
-    Mamba layer behind the image tokens. ``cross_attention``: the MLP widths of the two-way blocks behind it;
-    ``stacked`` says whether a checkpoint stores them as a list.
+    Attributes:
+        grid_positions: Positions are added to the image tokens first.
+        append_points: Click tokens run through the Mamba layer behind the image tokens.
+        cross_attention: The MLP widths of the two-way blocks behind it.
+        stacked: Whether a checkpoint stores those blocks as a list.
     """
 
     grid_positions: bool = False
@@ -31,6 +33,7 @@ class Variant:
 
     @property
     def takes_clicks(self) -> bool:
+        """Whether clicks steer the network."""
         return self.append_points or bool(self.cross_attention)
 
 
@@ -52,9 +55,15 @@ LARGEST_ENTRY = 2048  # of any list in arch_kwargs: what lies beyond is a damage
 
 
 class MambaLayer(nn.Module):
-    """The bottleneck: voxels of a (B, C, z, y, x) feature map as tokens in raster order through LayerNorm and Mamba-2,
-    and past the clicks if there are any. No residual around it. Always in fp32, whatever the rest runs in: half
-    precision gives NaN in the attention, and this layer costs next to nothing.
+    """The bottleneck: the voxels of a feature map are tokens that pass LayerNorm, Mamba-2 and attention to the clicks.
+
+    (B, C, z, y, x) -> the same; tokens come in raster order, and no residual goes around. It always runs in fp32,
+    because half precision gives NaN in the attention, and this layer costs next to nothing.
+
+    Args:
+        dim: Channels of the feature map.
+        variant: What happens around the Mamba-2 layer.
+        patch_size: The patch (z, y, x) that clicks refer to, for variants that take clicks.
     """
 
     def __init__(self, dim: int, variant: Variant, patch_size: Sequence[int] | None):
@@ -88,7 +97,8 @@ class MambaLayer(nn.Module):
                 updated = points
                 for block in self.cross_attention.children() if self.variant.stacked else [self.cross_attention]:
                     updated, tokens = block(updated, tokens, points, positions)
-            return tokens.transpose(1, 2).reshape(features.shape).to(features.dtype)
+            out: Tensor = tokens.transpose(1, 2).reshape(features.shape)
+            return out.to(features.dtype)
 
     def _points(self, tokens: Tensor, clicks: ClickTensors | None) -> Tensor:
         batch = len(tokens)
@@ -98,12 +108,14 @@ class MambaLayer(nn.Module):
 
 
 class UMamba2(nn.Module):
-    """The network. Arguments are those of nnU-Net plans (`arch_kwargs`), so that stock nnU-Net can build it too.
+    """The network. Its arguments are those of nnU-Net plans (`arch_kwargs`), so that stock nnU-Net can build it too.
 
-    ``net(volume)`` with (B, input_channels, z, y, x), sizes divisible by the product of the strides, gives logits
-    (B, num_classes, z, y, x), or a list of them, finest first, with ``deep_supervision``. Variants with clicks take
-    ``net(volume, (coordinates, labels))``: (B, N, 3) voxel indices in the patch and (B, N) labels; N may be 0.
-    Raises ValueError for an architecture outside the published family.
+    ``net(volume, clicks)`` takes (B, input_channels, z, y, x), sizes divisible by the product of the strides, and
+    `ClickTensors` if the variant takes clicks. It gives logits (B, num_classes, z, y, x), or a list of them, finest
+    first, with ``deep_supervision``.
+
+    Raises:
+        ValueError: The architecture is outside the published family.
     """
 
     variant = NO_CLICKS
@@ -121,11 +133,11 @@ class UMamba2(nn.Module):
         n_conv_per_stage_decoder: Sequence[int] | int = 1,
         conv_bias: bool = True,
         norm_op: object = nn.InstanceNorm3d,
-        norm_op_kwargs: dict | None = None,
+        norm_op_kwargs: dict[str, Any] | None = None,
         dropout_op: object = None,
-        dropout_op_kwargs: dict | None = None,
+        dropout_op_kwargs: dict[str, Any] | None = None,
         nonlin: object = nn.LeakyReLU,
-        nonlin_kwargs: dict | None = None,
+        nonlin_kwargs: dict[str, Any] | None = None,
         deep_supervision: bool = False,
         patch_size: Sequence[int] | None = None,
         variant: Variant | None = None,
@@ -156,12 +168,14 @@ class UMamba2(nn.Module):
         self.encoder = Encoder(input_channels, features, kernels, strides, blocks, conv_bias, eps)
         self.decoder = Decoder(num_classes, features, kernels, strides, convs, deep_supervision, conv_bias, eps)
         self.mamba_layer = MambaLayer(features[-1], self.variant, patch_size)
-        self.register_load_state_dict_pre_hook(lambda module, state_dict, prefix, *_: drop_aliases(state_dict, prefix))
+        register: Any = self.register_load_state_dict_pre_hook
+        register(lambda module, state_dict, prefix, *_: drop_aliases(state_dict, prefix))
 
     def forward(self, volume: Tensor, clicks: ClickTensors | None = None) -> Tensor | list[Tensor]:
         skips = self.encoder(volume)
         skips[-1] = self.mamba_layer(skips[-1], clicks)
-        return self.decoder(skips)
+        logits: Tensor | list[Tensor] = self.decoder(skips)
+        return logits
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
@@ -186,7 +200,7 @@ def _name(op: object) -> str:
     return getattr(op, "__name__", str(op)).rsplit(".", 1)[-1]
 
 
-def _per_stage(name: str, value: Any, stages: int, vector: bool = False) -> list:
+def _per_stage(name: str, value: Any, stages: int, vector: bool = False) -> list[Any]:
     """One entry per stage, or three (z, y, x), from what plans hold: a number for all, or a list."""
     values = [value] * stages if isinstance(value, int) else list(value)
     if len(values) != stages:

@@ -6,11 +6,14 @@ Parameter names are nnU-Net's. Its state dicts hold two more names for some tens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Layer = Callable[[Tensor], Tensor]
+Axes = Sequence[int]  # one number per axis, (z, y, x)
 
 
 class InstanceNorm(nn.GroupNorm):
@@ -29,24 +32,18 @@ class InstanceNorm(nn.GroupNorm):
         # With one sample it is a batch norm too, whose backward pass takes a small part of the time there.
         parts = [
             torch.batch_norm(sample, self.weight, self.bias, None, None, True, 0.0, self.eps, False)
-            for sample in x.split(1)
+            for sample in torch.split(x, 1)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class ConvNormAct(nn.Module):
-    """Convolution, instance norm and, unless ``act`` is False, LeakyReLU. Padding keeps the size (odd kernels)."""
+    """Convolution, instance norm and, unless ``act`` is False, LeakyReLU; padding keeps the size (odd kernels)."""
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: Sequence[int],
-        stride: Sequence[int] = (1, 1, 1),
-        bias: bool = True,
-        eps: float = 1e-5,
+        self, inputs: int, outputs: int, kernel: Axes, stride: Axes = (1, 1, 1), bias: bool = True, eps: float = 1e-5,
         act: bool = True,
-    ):
+    ):  # fmt: skip
         super().__init__()
         padding = [(k - 1) // 2 for k in kernel]
         self.conv = nn.Conv3d(inputs, outputs, tuple(kernel), tuple(stride), padding, bias=bias)  # type: ignore[arg-type]
@@ -64,7 +61,7 @@ class MeanPool(nn.Module):
     The same mean as `AvgPool3d`, which has no bf16 kernel on CPUs, loses channels-last and is several times slower.
     """
 
-    def __init__(self, stride: Sequence[int]):
+    def __init__(self, stride: Axes):
         super().__init__()
         self.stride = tuple(stride)
 
@@ -77,9 +74,11 @@ class MeanPool(nn.Module):
 
 
 class ConvStack(nn.Module):
-    def __init__(self, count: int, inputs: int, outputs: int, kernel: Sequence[int], bias: bool, eps: float):
+    """Some `ConvNormAct`, the first of which changes the width."""
+
+    def __init__(self, count: int, inputs: int, outputs: int, kernel: Axes, bias: bool, eps: float):
         super().__init__()
-        self.convs = nn.Sequential(
+        self.convs: Layer = nn.Sequential(
             *(ConvNormAct(outputs if i else inputs, outputs, kernel, bias=bias, eps=eps) for i in range(count))
         )
 
@@ -90,7 +89,7 @@ class ConvStack(nn.Module):
 class ResidualBlock(nn.Module):
     """Two convolutions around a skip; the skip pools when the block strides and projects when the width changes."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int], bias: bool, eps: float):
+    def __init__(self, inputs: int, outputs: int, kernel: Axes, stride: Axes, bias: bool, eps: float):
         super().__init__()
         self.conv1 = ConvNormAct(inputs, outputs, kernel, stride, bias, eps)
         self.conv2 = ConvNormAct(outputs, outputs, kernel, bias=bias, eps=eps, act=False)
@@ -106,18 +105,11 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualStage(nn.Module):
-    def __init__(
-        self,
-        count: int,
-        inputs: int,
-        outputs: int,
-        kernel: Sequence[int],
-        stride: Sequence[int],
-        bias: bool,
-        eps: float,
-    ):
+    """Some `ResidualBlock`, the first of which strides and changes the width."""
+
+    def __init__(self, count: int, inputs: int, outputs: int, kernel: Axes, stride: Axes, bias: bool, eps: float):
         super().__init__()
-        self.blocks = nn.Sequential(
+        self.blocks: Layer = nn.Sequential(
             *(
                 ResidualBlock(outputs if i else inputs, outputs, kernel, (1, 1, 1) if i else stride, bias, eps)
                 for i in range(count)
@@ -132,15 +124,9 @@ class Encoder(nn.Module):
     """(B, channels, z, y, x) -> the features of every stage, finest first."""
 
     def __init__(
-        self,
-        input_channels: int,
-        features: Sequence[int],
-        kernels: Sequence[Sequence[int]],
-        strides: Sequence[Sequence[int]],
-        blocks: Sequence[int],
-        bias: bool,
-        eps: float,
-    ):
+        self, input_channels: int, features: Sequence[int], kernels: Sequence[Axes], strides: Sequence[Axes],
+        blocks: Sequence[int], bias: bool, eps: float,
+    ):  # fmt: skip
         super().__init__()
         self.stem = ConvStack(1, input_channels, features[0], kernels[0], bias, eps)
         widths = [features[0], *features]
@@ -167,16 +153,9 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        features: Sequence[int],
-        kernels: Sequence[Sequence[int]],
-        strides: Sequence[Sequence[int]],
-        convs: Sequence[int],
-        deep_supervision: bool,
-        bias: bool,
-        eps: float,
-    ):
+        self, num_classes: int, features: Sequence[int], kernels: Sequence[Axes], strides: Sequence[Axes],
+        convs: Sequence[int], deep_supervision: bool, bias: bool, eps: float,
+    ):  # fmt: skip
         super().__init__()
         self.deep_supervision = deep_supervision  # an attribute of this module because nnU-Net switches it here
         self.transpconvs, self.stages, self.seg_layers = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()

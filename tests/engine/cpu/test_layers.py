@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import ARCHITECTURE, randomise
 
-from umamba2.engine.cpu import slabs, winograd
+from umamba2.engine.cpu import planes, winograd
 from umamba2.engine.cpu.layers import optimize_for_cpu
-from umamba2.engine.cpu.slabs import Moments
+from umamba2.engine.cpu.planes import Moments
 from umamba2.models.network import build_network
 
 
@@ -30,6 +30,29 @@ def fast(net, dtype=torch.float32):
     net.encoder.to(dtype)
     net.decoder.to(dtype)
     return optimize_for_cpu(net)
+
+
+def slow_kernels(net, x):
+    """The convolutions of torch's own that a network uses, where oneDNN has faster ones."""
+    with torch.inference_mode(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        net(x)
+    return {event.key for event in profile.key_averages() if "slow_conv" in event.key or "thnn_conv" in event.key}
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+@pytest.mark.parametrize(
+    ("shape", "portion"), [((16, 16, 32), 1), ((16, 32, 48), 1), ((16, 32, 48), 2**22), ((48, 80, 112), 2**22)]
+)
+def test_no_volume_is_too_small_for_the_fast_convolutions(monkeypatch, shape, portion):
+    """Torch's own kernels take over where the product of the first four sizes is at most 20,480."""
+    monkeypatch.setattr(planes, "PORTION_BYTES", portion)
+    net = network(
+        n_stages=5, features_per_stage=[8, 16, 64, 64, 40], strides=[[1, 1, 1]] + [[2, 2, 2]] * 3 + [[1, 2, 2]],
+        kernel_sizes=[[3, 3, 3]] * 5, n_blocks_per_stage=[1] * 5, n_conv_per_stage_decoder=[1] * 4,
+    )  # fmt: skip
+    x = torch.randn(1, 1, *shape)
+    assert slow_kernels(net, x)
+    assert not slow_kernels(fast(net), x)
 
 
 axes = st.lists(st.sampled_from([1, 2, 2, 3]), min_size=3, max_size=3)
@@ -64,7 +87,7 @@ def test_equals_the_trained_network_whatever_its_shape(
     # At least two cells of the deepest grid: the norm of a single value is a matter of rounding.
     shape = [n * s for n, s in zip([cells[0] + 1, *cells[1:]], net.total_stride, strict=True)]
     x = torch.randn(batch, 1, *shape)
-    some, few = patch.object(slabs, "PIECE_BYTES", piece), patch.object(winograd, "FEWEST_CHANNELS", fewest)
+    some, few = patch.object(planes, "PORTION_BYTES", piece), patch.object(winograd, "FEWEST_CHANNELS", fewest)
     with torch.inference_mode(), some, few:
         expected = net(x)
         found = fast(net)(x)

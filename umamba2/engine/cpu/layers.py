@@ -1,7 +1,7 @@
-"""The network rebuilt for inference on CPUs: the same arithmetic with less of it, and fewer passes over memory.
+"""The network rebuilt for inference on CPUs: the same results from less arithmetic and fewer passes over memory.
 
-- Convolutions, norms and activations work on a few planes at a time, while these are in the caches.
-- Wide convolutions do with a third fewer multiplications, see `engine.winograd`.
+- Convolutions, norms and activations work on a few planes at a time, while these are in the caches (`planes.py`).
+- Wide convolutions need a third fewer multiplications (`winograd.py`).
 - Where a skip pools and projects, one strided convolution does both.
 - A decoder level convolves ``cat(up(x), skip)``. That is the sum of two convolutions, and the first of them together
   with ``up`` is one transposed convolution with 45 % fewer multiplications. So nothing is concatenated.
@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from itertools import product
 from typing import Any
@@ -21,37 +20,48 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from umamba2.engine.cpu import activations
-from umamba2.engine.cpu.slabs import PIECE_VOXELS, Norm, Up, empty_like_layout, fill, pieces, slabs
+from umamba2.engine.cpu.planes import (
+    PORTION_VOXELS,
+    Norm,
+    Normalise,
+    Up,
+    convolve_transposed,
+    empty_like_layout,
+    portions,
+    samples,
+    write_portions,
+)
 from umamba2.engine.cpu.winograd import make_conv
 from umamba2.nets.umamba2 import UMamba2
-from umamba2.nets.unet import ConvNormAct, MeanPool
+from umamba2.nets.unet import ConvNormAct, Layer, MeanPool
 
 COMPOSED_LEVELS = 3  # the finest; the others have too few voxels to repay the larger weights
 
 
-def optimize_for_cpu(net: Any) -> UMamba2:
-    """Swap the parts of a loaded network, in place, for those of this file. There is no way back to training."""
+def optimize_for_cpu(net: UMamba2) -> UMamba2:
+    """Replace the parts of a loaded network, in place, by those of this file; it cannot be trained after that."""
     net.requires_grad_(False)
-    net.encoder.stem.convs = nn.Sequential(*map(FastConv, net.encoder.stem.convs))
-    for stage in net.encoder.stages:
+    parts: Any = net
+    parts.encoder.stem.convs = nn.Sequential(*map(FastConv, parts.encoder.stem.convs))
+    for stage in parts.encoder.stages:
         stage.blocks = nn.Sequential(*map(FastBlock, stage.blocks))
-    net.decoder = FastDecoder(net.decoder)
+    parts.decoder = FastDecoder(parts.decoder)
     return net
 
 
 class Convolution(nn.Module):
-    """A convolution and the norm after it, whose bias therefore does not matter."""
+    """A convolution and the norm after it, so that the convolution's bias does not matter."""
 
     def __init__(self, conv: Any, norm: Any):
         super().__init__()
         self.conv, self.norm = make_conv(conv), Norm(norm)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Callable[[Tensor], None]]]:
-        """The convolved samples, and for each of them what normalises its planes in place."""
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Normalise]]:
+        """The convolved samples, and for each of them a function that normalises portions of its planes in place."""
         out = empty_like_layout(x, self.conv.channels, self.conv.size(x))
         return out, [
-            self.norm.of(fill(result, partial(self.conv.write, slab), self.conv.multiple))
-            for slab, result in zip(slabs(x), slabs(out), strict=True)
+            self.norm.normaliser(write_portions(result, partial(self.conv.write, planes), self.conv.multiple))
+            for planes, result in zip(samples(x), samples(out), strict=True)
         ]
 
 
@@ -63,9 +73,9 @@ class FastConv(nn.Module):
         self.convolution = Convolution(block.conv, block.norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        out, norms = self.convolution(x)
-        for slab, normalise in zip(slabs(out), norms, strict=True):
-            _activate(slab, normalise)
+        out, norms = self.convolution.forward(x)
+        for planes, normalise in zip(samples(out), norms, strict=True):
+            _activate(planes, normalise)
         return out
 
 
@@ -80,13 +90,13 @@ class FastBlock(nn.Module):
         self.skip = Convolution(_projection(block.skip), block.skip[-1].norm) if self.projects else block.skip
 
     def forward(self, x: Tensor) -> Tensor:
-        out, norms = self.convolution2(self.conv1(x))
+        out, norms = self.convolution2.forward(self.conv1(x))
         skip, skip_norms = self.skip(x) if self.projects else (self.skip(x), [_as_is] * len(x))
-        for slab, other, normalise, normalise_other in zip(slabs(out), slabs(skip), norms, skip_norms, strict=True):
-            for (_, piece), (_, more) in zip(pieces(slab), pieces(other), strict=True):
-                normalise(piece)
-                normalise_other(more)
-                F.leaky_relu_(piece.add_(more), 0.01)
+        for planes, others, normalise, normalise_other in zip(samples(out), samples(skip), norms, skip_norms):
+            for (_, some), (_, other) in zip(portions(planes), portions(others), strict=True):
+                normalise(some)
+                normalise_other(other)
+                F.leaky_relu_(some.add_(other), 0.01)
         return out
 
 
@@ -112,8 +122,8 @@ class FastDecoder(nn.Module):
         logits = activations.tensor((len(x), classes, *x.shape[2:]), x.dtype, x.device)
         for sample, result in zip(x, logits, strict=True):
             voxels = sample.permute(1, 2, 3, 0).reshape(-1, channels)
-            # In pieces, because in half precision the product is first made in fp32.
-            for some, place in zip(voxels.split(PIECE_VOXELS), result.view(classes, -1).split(PIECE_VOXELS, 1)):
+            # In portions, because in half precision the product is first made in fp32.
+            for some, place in zip(voxels.split(PORTION_VOXELS), result.view(classes, -1).split(PORTION_VOXELS, 1)):
                 place.copy_(torch.addmm(bias, weight, some.t()))
         return logits
 
@@ -123,10 +133,12 @@ class ConcatLevel(nn.Module):
 
     def __init__(self, up: Any, stage: Any):
         super().__init__()
-        self.up, self.convs = up, nn.Sequential(*map(FastConv, stage.convs))
+        self.up = up
+        self.convs: Layer = nn.Sequential(*map(FastConv, stage.convs))
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        return self.convs(torch.cat([self.up(x), skip], dim=1))
+        up = convolve_transposed(x, self.up.weight, self.up.stride, self.up.padding, self.up.bias)
+        return self.convs(torch.cat([up, skip], dim=1))
 
 
 class FastLevel(nn.Module):
@@ -137,7 +149,8 @@ class FastLevel(nn.Module):
         first, *rest = stage.convs
         here, kernel, padding = up.out_channels, first.conv.kernel_size, first.conv.padding
         upper, lower = first.conv.weight.float().split(here, dim=1)
-        self.norm, self.rest = Norm(first.norm), nn.Sequential(*map(FastConv, rest))
+        self.norm = Norm(first.norm)
+        self.rest: Layer = nn.Sequential(*map(FastConv, rest))
         conv = nn.Conv3d(here, first.conv.out_channels, kernel, padding=padding, bias=False)
         self.skip = make_conv(_like(conv, lower, up))
         # Scattering with `up` and gathering with a kernel is scattering with both kernels convolved.
@@ -159,8 +172,9 @@ class FastLevel(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         out = empty_like_layout(skip, self.skip.channels, self.skip.size(skip))
         multiple = math.lcm(self.skip.multiple, self.up.stride[0])
-        for slab, below, result in zip(slabs(skip), slabs(x), slabs(out), strict=True):
-            _activate(result, self.norm.of(fill(result, partial(self._write, slab, below), multiple)))
+        for planes, below, result in zip(samples(skip), samples(x), samples(out), strict=True):
+            moments = write_portions(result, partial(self._write, planes, below), multiple)
+            _activate(result, self.norm.normaliser(moments))
         return self.rest(out)
 
     def _write(self, skip: Tensor, below: Tensor, start: int, out: Tensor) -> None:
@@ -183,7 +197,7 @@ def _zones(size: int, reach: int) -> list[tuple[slice, slice]]:
     return [*parts, (slice(after, size), slice(reach + 1, None))]
 
 
-def _projection(skip: Any) -> nn.Module:
+def _projection(skip: Any) -> Any:
     """Mean pooling and a 1x1x1 convolution as one strided convolution."""
     conv = skip[-1].conv
     stride: Any = skip[0].stride if isinstance(skip[0], MeanPool) else (1, 1, 1)
@@ -196,17 +210,17 @@ def _composable(up: Any, stage: Any) -> bool:
     return all(s >= k - 1 for s, k in zip(up.stride, stage.convs[0].conv.kernel_size, strict=True))
 
 
-def _activate(slab: Tensor, normalise: Callable[[Tensor], None]) -> None:
-    for _, piece in pieces(slab):
-        normalise(piece)
-        F.leaky_relu_(piece, 0.01)
+def _activate(planes: Tensor, normalise: Normalise) -> None:
+    for _, some in portions(planes):
+        normalise(some)
+        F.leaky_relu_(some, 0.01)
 
 
-def _as_is(piece: Tensor) -> None:
+def _as_is(portion: Tensor) -> None:
     pass
 
 
-def _like(module: Any, weight: Tensor, example: Any) -> nn.Module:
+def _like(module: Any, weight: Tensor, example: Any) -> Any:
     """The module with this weight, in the precision of another one and channels-last."""
     module.weight = nn.Parameter(weight.to(example.weight.dtype), requires_grad=False)
     return module.to(memory_format=torch.channels_last_3d)

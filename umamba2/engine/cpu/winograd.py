@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from umamba2.engine.cpu.slabs import Conv, planes
+from umamba2.engine.cpu.planes import Conv, convolve, zero_padded
 
 FEWEST_CHANNELS = 64  # with fewer there is little to gain, and in half precision more labels to lose
 
@@ -45,8 +44,8 @@ class Winograd(Conv):
         )
         del self.weight
 
-    def write(self, slab: Tensor, start: int, out: Tensor) -> None:
-        seen = planes(slab, start - 1, start + len(out) + 1 + len(out) % 2)
+    def write(self, planes: Tensor, start: int, out: Tensor) -> None:
+        seen = zero_padded(planes, start - 1, start + len(out) + 1 + len(out) % 2)
         even, odd = seen[::2], seen[1::2]
         first, second, third, fourth = even[:-1], odd[:-1], even[1:], odd[1:]
         m0 = self._product(0, first - third)
@@ -58,4 +57,4 @@ class Winograd(Conv):
         torch.sub(m1.sub_(m2)[:odds], m3, out=out[1::2])
 
     def _product(self, index: int, sums: Tensor) -> Tensor:
-        return F.conv2d(sums, self.products[index], None, 1, self.padding[1:])
+        return convolve(sums, self.products[index], (1, 1), self.padding[1:])
