@@ -213,7 +213,7 @@ class Runner:
                     outputs = run_in_subtiles(
                         self.nets[fold], seen, self._click_tensors(clicks, group), self.halvings, self.multiple
                     )
-                for output, a in zip(outputs, group):
+                for output, a in zip(torch.unbind(outputs), group):
                     if len(passes) == 1 and not a:
                         return output
                     total = self._add(total, output, a)
