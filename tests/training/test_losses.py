@@ -111,3 +111,17 @@ def test_blame_names_the_culprit():
     extreme = torch.tensor([3e38, -3e38, 0.0]).view(1, 3, 1, 1, 1)  # finite, but not its cross-entropy
     wrong = torch.ones(1, 1, 1, 1, 1)
     assert blame(data, [outputs[0], extreme], [targets[0], wrong], loss) == "the cross-entropy term (resolution 1)"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_loss_adds_up_in_full_precision_under_autocast(dtype):
+    """Sums over 30,000 voxels in half precision are off in the third digit."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 47, 20, 30, 50, generator=generator)
+    labels = torch.randint(0, 47, (1, 1, 20, 30, 50), generator=generator).short()
+    loss = SoftDiceCE(soft_targets(ANATOMY, 0.1), class_weights(47, ((43, 10.0),)), batch_dice=False, ddp=False)
+    expected = float(loss(logits, labels))
+    with torch.autocast("cpu", dtype=dtype):
+        assert float(loss(logits, labels)) == pytest.approx(expected, rel=1e-6)
+        half = float(loss(logits.to(dtype), labels))
+    assert half == pytest.approx(float(loss(logits.to(dtype).float(), labels)), rel=1e-6)

@@ -21,7 +21,7 @@ from toy_training import CONFIGURATION, DATASET, PLANS, make_dataset, output_fol
 from umamba2.models.checkpoint import read_checkpoint
 from umamba2.models.folder import load_model
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 # nnUNetv2_train's entry point; see `make_torchvision_importable` for why not the command itself.
 STOCK = (
     "from umamba2.training.nnunet import make_torchvision_importable; make_torchvision_importable(); "
@@ -31,7 +31,7 @@ CLICK_NETWORK = "nnunetv2.nets.UMambaBot2_CrossAttn_Click2"
 
 
 def environment(root: Path, results: Path, **options) -> dict[str, str]:
-    paths = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     return {**os.environ, **settings(root, results, **options), **own}
 
@@ -78,6 +78,27 @@ def test_stock_nnunet_trains_published_plans_and_goes_on_after_kill_9(tmp_path):
     assert load_model(folder.parent).challenge == MULTICLASS
 
 
+SPAWNED = """
+import multiprocessing, sys
+multiprocessing.set_start_method("spawn")
+from nnunetv2.training.logging.nnunet_logger import MetaLogger
+from toy_training import make_trainer
+MetaLogger.plot_progress_png = lambda *_: None
+make_trainer(sys.argv[1], sys.argv[2]).run_training()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["UMamba2SemiSupervisedTrainer", "UMamba2Pretrainer"])
+def test_patches_are_made_by_processes_that_start_afresh(tmp_path, trainer):
+    """As on macOS and Windows: what they need travels as a pickle."""
+    root = make_dataset(tmp_path / "data", STSR)
+    env = {**environment(root, tmp_path / "results", epochs=1, iterations=2), "nnUNet_n_proc_DA": "1"}
+    command = [sys.executable, "-c", SPAWNED, trainer, "all"]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert "Training done." in finished(process)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainer", "challenge", "network", "fold"),
@@ -98,7 +119,7 @@ def test_two_processes_train_one_network(tmp_path, trainer, challenge, network, 
     files = [tmp_path / f"rank_{rank}.pth" for rank in range(2)]
     processes = [
         subprocess.Popen(
-            [sys.executable, HERE / "distributed_training.py", str(rank), "2", port, trainer, str(fold), file],
+            [sys.executable, TESTS / "distributed_training.py", str(rank), "2", port, trainer, str(fold), file],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

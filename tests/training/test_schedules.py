@@ -12,7 +12,7 @@ from umamba2.challenges import CHALLENGES
 from umamba2.challenges.recipe import Pretraining, Stage
 from umamba2.errors import InputError
 from umamba2.training.nnunet import OPTIONS, environment, options_of_run
-from umamba2.training.options import Options, challenge_for
+from umamba2.training.options import NNUNET_DEFAULTS, Options, challenge_for
 from umamba2.training.schedules import Rates, pretraining_rate, stage_at, stage_rate
 
 
@@ -28,11 +28,34 @@ def test_poly_is_nnunets():
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-12)
 
 
-def test_fine_tuning_is_a_line():
-    stage = CHALLENGES[MULTICLASS].recipe.finetune
-    assert stage_rate(stage, 0) == pytest.approx(1e-3)
-    assert stage_rate(stage, 250) == pytest.approx((1e-3 + 1e-5) / 2)
-    assert stage_rate(stage, 500) == pytest.approx(1e-5)
+@pytest.mark.parametrize("challenge", [MULTICLASS, INTERACTIVE, STSR])
+def test_fine_tuning_is_a_line_that_its_last_epoch_ends(challenge):
+    """As torch's own schedule, in the settings of the released code: from 1e-3 to a hundredth of it."""
+    stage = CHALLENGES[challenge].recipe.finetune
+    assert (stage.epochs, stage.learning_rate, stage.final_rate) == (500, 1e-3, 1e-5)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1e-3)
+    theirs = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=499)
+    for epoch in range(500):
+        assert stage_rate(stage, epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        optimizer.step()
+        theirs.step()
+    assert stage_rate(stage, 499) == pytest.approx(1e-5)
+    assert stage_rate(replace(stage, epochs=1), 0) == 1e-3
+
+
+def test_the_published_lengths():
+    lengths = {name: challenge.recipe.train.epochs for name, challenge in CHALLENGES.items()}
+    assert {name: lengths[name] for name in (MULTICLASS, INTERACTIVE, STSR)} == {
+        MULTICLASS: 1500,
+        INTERACTIVE: 1500,
+        STSR: 1000,
+    }
+    for name in (MULTICLASS, INTERACTIVE, STSR):
+        recipe = Options().applied_to(CHALLENGES[name].recipe)
+        assert (recipe.iterations, recipe.accumulate, recipe.validation_iterations) == (250, 2, 10)
+        assert recipe.mirror_axes == (0, 1, 2)
+    assert NNUNET_DEFAULTS.validation_iterations == 50
+    assert Options(validation_iterations=3).applied_to(NNUNET_DEFAULTS).validation_iterations == 3
 
 
 def test_stages_follow_each_other():

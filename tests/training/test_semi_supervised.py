@@ -12,9 +12,10 @@ from umamba2.challenges.recipe import SemiSupervision
 from umamba2.training.semi_supervised import (
     IGNORED,
     add_feature_noise,
+    at_resolutions,
+    attended,
     consistency,
     consistency_weight,
-    drop_attended,
     perturbed,
     pseudo_labels,
     unlabelled_probability,
@@ -31,11 +32,12 @@ def test_unlabelled_steps_become_more_likely(stage, done, expected):
     assert unlabelled_probability(stage, done) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("done", [0, 0.05, 0.1, 0.2, 0.7])
-def test_consistency_counts_more_and_more_over_the_first_fifth(done):
-    iteration, total = done * 10_000, 10_000
-    t = min(iteration / (0.2 * total), 1)
-    assert consistency_weight(STAGE_2, done) == pytest.approx(50 * math.exp(-5 * (1 - t) ** 2))
+@pytest.mark.parametrize(("stage", "part"), [(STAGE_2, 0.2), (STAGE_3, 0.05)])
+def test_consistency_counts_more_and_more_over_the_first_part(stage, part):
+    for done in (0, 0.01, 0.04, 0.1, 0.2, 0.7):
+        iteration, total = done * 10_000, 10_000
+        t = min(iteration / (part * total), 1)
+        assert consistency_weight(stage, done) == pytest.approx(50 * math.exp(-5 * (1 - t) ** 2))
 
 
 def test_consistency_is_the_mean_squared_difference_of_probabilities():
@@ -47,25 +49,63 @@ def test_consistency_is_the_mean_squared_difference_of_probabilities():
 
 
 def test_pseudo_labels_are_sure_and_not_background():
-    probabilities = torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.75, 0.05], [0.2, 0.7, 0.1], [0.0, 0.0, 1.0]])
-    labels = pseudo_labels(probabilities.T.reshape(1, 3, 1, 2, 2), 0.75)
+    probabilities = torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.7501, 0.0499], [0.2, 0.7, 0.1], [1e-9, 1e-9, 1.0]])
+    labels = pseudo_labels(probabilities.T.reshape(1, 3, 1, 2, 2).log(), 0.75)
     assert labels.flatten().tolist() == [IGNORED, 1, IGNORED, 2]
     assert labels.shape == (1, 1, 1, 2, 2)
 
 
-def test_attended_cells_are_dropped():
+def test_pseudo_labels_of_half_precision_logits_are_decided_in_full_precision():
+    """Whether a voxel is sure follows from the logits as they are; rounding the softmax as well changes some."""
+    logits = torch.randn(1, 3, 40, 40, 40, generator=torch.Generator().manual_seed(0)).mul(1.5).bfloat16()
+    expected = logits.double().softmax(1).amax(1, keepdim=True) >= 0.75
+    rounded = logits.softmax(1).amax(1, keepdim=True) >= 0.75
+    wanted = expected & (logits.argmax(1, keepdim=True) > 0)
+    assert torch.equal(pseudo_labels(logits, 0.75) != IGNORED, wanted)
+    assert not torch.equal(rounded, expected)  # else this shows nothing
+    assert consistency(logits, logits.float().softmax(1)).item() == 0
+
+
+def test_labels_at_coarser_resolutions_are_those_of_the_nearest_voxels():
+    labels = torch.arange(4 * 6 * 8).reshape(1, 1, 4, 6, 8)
+    outputs = [torch.zeros(1, 2, *shape) for shape in ((4, 6, 8), (2, 3, 4), (2, 3, 8))]
+    full, half, flat = at_resolutions(labels, outputs)
+    assert torch.equal(full, labels)
+    assert torch.equal(half, labels[:, :, ::2, ::2, ::2])
+    assert torch.equal(flat, labels[:, :, ::2, ::2])
+
+
+def test_what_is_attended_most():
     torch.manual_seed(0)
     features = torch.rand(2, 4, 3, 3, 3)
     for low, high in ((0.6, 0.9), (0.8, 0.8)):
-        dropped = drop_attended(features, low, high)
-        for sample, result in zip(features, dropped):
+        for sample, mask in zip(features, attended(features, low, high)):
             mean = sample.mean(0)
-            gone = result.abs().sum(0) == 0
-            kept = ~gone
-            assert torch.equal(result[:, kept], sample[:, kept])
-            assert (mean[gone] >= low * mean.max() - 1e-6).all()  # nothing below the lowest threshold goes
-            assert (mean[kept] < high * mean.max() + 1e-6).all()  # nothing above the highest stays
-            assert gone.any()
+            blank = mask[0]
+            assert (mean[blank] >= low * mean.max() - 1e-6).all()  # nothing below the lowest threshold goes
+            assert (mean[~blank] < high * mean.max() + 1e-6).all()  # nothing above the highest stays
+            assert blank.any()
+
+
+def test_attention_is_that_of_the_features_before_dropout():
+    """Of equally strong cells all are attended; after dropout the weaker ones, by chance, would not be."""
+    torch.manual_seed(0)
+    features = torch.ones(1, 16, 8, 8, 8)
+    features[:, :, :4] = 0.5  # below every threshold of 0.6 to 0.9
+    features[:, :, 0, 0, 0] = -5.0
+    for _ in range(10):
+        (changed,) = perturbed([features], SemiSupervision())
+        assert (changed[:, :, 4:] == 0).all()
+        kept = changed[:, :, :4].abs().amax(1) > 0  # a channel in 65536 loses all of its cells
+        assert kept.all()
+    white = torch.randn(1, 320, 5, 9, 9).abs()
+    kept = [float((perturbed([white], SemiSupervision())[0].abs().amax(1) > 0).float().mean()) for _ in range(200)]
+    naive = []
+    rng = np.random.default_rng(0)
+    mean = white.mean(1).numpy()
+    for _ in range(200):
+        naive.append(float((mean < mean.max() * rng.uniform(0.6, 0.9)).mean()))
+    assert np.mean(kept) == pytest.approx(np.mean(naive), abs=0.08)
 
 
 def test_feature_noise_scales_every_value():

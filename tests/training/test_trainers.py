@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from challenge_names import INTERACTIVE, MULTICLASS, STSR
 pytest.importorskip("nnunetv2")
 
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
-from toy_training import DATASET, PATCH, environment, make_dataset, make_trainer, output_folder
+from toy_training import DATASET, PATCH, SHAPE, environment, make_dataset, make_trainer, output_folder
 
 from umamba2.anatomy.structures import ANATOMY, left_right_pairs
 from umamba2.challenges.recipe import Pretraining
@@ -24,6 +25,7 @@ from umamba2.engine.predict import Predictor
 from umamba2.errors import InputError
 from umamba2.models.folder import load_model, slim
 from umamba2.training import losses, semi_supervised
+from umamba2.training.loading import Cases
 from umamba2.training.options import Options
 from umamba2.training.pretrain import disrupt, masked_blocks
 from umamba2.training.pretrained import read_weights
@@ -91,7 +93,7 @@ def test_two_micro_batches_give_the_gradient_of_the_batch(multiclass, tmp_path):
     expected = gradients(trainer).clone()
     trainer.clip = math.inf
     weights = _copy(trainer.network)
-    assert trainer._step(parts) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert np.mean(trainer._step(parts)) == pytest.approx(float(loss.detach()), rel=1e-5)
     assert float((gradients(trainer) - expected).norm() / expected.norm()) < 1e-5
     # clipped once, on the sum
     trainer.network.load_state_dict(weights)
@@ -106,8 +108,10 @@ def test_a_step_draws_as_many_micro_batches_as_the_preset_says(multiclass, tmp_p
     assert (trainer.batch_size, trainer.accumulate) == (1, 2)
     trainer.dataloader_train = iter([batch_of(47, 2), batch_of(47, 3)])
     seen = []
-    with mock.patch.object(trainer, "_step", lambda batches: seen.append([b["keys"][0] for b in batches]) or 1.0):
-        trainer.train_step(batch_of(47, 1))
+    with mock.patch.object(
+        trainer, "_step", lambda batches: seen.append([b["keys"][0] for b in batches]) or [1.0, 3.0]
+    ):
+        assert trainer.train_step(batch_of(47, 1))["loss"] == 2.0
     assert seen == [["made_up_1", "made_up_2"]]
 
 
@@ -358,7 +362,7 @@ def test_clicks_belong_to_the_patch_they_are_given_with(interactive, tmp_path):
                 assert target[(0, 0, *point.tolist())] == side + 1
                 given += 1
         assert given > 0
-        assert trainer.inference_allowed_mirroring_axes == (1, 2)
+        assert trainer.inference_allowed_mirroring_axes == (0, 1, 2)
 
 
 def test_validation_mirrors_no_sides_and_needs_no_clicks(interactive, tmp_path):
@@ -375,8 +379,8 @@ def test_validation_mirrors_no_sides_and_needs_no_clicks(interactive, tmp_path):
 
         with mock.patch.object(nnUNetTrainer, "perform_actual_validation", validate):
             trainer.perform_actual_validation()
-        assert seen == [(1,)]  # x would need its labels swapped
-        assert trainer.inference_allowed_mirroring_axes == (1, 2)
+        assert seen == [(0, 1)]  # x would need its labels swapped
+        assert trainer.inference_allowed_mirroring_axes == (0, 1, 2)
         trainer.set_deep_supervision_enabled(False)
         assert trainer.network(torch.zeros(1, 1, *PATCH)).shape == (1, 3, *PATCH)
 
@@ -406,35 +410,146 @@ def test_semi_supervised_training(stsr, tmp_path):
             mock.patch.object(semi_supervised, "perturbed", lambda skips, _: perturbed.append(len(skips)) or skips),
         ):
             trainer.run_training()
-    unlabelled = kinds["consistency"] + kinds["pseudo"]
     assert kinds["consistency"] > 0
     assert kinds["pseudo"] > 0
-    assert unlabelled % 2 == 0  # micro-batches of a step are of one kind
-    assert 0 < unlabelled < 32
-    assert perturbed == [3] * unlabelled  # one perturbed pass per micro-batch, and no clean one
+    assert 0 < kinds["consistency"] + kinds["pseudo"] < 32
+    assert perturbed == [3] * kinds["consistency"]  # one perturbed pass per micro-batch, and none of a clean patch
     losses_seen = trainer.logger.get_value("train_losses", step=None)
     assert np.isfinite(losses_seen).all()
-    assert "unlabelled steps: " in Path(trainer.log_file).read_text()
+    assert "unlabelled batches: " in Path(trainer.log_file).read_text()
     assert Predictor.load(output_folder(tmp_path, SEMI), device="cpu").challenge == STSR
 
 
-def test_an_unlabelled_step_is_the_published_loss(stsr, tmp_path):
+WEIGHTS = (2 / 3, 1 / 3)  # of resolutions
+
+
+def semi_trainer():
+    """A trainer whose losses look at both resolutions of the toy network; its own weights leave the coarser one out."""
+    trainer = started(make_trainer(SEMI))
+    for loss in (trainer.loss, trainer.consistency_loss, trainer.pseudo_loss):
+        assert loss.weight_factors == (1, 0)
+        loss.weight_factors = WEIGHTS
+    trainer.network.decoder.seg_layers[-1].weight.data *= 300  # sure of something
+    return trainer
+
+
+def unlabelled_batch(seed):
+    batch = batch_of(13, seed)
+    return {**batch, "data": torch.cat([batch["data"], batch["data"].flip(-1)], 1), "unlabelled": True}
+
+
+def test_a_consistent_answer_is_asked_for_at_every_resolution(stsr, tmp_path):
     with environment(stsr, tmp_path, epochs=10, iterations=10):
-        trainer = started(make_trainer(SEMI))
+        trainer = semi_trainer()
         trainer.current_epoch, trainer.iteration = 1, 5
-        batch = batch_of(13, 1)
-        batch = {**batch, "data": torch.cat([batch["data"], 1.1 * batch["data"]], 1), "unlabelled": True}
+        batch = unlabelled_batch(1)
         with mock.patch.object(semi_supervised, "perturbed", lambda skips, _: skips):
             loss, explain = trainer.loss_of(batch)
         network = trainer.network
-        clean, strong = (network(x)[0].softmax(1) for x in batch["data"].chunk(2, 1))
+        with torch.no_grad():
+            clean, strong = ([o.softmax(1) for o in network(x)] for x in batch["data"].chunk(2, 1))
         t = (10 + 5) / 100 / 0.2
-        expected = 50 * math.exp(-5 * (1 - t) ** 2) * float(((clean - strong) ** 2).mean())
-        assert float(loss) == pytest.approx(expected, rel=1e-4)
+        differences = [float(((a - b) ** 2).mean()) for a, b in zip(clean, strong)]
+        expected = 50 * math.exp(-5 * (1 - t) ** 2) * sum(w * d for w, d in zip(WEIGHTS, differences))
+        assert loss.item() == pytest.approx(expected, rel=1e-4)
         assert explain() == "the consistency term"
         network.zero_grad()
         loss.backward()
         assert network.encoder.stem.convs[0].conv.weight.grad.abs().sum() > 0
+
+
+def naive_pseudo_loss(outputs, confidence=0.75):
+    """Dice without background and smoothing plus cross-entropy on the voxels that the finest output is sure of."""
+    sure, label = outputs[0].double().softmax(1).max(1)
+    label = torch.where(sure >= confidence, label, 0)  # background is left out too
+    total = 0.0
+    for level, (weight, output) in enumerate(zip(WEIGHTS, outputs)):
+        step = 2**level
+        wanted = label[:, ::step, ::step, ::step]  # the nearest voxel is the first of each cell
+        seen = wanted > 0
+        probabilities = output.double().softmax(1)
+        scores = []
+        for c in range(1, 13):
+            p, t = probabilities[:, c][seen], (wanted == c)[seen].double()
+            scores.append(2 * (p * t).sum() / (p.sum() + t.sum()).clamp_min(1e-8))
+        chosen = probabilities.gather(1, wanted[:, None])[:, 0][seen]
+        total += weight * float(-torch.stack(scores).mean() - chosen.log().mean())
+    return total
+
+
+def test_pseudo_labels_are_learnt_from_the_clean_patch(stsr, tmp_path):
+    with environment(stsr, tmp_path, epochs=2, finetune_epochs=2, iterations=10):
+        trainer = semi_trainer()
+        trainer.current_epoch = 2  # the second stage
+        batch, seen = unlabelled_batch(1), []
+        trainer.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        trainer.shared_rng = mock.Mock(random=lambda: 0.2)
+        with mock.patch.object(semi_supervised, "perturbed", side_effect=AssertionError):
+            loss, explain = trainer.loss_of(batch)
+        assert explain() == "the pseudo-label term"
+        assert len(seen) == 1
+        assert torch.equal(seen[0], batch["data"][:, :1])
+        with torch.no_grad():
+            outputs = trainer.network(batch["data"][:, :1])
+        sure = (outputs[0].softmax(1).amax(1) >= 0.75).float().mean()
+        assert 0.05 < sure < 0.999
+        assert loss.item() == pytest.approx(0.1 * naive_pseudo_loss(outputs), rel=1e-3)
+        trainer.shared_rng = mock.Mock(random=lambda: 0.26)
+        assert trainer.loss_of(batch)[1]() == "the consistency term"
+
+
+@pytest.mark.parametrize(("averaged", "factor"), [(False, 1.0), (True, 0.5)])
+def test_unlabelled_gradients_are_not_halved_unless_asked_for(stsr, tmp_path, averaged, factor):
+    """The released code divides a supervised loss by the two micro-batches of a step, an unlabelled one it does not."""
+    labelled, unlabelled = batch_of(13, 1), unlabelled_batch(2)
+    with environment(stsr, tmp_path, epochs=10, iterations=10, average_unlabelled=averaged, fp32=True):
+        trainer = semi_trainer()
+    trainer.iteration, trainer.clip = 90, math.inf
+    trainer.loss.weight_factors = (0.01, 0.01)  # small enough for the other loss to matter
+    weights = _copy(trainer.network)
+    parts = []
+    with mock.patch.object(semi_supervised, "perturbed", lambda skips, _: skips):
+        for batch in (labelled, unlabelled):
+            trainer.network.zero_grad()
+            trainer.loss_of(batch)[0].backward()
+            parts.append(gradients(trainer).clone())
+        trainer.network.load_state_dict(weights)
+        losses_seen = trainer._step([labelled, unlabelled])
+    expected = 0.5 * parts[0] + factor * parts[1]
+    assert float((gradients(trainer) - expected).norm() / expected.norm()) < 1e-5
+    assert parts[1].norm() > 0.01 * parts[0].norm()  # it counts
+    assert trainer._logged([labelled, unlabelled], losses_seen) == {False: losses_seen[:1], True: losses_seen[1:]}
+
+
+def test_every_micro_batch_is_of_a_kind_of_its_own(stsr, tmp_path):
+    with environment(stsr, tmp_path, epochs=2, iterations=30):
+        trainer = started(make_trainer(SEMI))
+        trainer.dataloader_train, _ = trainer.get_dataloaders()
+        kinds = []
+        with mock.patch.object(trainer, "_step", lambda b: kinds.append(["unlabelled" in x for x in b]) or [1.0] * 2):
+            trainer.current_epoch = 1  # of two: as likely as not
+            trainer.on_train_epoch_start()
+            for _ in range(30):
+                trainer.train_step(next(trainer.dataloader_train))
+        assert trainer.accumulate == 2
+    assert {tuple(kind) for kind in kinds} == {(False, False), (False, True), (True, False), (True, True)}
+
+
+def test_semi_supervised_dice_is_not_smoothed(stsr, tmp_path):
+    """Against a loop over classes."""
+    with environment(stsr, tmp_path, fp32=True):
+        trainer = started(make_trainer(SEMI))
+    torch.manual_seed(0)
+    logits, labels = torch.randn(1, 13, 2, 3, 4), torch.randint(0, 3, (1, 1, 2, 3, 4))
+    probabilities = logits.double().softmax(1)
+    scores = []
+    for c in range(1, 13):
+        p, t = probabilities[:, c], (labels[:, 0] == c).double()
+        scores.append(2 * (p * t).sum() / (p.sum() + t.sum()))
+    entropy = -probabilities.gather(1, labels).log().mean()
+    expected = float(entropy - torch.stack(scores).mean())
+    assert trainer.loss.loss(logits, labels).item() == pytest.approx(expected, abs=1e-6)
+    assert trainer.loss.loss.dc.smooth == trainer.pseudo_loss.loss.dc.smooth == 0
 
 
 def test_splits_without_unlabelled_cases(stsr, tmp_path):
@@ -501,6 +616,66 @@ def test_pretraining(stsr, tmp_path):
     assert "segmentation heads of another task: decoder.seg_layers.0.weight" in log
 
 
+def test_an_epoch_of_pretraining_is_the_whole_data_set(stsr, tmp_path):
+    with environment(stsr, tmp_path, iterations=None):
+        trainer = make_trainer(PRETRAINER, fold="all")
+    assert trainer.num_iterations_per_epoch == 3  # two patches a step, of five scans
+    description = {**trainer.dataset_json, "numTraining": 810}
+    plans = {**trainer.plans_manager.plans, "continue_training": False}
+    with environment(stsr, tmp_path, iterations=None):
+        many = type(trainer)(plans, "3d_umamba", "all", description, torch.device("cpu"))
+    assert many.num_iterations_per_epoch == 405  # the published number
+
+
+def test_pretraining_decays_weights_of_two_and_more_dimensions_only(stsr, tmp_path):
+    with environment(stsr, tmp_path):
+        trainer = started(make_trainer(PRETRAINER, fold="all"))
+    decay = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    frozen = [name for name, p in trainer.network.named_parameters() if not p.requires_grad]
+    assert frozen
+    assert all("seg_layers" in name for name in frozen)
+    for name, parameter in trainer.network.named_parameters():
+        if name in frozen:
+            assert id(parameter) not in decay
+            continue
+        last = name.rsplit(".", 1)[-1]
+        free = last in {"bias", "A_log", "D", "dt_bias"} or ".norm." in name
+        assert decay[id(parameter)] == (0 if free else 0.05), name
+    assert sum(value == 0 for value in decay.values()) > 20
+
+
+def test_pretraining_only_crops(stsr, tmp_path):
+    """Its patches are pieces of the preprocessed scans as they are."""
+    with environment(stsr, tmp_path, epochs=1, iterations=1):
+        trainer = started(make_trainer(PRETRAINER, fold="all"))
+        batches, _ = trainer.get_dataloaders()
+        dataset, _ = trainer.get_tr_and_val_datasets()
+    places = set()
+    for _ in range(6):
+        batch = next(batches)
+        for patch, case in zip(batch["data"], batch["keys"]):
+            scan = np.pad(
+                np.asarray(dataset.load_case(case)[0][0]), [(max(0, n - s),) * 2 for n, s in zip(PATCH, SHAPE)]
+            )
+            views = np.lib.stride_tricks.sliding_window_view(scan, PATCH)
+            found = np.argwhere((views == patch[0].numpy()).all((3, 4, 5)))
+            assert len(found)
+            places.add(tuple(found[0]))
+    assert len(places) > 1
+
+
+def test_the_best_checkpoint_of_pretraining_is_the_one_with_the_smallest_loss(stsr, tmp_path):
+    values = iter([3.0, 1.0, 2.0, 1.5, 0.9, 2.0])
+    saved = []
+    with environment(stsr, tmp_path, epochs=6, iterations=1):
+        trainer = make_trainer(PRETRAINER, fold="all")
+        trainer.validation_step = lambda batch: {"loss": np.float32(next(values))}
+        trainer.save_checkpoint = lambda path: saved.append((trainer.current_epoch, Path(path).name))
+        trainer.run_training()
+    assert [epoch for epoch, name in saved if "best" in name] == [0, 1, 4]
+    assert trainer.logger.get_value("mean_fg_dice", step=None) == pytest.approx([-3, -1, -2, -1.5, -0.9, -2])
+
+
 def test_autoencoders_learn(stsr, tmp_path):
     with environment(stsr, tmp_path, epochs=1, iterations=1):
         trainer = started(make_trainer(PRETRAINER, fold="all"))
@@ -508,8 +683,38 @@ def test_autoencoders_learn(stsr, tmp_path):
             group["lr"] = 3e-3
         batch = batch_of(2, 0)
         batch["data"] = batch["data"].mul(0.1).add(1)
-        values = [trainer._step([batch]) for _ in range(25)]
+        values = [trainer._step([batch])[0] for _ in range(25)]
     assert np.mean(values[-3:]) < 0.5 * np.mean(values[:3])
+
+
+# --- memory, time, summaries ------------------------------------------------------------------------------------------
+
+
+def test_what_a_training_takes_is_said_before_and_after_it(multiclass, tmp_path):
+    with environment(multiclass, tmp_path, epochs=2, iterations=1):
+        trainer = make_trainer(TRAINER)
+        trainer.run_training()
+    log = Path(trainer.log_file).read_text()
+    needed, free = map(
+        float, re.search(r"memory: at least ([\d.]+) GB for this training, ([\d.]+) GB free", log).groups()
+    )
+    (most,) = map(float, re.findall(r"memory: ([\d.]+) GB at most \(cpu\)", log))
+    assert 0.01 < needed < 0.1
+    assert needed < most
+    assert free > 0
+    assert len(re.findall(r"time left: \d+ min", log)) == 1  # after the first of two epochs
+    assert log.index("memory: at least") < log.index("Epoch 0") < log.index("time left")
+
+
+def test_patches_without_any_class_do_not_end_the_search_for_the_best_checkpoint(stsr, tmp_path):
+    nothing = {"loss": np.array(1.0), **{name: np.zeros(12) for name in ("tp_hard", "fp_hard", "fn_hard")}}
+    something = {**nothing, "tp_hard": np.ones(12)}
+    with environment(stsr, tmp_path):
+        trainer = make_trainer(TRAINER)
+    for trainer.current_epoch, outputs in enumerate((nothing, something, nothing, something)):
+        trainer.on_validation_epoch_end([outputs])
+    assert trainer.logger.get_value("mean_fg_dice", step=None) == [0, 1, 1, 1]
+    assert trainer.logger.get_value("ema_fg_dice", step=None) == pytest.approx([0, 0.1, 0.1, 0.19])
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -580,6 +785,43 @@ def test_a_dataset_of_another_challenge(stsr, tmp_path):
     message = "found a dataset for stsr, expected one for toothfairy3-multiclass"
     with environment(stsr, tmp_path, preset=MULTICLASS), pytest.raises(InputError, match=message):
         make_trainer(TRAINER)
+
+
+def test_a_patch_edited_by_hand_is_checked_before_the_first_step(stsr, interactive, tmp_path):
+    for source, change, message in (
+        (stsr, {"patch_size": [16, 30, 32]}, r"plans ToyPlans: found patches of 16x30x32 voxels .* divisible by 2x4x4"),
+        (
+            interactive,
+            {"patch_size": [16, 32, 64]},
+            r"found a network for patches of \[16, 32, 32\], expected the plans'",
+        ),
+    ):
+        root = tmp_path / source.name
+        shutil.copytree(source, root)
+        file = root / "nnUNet_preprocessed" / DATASET / "ToyPlans.json"
+        plans = json.loads(file.read_text())
+        plans["configurations"]["3d_umamba"].update(change)
+        if source is interactive:
+            plans["configurations"]["3d_umamba"]["architecture"]["arch_kwargs"]["patch_size"] = [16, 32, 32]
+        file.write_text(json.dumps(plans))
+        with environment(root, tmp_path), pytest.raises(InputError, match=message):
+            make_trainer(TRAINER)
+
+
+def test_a_preprocessed_case_that_is_cut_off_is_named(stsr, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(stsr, root)
+    folder = root / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_3d_fullres"
+    whole = (folder / "case_2.pkl").read_bytes()
+    for cut in (whole[:-1], whole[:100], b""):
+        (folder / "case_2.pkl").write_bytes(cut)
+        with environment(root, tmp_path), pytest.raises(InputError, match=r"case_2.pkl: found it cut off, expected it"):
+            make_trainer(TRAINER).run_training()
+    (folder / "case_2.pkl").write_bytes(whole[:50] + b".")  # which ends as a pickle does
+    with environment(root, tmp_path):
+        cases = Cases(started(make_trainer(TRAINER)).get_tr_and_val_datasets()[0])
+    with pytest.raises(InputError, match=r"fullres: found case_2 damaged \("):
+        cases.load_case("case_2")
 
 
 def test_labels_that_are_not_the_challenges(stsr, tmp_path):

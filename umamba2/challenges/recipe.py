@@ -66,7 +66,14 @@ ARCHITECTURES = {"full": FULL, "small": SMALL}
 
 @dataclass(frozen=True)
 class Stage:
-    """One training run: how long and how fast. ``schedule`` is "poly" (power 0.9) or "linear"."""
+    """One training run: how long and how fast.
+
+    Attributes:
+        epochs: How many.
+        learning_rate: Of the first epoch.
+        schedule: "poly" (nnU-Net's, power 0.9) or "linear".
+        final_rate: Of the last epoch, if the schedule is linear.
+    """
 
     epochs: int
     learning_rate: float
@@ -86,20 +93,52 @@ class Clicking:
 
 
 @dataclass(frozen=True)
-class SemiSupervision:
-    """Unlabelled steps of U-Mamba2-SSL. ``t`` is the fraction of the training that is over."""
+class StrongAugmentation:
+    """The changed version of an unlabelled patch: (lowest, highest) of each number, and how likely each change is.
 
-    start: float = 0.1  # probability of an unlabelled step: min(most, t + start)
+    The upper ends of ``median`` and ``boxes`` are exclusive, as in the library that the released code calls.
+    """
+
+    median: tuple[int, int] = (2, 8)  # voxels; either this or a Gaussian blur
+    blur: tuple[float, float] = (0.3, 1.5)  # voxels
+    p_blur: float = 0.5
+    noise_variance: tuple[float, float] = (0.0, 0.1)
+    p_noise: float = 0.5
+    brightness: tuple[float, float] = (0.5, 1.5)
+    p_brightness: float = 0.5
+    contrast: tuple[float, float] = (0.5, 1.5)  # in half of the cases with the range of intensities kept
+    p_contrast: float = 0.5
+    resolution: tuple[float, float] = (0.25, 1.0)
+    p_resolution: float = 0.7
+    gamma: tuple[float, float] = (0.7, 1.5)
+    p_gamma_inverted: float = 0.2
+    p_gamma: float = 0.5
+    boxes: tuple[int, int] = (1, 5)
+    box_edge: tuple[float, float] = (0.1, 1 / 3)  # of the patch
+    p_boxes: float = 0.7
+    sharpening: tuple[float, float] = (0.1, 1.0)
+    p_sharpening: float = 0.5
+
+
+@dataclass(frozen=True)
+class SemiSupervision:
+    """Unlabelled micro-batches of U-Mamba2-SSL. ``t`` is the fraction of the stage that is over."""
+
+    start: float = 0.1  # probability of an unlabelled micro-batch: min(most, t + start), t by epochs
     most: float = 0.5
     consistency_weight: float = 50.0  # times exp(-5 (1 - min(1, t / ramp))^2)
     ramp: float = 0.2
+    strong: StrongAugmentation = field(default_factory=StrongAugmentation)
     perturbed_skips: int = 5
     dropout: float = 0.5
     attention_threshold: tuple[float, float] = (0.6, 0.9)
     feature_noise: float = 0.3
-    pseudo_labels: float = 0.0  # probability that an unlabelled step uses pseudo-labels
+    pseudo_labels: float = 0.0  # probability that an unlabelled micro-batch uses pseudo-labels
     confidence: float = 0.75
     pseudo_weight: float = 0.1
+    # Supervised losses are divided by the micro-batches of a step. The released code does not divide these; the paper
+    # does not say so.
+    averaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,11 +177,14 @@ class Recipe:
         batch_dice: Whether the Dice is that of all samples together; None leaves the planner's.
         trainer: The name of the trainer class.
         iterations: Optimizer steps of an epoch.
+        validation_iterations: Batches of an epoch's validation.
         accumulate: Micro-batches of a step.
         momentum, weight_decay: Of stochastic gradient descent.
         clip: Largest norm of the gradient.
+        dice_smooth: Added to numerator and denominator of the Dice loss.
         class_weights: (training id, weight) of the cross-entropy; 1 for all others.
-        soft_target: Share of a label that goes to its anatomical neighbours; 0: hard labels.
+        soft_target: Share of a label that goes to its anatomical neighbours; 0: hard labels. With this or with
+            weights the Dice loss is not smoothed.
         mirror_axes: Axes (0 z, 1 y, 2 x) to mirror patches along, at random.
         swap_sides: Whether an x mirror image swaps left and right labels.
         clicks: The clicks of an interactive network.
@@ -161,10 +203,12 @@ class Recipe:
     batch_dice: bool | None = None
     trainer: str = "UMamba2Trainer"
     iterations: int = 250
+    validation_iterations: int = 10
     accumulate: int = 2
     momentum: float = 0.99
     weight_decay: float = 3e-5
     clip: float = 12.0
+    dice_smooth: float = 1e-5
     class_weights: tuple[tuple[int, float], ...] = ()
     soft_target: float = 0.0
     mirror_axes: tuple[int, ...] = (0, 1, 2)

@@ -61,8 +61,8 @@ INTERACTIVE = Challenge(
     recipe=Recipe(
         network="umamba2.nets.UMamba2Click",
         patch=(160, 288, 288),
-        train=Stage(1000, 0.01),
-        mirror_axes=(1, 2),
+        train=Stage(1500, 0.01),
+        finetune=Stage(500, 1e-3, "linear", 1e-5),
         clicks=Clicking(),
     ),
 )

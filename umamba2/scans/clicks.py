@@ -164,36 +164,51 @@ def simulate_clicks(
     in_slice_noise: int = 3,
     tries: int = 10,
 ) -> list[tuple[int, int, int]]:
-    """Click on a canal as the official ToothFairy3 simulator does.
+    """Click on a canal as the official ToothFairy3 simulator does (ToothFairy3/Interactive-Segmentation).
+
+    The first click lies up to ``slice_noise`` slices inside of the canal's first slice, the last one as far inside of
+    its last; between them the others are spread evenly. A lone click is the first of the five that the platform gives
+    out one by one.
 
     Args:
         mask: One canal, (z, y, x).
         rng: Where the noise comes from.
-        count: How many clicks, spread evenly over the canal's extent along axis 0.
-        slice_noise: How many slices a click may lie from its place, but never beyond the ends of the canal.
+        count: How many clicks, spread along axis 0.
+        slice_noise: How many slices a click may lie from its place.
         in_slice_noise: How many voxels per axis a click may lie from the median of the canal in its slice.
         tries: How many draws may miss the canal before a random voxel of it in that slice is taken.
 
     Returns:
         Voxels (z, y, x), ``count`` of them, or none for an empty mask.
     """
-    filled = np.flatnonzero(mask.any(axis=(1, 2)))
-    if not len(filled):
+    canal = np.argwhere(mask)
+    if not len(canal):
         return []
-    first, last = int(filled[0]), int(filled[-1])
+    filled = np.unique(canal[:, 0])
+    lowest, highest = canal.min(0), canal.max(0)
+
+    def nearest(slices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        chosen: npt.NDArray[np.int64] = filled[np.abs(filled - slices[:, None]).argmin(1)]
+        return chosen
+
+    inside = rng.integers(0, slice_noise + 1, 2)
+    first, last = lowest[0] + inside[0], highest[0] - inside[1]
+    slices = nearest(np.linspace(first, last, count).astype(int)) + rng.integers(-slice_noise, slice_noise + 1, count)
+    slices = nearest(np.clip(slices, first, max(first, last)))
+    slices[-1] = last if last in filled else highest[0]
+    slices[0] = first if first in filled else lowest[0]
     clicks = []
-    for target in np.linspace(first, last, count) if count > 1 else [(first + last) / 2] * count:
-        wanted = np.clip(round(target) + rng.integers(-slice_noise, slice_noise + 1), first, last)
-        z = int(filled[np.argmin(np.abs(filled - wanted))])
-        inside = np.argwhere(mask[z])
-        median = np.median(inside, axis=0).round().astype(int)
+    for z in slices:
+        here = canal[canal[:, 0] == z][:, 1:]
+        median = np.median(here, axis=0).astype(int)
         for _ in range(tries):
-            y, x = median + rng.integers(-in_slice_noise, in_slice_noise + 1, 2)
-            if 0 <= y < mask.shape[1] and 0 <= x < mask.shape[2] and mask[z, y, x]:
+            noise = rng.integers(-in_slice_noise, in_slice_noise + 1, 2)
+            y, x = np.clip(median + noise, lowest[1:], highest[1:])
+            if mask[z, y, x]:
                 break
         else:
-            y, x = inside[rng.integers(len(inside))]
-        clicks.append((z, int(y), int(x)))
+            y, x = here[rng.integers(len(here))]
+        clicks.append((int(z), int(y), int(x)))
     return clicks
 
 

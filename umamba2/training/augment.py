@@ -7,14 +7,21 @@ from typing import Any
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
+from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.noise.blank_rectangle import BlankRectangleTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.noise.median_filter import MedianFilterTransform
+from batchgeneratorsv2.transforms.noise.sharpen import SharpeningTransform
+from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTransform
 from torch import Tensor
 
-# nnU-Net applies each of its intensity transforms to 10-30 % of the patches. "Strong" here means this often; the
-# publication gives no number.
-STRONG = 0.5
+from umamba2.challenges.recipe import StrongAugmentation
 
 
 class MirrorSides(MirrorTransform):
@@ -69,7 +76,50 @@ def spatial_only(transforms: ComposeTransforms) -> ComposeTransforms:
     return ComposeTransforms([t for t in transforms.transforms if not isinstance(t, RandomTransform)])
 
 
-def weak_and_strong(transforms: ComposeTransforms) -> ComposeTransforms:
-    """nnU-Net's training transforms for unlabelled patches: the spatial ones, then a weak and a strong version."""
-    strong = [RandomTransform(t.transform, STRONG) for t in transforms.transforms if isinstance(t, RandomTransform)]
-    return ComposeTransforms([*spatial_only(transforms).transforms, WeakAndStrong(strong)])
+def strong_changes(settings: StrongAugmentation, patch: Sequence[int]) -> list[BasicTransform]:
+    """Changes of the intensities for the second version of an unlabelled patch, each at random.
+
+    Args:
+        settings: How much, and how likely.
+        patch: (z, y, x) in voxels, of which the blank boxes are a part.
+    """
+    each = {"synchronize_channels": False, "p_per_channel": 1}
+
+    def gamma(inverted: int) -> GammaTransform:
+        return GammaTransform(BGContrast(settings.gamma), p_invert_image=inverted, p_retain_stats=1, **each)
+
+    def contrast(keeps_range: bool) -> ContrastTransform:
+        return ContrastTransform(BGContrast(settings.contrast), preserve_range=keeps_range, **each)
+
+    median = MedianFilterTransform(settings.median, p_per_channel=1)
+    blur = GaussianBlurTransform(settings.blur, synchronize_axes=False, benchmark=True, **each)
+    low, high = settings.box_edge
+    edges = [[max(1, int(low * n + 1e-9)), max(2, int(high * n + 1e-9))] for n in patch]  # the upper end is exclusive
+    changes = (
+        (OneOfTransform([median, blur]), settings.p_blur),
+        (GaussianNoiseTransform(settings.noise_variance, 1, synchronize_channels=True), settings.p_noise),
+        (MultiplicativeBrightnessTransform(BGContrast(settings.brightness), **each), settings.p_brightness),
+        (OneOfTransform([contrast(True), contrast(False)]), settings.p_contrast),
+        (
+            SimulateLowResolutionTransform(settings.resolution, synchronize_axes=True, ignore_axes=None, **each),
+            settings.p_resolution,
+        ),
+        (gamma(1), settings.p_gamma_inverted),
+        (gamma(0), settings.p_gamma),
+        (BlankRectangleTransform(edges, rectangle_value=0.0, num_rectangles=settings.boxes), settings.p_boxes),
+        (SharpeningTransform(settings.sharpening, p_per_channel=1), settings.p_sharpening),
+    )
+    return [RandomTransform(change, probability) for change, probability in changes]
+
+
+def weak_and_strong(
+    transforms: ComposeTransforms, settings: StrongAugmentation, patch: Sequence[int]
+) -> ComposeTransforms:
+    """nnU-Net's training transforms for unlabelled patches: the spatial ones, then a weak and a strong version.
+
+    Args:
+        transforms: Those of labelled patches.
+        settings: Of the strong version.
+        patch: (z, y, x) in voxels.
+    """
+    return ComposeTransforms([*spatial_only(transforms).transforms, WeakAndStrong(strong_changes(settings, patch))])

@@ -87,6 +87,11 @@ def add_train(commands: Any) -> None:
         metavar="EPOCHS",
         help="add the preset's second stage, with falling learning rates (default: of the preset's length)",
     )
+    parser.add_argument(
+        "--average-unlabelled",
+        action="store_true",
+        help="divide the gradients of unlabelled patches like those of labelled ones, as the paper reads",
+    )
     _add_training(parser)
     add_options(parser, "preprocessed", "results")
 
@@ -120,7 +125,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     count = positive(int)
     parser.add_argument("--epochs", type=count, help="default: the preset's")
     parser.add_argument("--iterations", type=count, help="optimizer steps of an epoch (default: the preset's)")
-    parser.add_argument("--validation-iterations", type=count, default=50, help="of an epoch (default: 50)")
+    parser.add_argument("--validation-iterations", type=count, help="batches of an epoch (default: the preset's)")
     parser.add_argument("--gpus", type=count, default=1, help="processes, one GPU each (default: 1)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, mps")
     parser.add_argument("--seed", type=int, default=0)
@@ -233,6 +238,7 @@ def _train(options: argparse.Namespace) -> int:
     run = _run_options(
         options,
         finetune_epochs=options.finetune,
+        average_unlabelled=options.average_unlabelled,
         pretrained=options.pretrained and str(options.pretrained.absolute()),
     )
     fold = options.fold if options.fold == "all" else int(options.fold)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from umamba2.errors import InputError, needing
 from umamba2.training import PLUGIN
@@ -181,6 +183,37 @@ def run_training(
         nnunet.run_training(
             dataset, CONFIGURATION, fold, trainer, PLANS, num_gpus=gpus, continue_training=resume, device=device
         )
+
+
+@contextmanager
+def summary_without_nan() -> Iterator[None]:
+    """Let nnU-Net's validation leave out the classes that no case and no prediction has, whose mean would be NaN."""
+    from nnunetv2.evaluation.evaluate_predictions import save_summary_json
+    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer
+
+    original = trainer.compute_metrics_on_folder
+
+    def compute(truth: str, predictions: str, file: str, *rest: Any, **options: Any) -> dict[str, Any]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Mean of empty slice")
+            result: dict[str, Any] = original(truth, predictions, None, *rest, **options)
+        means = {label: values for label, values in result["mean"].items() if not math.isnan(values["Dice"])}
+        names = result["foreground_mean"]
+        result["mean"] = means
+        result["foreground_mean"] = {
+            name: sum(values[name] for values in means.values()) / len(means) if means else None for name in names
+        }
+        for case in result["metric_per_case"]:
+            for values in case["metrics"].values():
+                values.update({name: None for name, value in values.items() if math.isnan(value)})
+        save_summary_json(result, file)
+        return result
+
+    trainer.compute_metrics_on_folder = compute
+    try:
+        yield
+    finally:
+        trainer.compute_metrics_on_folder = original
 
 
 def options_of_run() -> Options:

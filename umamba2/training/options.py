@@ -6,11 +6,11 @@ import json
 from dataclasses import asdict, dataclass, replace
 
 from umamba2.challenges import CHALLENGES, Challenge
-from umamba2.challenges.recipe import Recipe, Stage
+from umamba2.challenges.recipe import Recipe, SemiSupervision, Stage
 from umamba2.errors import InputError
 
 # For datasets that state no challenge: nnU-Net's own settings.
-NNUNET_DEFAULTS = Recipe(network="", patch=(0, 0, 0), train=Stage(1000, 0.01), accumulate=1)
+NNUNET_DEFAULTS = Recipe(network="", patch=(0, 0, 0), train=Stage(1000, 0.01), accumulate=1, validation_iterations=50)
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Options:
         finetune_epochs: Of the second stage; 0: as many as the preset has; None: there is no second stage.
         iterations: Optimizer steps of an epoch.
         validation_iterations: Batches of an epoch's validation.
+        average_unlabelled: Divide the gradients of unlabelled micro-batches like those of labelled ones, as the paper
+            reads; the released code does not.
         save_every: Epochs from checkpoint to checkpoint.
         accumulate: Micro-batches of a step.
         mirror_axes: Of the patch, at random in training.
@@ -37,7 +39,8 @@ class Options:
     learning_rate: float | None = None
     finetune_epochs: int | None = None
     iterations: int | None = None
-    validation_iterations: int = 50
+    validation_iterations: int | None = None
+    average_unlabelled: bool = False
     save_every: int = 10
     accumulate: int | None = None
     mirror_axes: tuple[int, ...] | None = None
@@ -74,10 +77,16 @@ class Options:
             ),
             finetune=finetune,
             iterations=self.iterations or preset.iterations,
+            validation_iterations=self.validation_iterations or preset.validation_iterations,
+            unlabelled=self._averaged(preset.unlabelled),
+            unlabelled_finetune=self._averaged(preset.unlabelled_finetune),
             accumulate=self.accumulate or preset.accumulate,
             mirror_axes=preset.mirror_axes if self.mirror_axes is None else tuple(self.mirror_axes),
             pretrain=replace(preset.pretrain, epochs=self.epochs or preset.pretrain.epochs),
         )
+
+    def _averaged(self, settings: SemiSupervision | None) -> SemiSupervision | None:
+        return replace(settings, averaged=True) if settings and self.average_unlabelled else settings
 
 
 def challenge_for(dataset: object, stated: str | None, preset: str | None = None) -> Challenge:

@@ -5,6 +5,7 @@ The method is that of the published self-supervised weights (arXiv 2509.20154); 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 
 from umamba2.challenges.recipe import Pretraining, Stage
 from umamba2.errors import InputError
-from umamba2.training import augment
 from umamba2.training.loading import Batch
 from umamba2.training.schedules import Rates, pretraining_rate
 from umamba2.training.trainer import UMamba2Trainer
@@ -90,6 +90,8 @@ class UMamba2Pretrainer(UMamba2Trainer):
         self.stages = [Stage(self.num_epochs, self.settings.learning_rate)]
         self.initial_lr, self.weight_decay = self.settings.learning_rate, self.settings.weight_decay
         self.clip = self.settings.clip
+        if self.options.iterations is None:  # an epoch is the whole data set, in the same number of patches
+            self.num_iterations_per_epoch = math.ceil(dataset_json["numTraining"] / self.settings.batch_size)
         self.enable_deep_supervision = False
         self.oversample_foreground_percent = 0.0
 
@@ -118,16 +120,20 @@ class UMamba2Pretrainer(UMamba2Trainer):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Optimizer and learning rates."""
-        weights = [weight for weight in self.network.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(weights, self.initial_lr, weight_decay=self.weight_decay)
+        weights = [(name, weight) for name, weight in self.network.named_parameters() if weight.requires_grad]
+        free = [weight for name, weight in weights if weight.ndim < 2 or name.endswith("bias")]
+        others = [weight for name, weight in weights if weight.ndim >= 2 and not name.endswith("bias")]
+        # Norms, dt_bias, A_log and D are free of it.
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": free, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, Rates(optimizer, lambda epoch: pretraining_rate(self.settings, epoch, self.num_epochs))
 
     def _build_loss(self) -> Any:
         return nn.L1Loss()
 
     def _training_transforms(self) -> tuple[Any, Sequence[int]]:
-        transforms, initial_patch = super()._training_transforms()
-        return augment.spatial_only(transforms), initial_patch
+        """None: patches are cropped at random, nothing more."""
+        return self.get_validation_transforms(None), self.configuration_manager.patch_size
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """All cases to learn from; a few of them also to draw pictures and the validation curve of."""
@@ -173,6 +179,7 @@ class UMamba2Pretrainer(UMamba2Trainer):
             loss = float(np.mean(everyone))
         # nnU-Net keeps the checkpoint with the highest "Dice" and draws it: here the negative loss.
         self.logger.log("mean_fg_dice", -loss, self.current_epoch)
+        self.logger.get_value("ema_fg_dice", step=None)[-1] = -loss  # by the loss itself, not by its moving average
         self.logger.log("dice_per_class_or_region", [-loss], self.current_epoch)
         self.logger.log("val_losses", loss, self.current_epoch)
 

@@ -28,10 +28,10 @@ def stage_at(stages: Sequence[Stage], epoch: int) -> tuple[int, int]:
 
 
 def stage_rate(stage: Stage, epoch: int) -> float:
-    """The learning rate of an epoch of a stage: nnU-Net's polynomial, or a straight line to ``final_rate``."""
-    done = epoch / stage.epochs
+    """The learning rate of an epoch of a stage: nnU-Net's polynomial, or a line that ends at ``final_rate``."""
     if stage.schedule == "poly":
-        return stage.learning_rate * float((1 - done) ** 0.9)
+        return stage.learning_rate * float((1 - epoch / stage.epochs) ** 0.9)
+    done = epoch / max(1, stage.epochs - 1)
     return stage.learning_rate + (stage.final_rate - stage.learning_rate) * done
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
-from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import Tensor, nn
 
 from umamba2.challenges.recipe import SemiSupervision
@@ -31,16 +31,13 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
     perturbing = False
 
     def initialize(self) -> None:
-        """As for supervised training, and the hook that perturbs features."""
+        """As for supervised training, the losses of unlabelled patches, and the hook that perturbs features."""
         super().initialize()
         # DDP wants every pass that has a gradient to go through its own forward; a hook reaches the features there.
         self.bare_network.encoder.register_forward_hook(torch.compiler.disable(self._perturb))
-        self.pseudo_loss = DC_and_CE_loss(
-            {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False},
-            {},
-            ignore_label=semi_supervised.IGNORED,
-            dice_class=MemoryEfficientSoftDiceLoss,
-        )
+        weights = self.loss.weight_factors  # of the resolutions
+        self.consistency_loss = DeepSupervisionWrapper(semi_supervised.consistency, weights)
+        self.pseudo_loss = DeepSupervisionWrapper(self._dice_and_entropy(semi_supervised.IGNORED), weights)
 
     def _perturb(self, module: nn.Module, inputs: Any, skips: list[Tensor]) -> list[Tensor]:
         return semi_supervised.perturbed(skips, self.unlabelled) if self.perturbing else skips
@@ -55,11 +52,10 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
             raise InputError(f"{name}: found no settings for unlabelled scans, expected a preset with some")
         return settings
 
-    @property
-    def done(self) -> float:
-        """The fraction of the present stage that is over."""
+    def done(self, iteration: int = 0) -> float:
+        """The fraction of the present stage that is over after some iterations of an epoch."""
         stage, epoch = stage_at(self.stages, self.current_epoch)
-        return (epoch + self.iteration / self.num_iterations_per_epoch) / self.stages[stage].epochs
+        return (epoch + iteration / self.num_iterations_per_epoch) / self.stages[stage].epochs
 
     # --- data -------------------------------------------------------------------------------------------------------
 
@@ -77,11 +73,14 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
         folder, cases = Path(f"{self.preprocessed_dataset_folder}{UNLABELLED_SUFFIX}"), self._unlabelled_cases()
         self._check_cases(folder, cases)
         dataset = self.dataset_class(str(folder), cases)
-        unlabelled = self._batches(dataset, initial_patch, augment.weak_and_strong(transforms), 2)
-        return _Mixed(labelled, unlabelled, self._is_unlabelled_step), validation
+        patch = self.configuration_manager.patch_size
+        versions = augment.weak_and_strong(transforms, self.unlabelled.strong, patch)
+        unlabelled = self._batches(dataset, initial_patch, versions, 2)
+        return _Mixed(labelled, unlabelled, self._is_unlabelled), validation
 
-    def _is_unlabelled_step(self) -> bool:
-        probability = semi_supervised.unlabelled_probability(self.unlabelled, self.done)
+    def _is_unlabelled(self) -> bool:
+        """Whether the next micro-batch is an unlabelled one."""
+        probability = semi_supervised.unlabelled_probability(self.unlabelled, self.done())
         return bool(self.shared_rng.random() < probability)
 
     def on_train_end(self) -> None:
@@ -97,59 +96,56 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
     def on_train_epoch_start(self) -> None:
         """Start an epoch's random numbers anew; some are the same in every process, for the kind of each step."""
         super().on_train_epoch_start()
+        # The processes wait for each other where the Dice is that of a batch, so theirs are of one kind.
         self.shared_rng = np.random.default_rng([self.options.seed, self.current_epoch])
 
-    def train_step(self, batch: Batch) -> dict[str, Any]:
-        """One optimizer step, whose micro-batches are of one kind."""
-        self.dataloader_train.stay = True
-        try:
-            return {**super().train_step(batch), "unlabelled": "unlabelled" in batch}
-        finally:
-            self.dataloader_train.stay = False
+    def _weight(self, batch: Batch) -> float:
+        # The mean over micro-batches and processes undone: the released code divides supervised losses only.
+        processes = dist.get_world_size() if self.is_ddp else 1
+        whole = "unlabelled" in batch and not self.unlabelled.averaged
+        return float(self.accumulate * processes) if whole else 1.0
 
-    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+    def _logged(self, batches: list[Batch], values: list[float]) -> dict[Any, Any]:
+        kinds = ["unlabelled" in batch for batch in batches]
+        return {kind: [value for value, other in zip(values, kinds) if other == kind] for kind in (False, True)}
+
+    def on_train_epoch_end(self, train_outputs: list[dict[Any, Any]]) -> None:
         """Log the supervised loss as the curve, and the other, which it cannot be compared with, as a line."""
-        kinds = {kind: [o for o in train_outputs if o["unlabelled"] == kind] for kind in (False, True)}
-        if kinds[True]:
-            mean = np.mean([output["loss"] for output in kinds[True]])
-            self.print_to_log_file(f"unlabelled steps: {len(kinds[True])}, mean loss {mean:.4f}")
-        super().on_train_epoch_end([{"loss": output["loss"]} for output in kinds[False] or train_outputs])
+        labelled, unlabelled = ([v for output in train_outputs for v in output[kind]] for kind in (False, True))
+        if unlabelled:
+            self.print_to_log_file(f"unlabelled batches: {len(unlabelled)}, mean loss {np.mean(unlabelled):.4f}")
+        super().on_train_epoch_end([{"loss": np.array(np.mean(labelled or unlabelled))}])
 
     def loss_of(self, batch: Batch) -> tuple[Tensor, Callable[[], str]]:
         """The loss of a micro-batch of either kind, and what says which part of it is not finite."""
         if "unlabelled" not in batch:
             return super().loss_of(batch)
         settings = self.unlabelled
-        weak, strong = self._to_device(batch["data"]).chunk(2, dim=1)
+        clean, strong = self._to_device(batch["data"]).chunk(2, dim=1)
+        if self.shared_rng.random() < settings.pseudo_labels:
+            outputs = self._run(self.network, clean, batch["target"])
+            labels = semi_supervised.pseudo_labels(outputs[0].detach(), settings.confidence)
+            loss = self.pseudo_loss(outputs, semi_supervised.at_resolutions(labels, outputs))
+            return settings.pseudo_weight * loss, lambda: "the pseudo-label term"
         with torch.no_grad():
-            probabilities = self._run(self.bare_network, weak, batch["target"])[0].float().softmax(1)
+            wanted = [semi_supervised.probabilities_of(o) for o in self._run(self.bare_network, clean, batch["target"])]
         self.perturbing = True
         try:
             outputs = self._run(self.network, strong, batch["target"])
         finally:
             self.perturbing = False
-        if self.shared_rng.random() < settings.pseudo_labels:
-            target = semi_supervised.pseudo_labels(probabilities, settings.confidence)
-            name, loss = "pseudo-label", settings.pseudo_weight * self.pseudo_loss(outputs[0], target)
-        else:
-            weight = semi_supervised.consistency_weight(settings, self.done)
-            name, loss = "consistency", weight * semi_supervised.consistency(outputs[0], probabilities)
-        if self.is_ddp:  # which insists on a gradient for every weight, those of the coarser outputs too
-            loss = loss + sum(0 * output.float().mean() for output in outputs[1:])
-        return loss, lambda: f"the {name} term"
+        weight = semi_supervised.consistency_weight(settings, self.done(self.iteration))
+        return weight * self.consistency_loss(outputs, wanted), lambda: "the consistency term"
 
 
 class _Mixed:
-    """Labelled batches, or unlabelled ones where ``wanted`` says so; the kind stays while ``stay`` is set."""
+    """Labelled batches, or unlabelled ones where ``wanted`` says so."""
 
     def __init__(self, labelled: Iterator[Batch], unlabelled: Iterator[Batch], wanted: Callable[[], bool]):
         self.labelled, self.unlabelled, self.wanted = labelled, unlabelled, wanted
-        self.stay = self.is_unlabelled = False
 
     def __iter__(self) -> _Mixed:
         return self
 
     def __next__(self) -> Batch:
-        if not self.stay:
-            self.is_unlabelled = self.wanted()
-        return {**next(self.unlabelled), "unlabelled": True} if self.is_unlabelled else next(self.labelled)
+        return {**next(self.unlabelled), "unlabelled": True} if self.wanted() else next(self.labelled)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -31,8 +34,9 @@ from umamba2.models.folder import pairs_by_name
 from umamba2.models.network import build_network
 from umamba2.training import losses
 from umamba2.training.clicks import batch_clicks
+from umamba2.training.footprint import GB, duration, free_bytes, peak_bytes, training_bytes
 from umamba2.training.loading import Batch, DataLoading
-from umamba2.training.nnunet import options_of_run
+from umamba2.training.nnunet import options_of_run, summary_without_nan
 from umamba2.training.options import NNUNET_DEFAULTS, challenge_for
 from umamba2.training.plan import check_patch
 from umamba2.training.pretrained import challenge_of, read_weights, transfer
@@ -80,7 +84,7 @@ class UMamba2Trainer(DataLoading):
         self.initial_lr = self.preset.train.learning_rate
         self.weight_decay, self.clip = self.preset.weight_decay, self.preset.clip
         self.num_iterations_per_epoch = self.preset.iterations
-        self.num_val_iterations_per_epoch = self.options.validation_iterations
+        self.num_val_iterations_per_epoch = self.preset.validation_iterations
         self.save_every = self.options.save_every
         self.accumulate = self.preset.accumulate  # micro-batches of a step and process, see below
         self.full_precision = self.options.fp32
@@ -135,6 +139,24 @@ class UMamba2Trainer(DataLoading):
             there = len(list(Path(self.output_folder).glob("checkpoint_*.pth")))
             each = 2 * sum(weight.nbytes for weight in self.bare_network.parameters())
             check_disk(Path(self.output_folder), each * max(1, 3 - there), "the checkpoints")
+            self._announce_memory()
+
+    def _announce_memory(self) -> None:
+        patches = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
+        manager, classes = (self.plans_manager, self.configuration_manager), self.label_manager.num_segmentation_heads
+        precision = resolve_precision("auto", self.device)
+        half = None if self.full_precision or precision == torch.float32 else torch.bfloat16  # fp16 is as large
+        needed = training_bytes(
+            lambda: self.build_network_architecture(
+                *manager, self.num_input_channels, classes, self.enable_deep_supervision
+            ),
+            self.loss,
+            patches,
+            self._get_deep_supervision_scales(),
+            half,
+        )
+        said = f"memory: at least {needed / GB:.2f} GB for this training, {free_bytes(self.device) / GB:.2f} GB free"
+        self.print_to_log_file(f"{said} ({self.device.type})")
 
     @staticmethod
     def build_network_architecture(
@@ -198,6 +220,18 @@ class UMamba2Trainer(DataLoading):
                 self.configuration_manager.batch_dice,
                 self.is_ddp,
             ).to(self.device)
+        else:
+            loss.loss = self._dice_and_entropy()
+        return loss
+
+    def _dice_and_entropy(self, ignored: int | None = None) -> Any:
+        """nnU-Net's loss, with the preset's smoothing; ``ignored`` is a label to leave out."""
+        dice = {"batch_dice": self.configuration_manager.batch_dice, "smooth": self.preset.dice_smooth, "do_bg": False}
+        loss = DC_and_CE_loss(
+            {**dice, "ddp": self.is_ddp}, {}, ignore_label=ignored, dice_class=MemoryEfficientSoftDiceLoss
+        )
+        if self._do_i_compile():
+            loss.dc = torch.compile(loss.dc)
         return loss
 
     # --- one step ---------------------------------------------------------------------------------------------------
@@ -218,29 +252,37 @@ class UMamba2Trainer(DataLoading):
         """One optimizer step on a batch and as many more as are accumulated, once more if its loss is not finite."""
         batches = [batch, *(next(self.dataloader_train) for _ in range(self.accumulate - 1))]
         try:
-            loss = self._step(batches)
+            values = self._step(batches)
         except LossNotFinite as problem:
             self._recover(problem)
             try:
-                loss = self._step(batches)
+                values = self._step(batches)
             except LossNotFinite as again:
                 raise InputError(f"{again}, in full precision too, expected finite numbers") from None
         self.iteration += 1
-        return {"loss": np.array(loss)}
+        return self._logged(batches, values)
 
-    def _step(self, batches: list[Batch]) -> float:
-        """One optimizer step on the mean gradient of some micro-batches; returns their mean loss."""
+    def _logged(self, batches: list[Batch], values: list[float]) -> dict[str, Any]:
+        """What `on_train_epoch_end` gets of a step."""
+        return {"loss": np.array(np.mean(values))}
+
+    def _weight(self, batch: Batch) -> float:
+        """What the gradient of a micro-batch is multiplied by, beside being divided by their number."""
+        return 1.0
+
+    def _step(self, batches: list[Batch]) -> list[float]:
+        """One optimizer step on the gradients of some micro-batches; returns their losses."""
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+        values = []
         for number, batch in enumerate(batches, start=1):
             wait = self.is_ddp and number < len(batches)  # processes exchange their gradients once
             with self.network.no_sync() if wait else nullcontext():
                 with self._autocast():
                     loss, explain = self.loss_of(batch)
                 self._check(loss, explain, batch)
-                share = loss / len(batches)
+                share = loss * (self._weight(batch) / len(batches))
                 (self.grad_scaler.scale(share) if self.grad_scaler else share).backward()
-            total += float(loss.detach()) / len(batches)
+            values.append(float(loss.detach()))
         if self.grad_scaler:
             self.grad_scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
@@ -250,7 +292,7 @@ class UMamba2Trainer(DataLoading):
         else:
             self._check(norm, lambda: "the gradient", *batches)
             self.optimizer.step()
-        return total
+        return values
 
     def loss_of(self, batch: Batch) -> tuple[Tensor, Callable[[], str]]:
         """The loss of a micro-batch, and what says which part of it is not finite."""
@@ -285,6 +327,29 @@ class UMamba2Trainer(DataLoading):
         finally:
             self.network = network
         return result
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """nnU-Net's, without ever a Dice of NaN, after which no checkpoint would be the best."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # 0 / 0
+            super().on_validation_epoch_end(val_outputs)
+        for name in ("mean_fg_dice", "ema_fg_dice"):
+            curve = self.logger.get_value(name, step=None)
+            if math.isnan(curve[-1]):  # the patches show no class, and none was found
+                curve[-1] = curve[-2] if len(curve) > 1 else 0.0
+
+    def on_epoch_end(self) -> None:
+        """nnU-Net's, and how long the rest will take."""
+        super().on_epoch_end()
+        starts, ends = (np.array(self.logger.get_value(f"epoch_{x}_timestamps", step=None)) for x in ("start", "end"))
+        left = self.num_epochs - self.current_epoch
+        if left:
+            self.print_to_log_file(f"time left: {duration(left * float(np.median((ends - starts)[-10:])))}")
+
+    def on_train_end(self) -> None:
+        """nnU-Net's, and how much memory it took."""
+        super().on_train_end()
+        self.print_to_log_file(f"memory: {peak_bytes(self.device) / GB:.1f} GB at most ({self.device.type})")
 
     # --- when a loss is not finite ----------------------------------------------------------------------------------
 
@@ -360,7 +425,8 @@ class UMamba2Trainer(DataLoading):
         unsided = tuple(a for a in axes or () if not self.pairs or a != self.left_right_axis)
         self.inference_allowed_mirroring_axes = unsided or None
         try:
-            super().perform_actual_validation(save_probabilities)
+            with summary_without_nan():
+                super().perform_actual_validation(save_probabilities)
         finally:
             self.inference_allowed_mirroring_axes = axes
 
