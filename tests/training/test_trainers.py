@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from challenge_names import INTERACTIVE, MULTICLASS, STSR
+from downloads import write
 
 pytest.importorskip("nnunetv2")
 
@@ -26,10 +27,11 @@ from umamba2.errors import InputError
 from umamba2.models.folder import load_model, slim
 from umamba2.training import losses, semi_supervised
 from umamba2.training.loading import Cases
+from umamba2.training.nnunet import summary_without_nan
 from umamba2.training.options import Options
 from umamba2.training.pretrain import disrupt, masked_blocks
 from umamba2.training.pretrained import read_weights
-from umamba2.training.trainer import LossNotFinite, _on_cpu
+from umamba2.training.resuming import LossNotFinite
 
 TRAINER, SEMI, PRETRAINER = "UMamba2Trainer", "UMamba2SemiSupervisedTrainer", "UMamba2Pretrainer"
 CLICK_NETWORK = "nnunetv2.nets.UMambaBot2_CrossAttn_Click2"
@@ -706,6 +708,57 @@ def test_what_a_training_takes_is_said_before_and_after_it(multiclass, tmp_path)
     assert log.index("memory: at least") < log.index("Epoch 0") < log.index("time left")
 
 
+@pytest.mark.parametrize("name", [TRAINER, SEMI])
+def test_a_dry_run_does_a_little_of_everything(multiclass, stsr, tmp_path, name):
+    kinds = []
+
+    def noted(function, kind):
+        return lambda *arguments: kinds.append(kind) or function(*arguments)
+
+    with environment(stsr if name == SEMI else multiclass, tmp_path, dry_run=True, epochs=700, iterations=None):
+        trainer = make_trainer(name)
+        with (
+            mock.patch.object(semi_supervised, "consistency", noted(semi_supervised.consistency, "consistency")),
+            mock.patch.object(semi_supervised, "pseudo_labels", noted(semi_supervised.pseudo_labels, "pseudo")),
+            mock.patch.object(trainer, "validation_step", noted(trainer.validation_step, "validation")),
+            mock.patch.object(trainer, "_step", lambda b, step=trainer._step: kinds.append("step") or step(b)),
+        ):
+            trainer.run_training()
+            trainer.perform_actual_validation()
+    stages = 2
+    assert kinds.count("step") == 2 * stages
+    assert kinds.count("validation") == stages
+    if name == SEMI:  # of two micro-batches a step, one is unlabelled
+        assert kinds.count("consistency") == 3  # in the second stage one of the two has pseudo-labels
+        assert kinds.count("pseudo") == 1
+    assert not list(tmp_path.rglob("*.pth"))
+    log = Path(trainer.log_file).read_text()
+    assert re.search(r"dry run: this machine suffices; a step takes [\d.]+ s, the 700 epochs about \d+ ", log)
+
+
+def test_a_class_that_no_case_has_gives_no_nan(tmp_path):
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet
+
+    original = nnunet.compute_metrics_on_folder
+    for folder, boxes in (("truth", {"a": 1, "b": 2}), ("found", {"a": 1, "b": 1})):
+        for case, label in boxes.items():
+            labels = np.zeros((4, 4, 4), np.uint8)
+            labels[:2] = label
+            write(tmp_path / folder / f"{case}.nii.gz", labels)
+    with summary_without_nan():
+        result = nnunet.compute_metrics_on_folder(
+            str(tmp_path / "truth"), str(tmp_path / "found"), str(tmp_path / "summary.json"), SimpleITKIO(), ".nii.gz",
+            [1, 2, 3], None, num_processes=1, chill=True,
+        )  # fmt: skip
+    assert nnunet.compute_metrics_on_folder is original
+    text = (tmp_path / "summary.json").read_text()
+    assert "NaN" not in text
+    summary = json.loads(text)
+    assert {label: values["Dice"] for label, values in summary["mean"].items()} == {"1": 0.5, "2": 0.0}
+    assert summary["foreground_mean"]["Dice"] == result["foreground_mean"]["Dice"] == 0.25
+
+
 def test_patches_without_any_class_do_not_end_the_search_for_the_best_checkpoint(stsr, tmp_path):
     nothing = {"loss": np.array(1.0), **{name: np.zeros(12) for name in ("tp_hard", "fp_hard", "fn_hard")}}
     something = {**nothing, "tp_hard": np.ones(12)}
@@ -745,10 +798,10 @@ def test_the_last_good_state_can_be_returned_to_twice(multiclass, tmp_path):
     with environment(multiclass, tmp_path):
         trainer = started(make_trainer(TRAINER))
     trainer._step([batch_of(47, 1)])
-    trainer._last_good = _on_cpu((trainer.network.state_dict(), trainer.optimizer.state_dict()))
+    trainer.remember_state()
     ends = []
     for _ in range(2):
-        trainer._recover(LossNotFinite("found nan"))
+        trainer.recover(LossNotFinite("found nan"))
         trainer._step([batch_of(47, 2)])
         ends.append(_copy(trainer.network))
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from umamba2.arguments import positive
@@ -86,6 +87,11 @@ def add_train(commands: Any) -> None:
         const=0,
         metavar="EPOCHS",
         help="add the preset's second stage, with falling learning rates (default: of the preset's length)",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="two steps and a validation step of every stage, to see whether this machine suffices; nothing is kept",
     )
     parser.add_argument(
         "--average-unlabelled",
@@ -229,8 +235,8 @@ def _train(options: argparse.Namespace) -> int:
     with needing("train", "training"):
         from umamba2.training.preprocess import check_preprocessed
 
-    folders = find_folder("preprocessed", options.preprocessed), find_folder("results", options.results)
-    dataset = find_dataset(folders[0], options.dataset)
+    preprocessed = find_folder("preprocessed", options.preprocessed)
+    dataset = find_dataset(preprocessed, options.dataset)
     trainer = challenge_for(dataset, read_description(dataset).get("challenge"), options.preset).recipe.trainer
     check_preprocessed(dataset / f"{PLANS}.json")
     if options.fold != "all" and not options.fold.isdigit():
@@ -239,10 +245,16 @@ def _train(options: argparse.Namespace) -> int:
         options,
         finetune_epochs=options.finetune,
         average_unlabelled=options.average_unlabelled,
+        dry_run=options.dry_run,
         pretrained=options.pretrained and str(options.pretrained.absolute()),
     )
     fold = options.fold if options.fold == "all" else int(options.fold)
-    folder = train(dataset.name, fold, trainer, run, *folders, options.device, options.gpus, options.resume)
+    if options.dry_run:
+        with TemporaryDirectory() as nowhere:
+            train(dataset.name, fold, trainer, run, preprocessed, Path(nowhere), options.device, options.gpus)
+        return 0
+    folders, machine = (preprocessed, find_folder("results", options.results)), (options.device, options.gpus)
+    folder = train(dataset.name, fold, trainer, run, *folders, *machine, options.resume)
     say(f"{folder.parent}  {folder.name} complete; next: umamba2 slim {folder.parent} OUT")
     return 0
 

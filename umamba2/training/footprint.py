@@ -12,8 +12,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from umamba2.engine.memory import available
 
-GB = 1e9
-
 
 def training_bytes(
     build: Callable[[], nn.Module],

@@ -31,6 +31,7 @@ class Options:
         mirror_axes: Of the patch, at random in training.
         seed: Decides every random number of an epoch, together with the epoch's number and the process.
         fp32: Train without reduced precision.
+        dry_run: Two steps and a validation step of every stage, of which nothing is kept.
         pretrained: The path of a model or checkpoint to start from.
     """
 
@@ -46,6 +47,7 @@ class Options:
     mirror_axes: tuple[int, ...] | None = None
     seed: int = 0
     fp32: bool = False
+    dry_run: bool = False
     pretrained: str | None = None
 
     @classmethod
@@ -63,6 +65,9 @@ class Options:
 
     def applied_to(self, preset: Recipe) -> Recipe:
         """The preset with this run's changes; its ``finetune`` is None unless asked for."""
+        if self.dry_run:
+            short = replace(self, dry_run=False, epochs=1, iterations=2, validation_iterations=1)
+            return replace(short, finetune_epochs=1 if preset.finetune else None).applied_to(preset)
         finetune = None
         if self.finetune_epochs is not None:
             if preset.finetune is None:

@@ -71,7 +71,13 @@ def train(
         saved = [name for name in _SAVED if (folder / name).is_file()]
         if saved and not resume:
             raise InputError(f"{folder}: found {saved[0]}, expected --continue, or another or no folder of that name")
-        nnunet.run_training(dataset, fold, trainer, options, (preprocessed, results), chosen, gpus, resume)
+        try:
+            nnunet.run_training(dataset, fold, trainer, options, (preprocessed, results), chosen, gpus, resume)
+        except torch.cuda.OutOfMemoryError as error:
+            problem = str(error).split(". ")[0]
+            raise InputError(
+                f"memory: found too little ({problem}), expected a larger GPU, or smaller patches"
+            ) from None
     return folder
 
 

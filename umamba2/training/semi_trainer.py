@@ -29,6 +29,7 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
     """
 
     perturbing = False
+    drawn = 0  # micro-batches
 
     def initialize(self) -> None:
         """As for supervised training, the losses of unlabelled patches, and the hook that perturbs features."""
@@ -79,7 +80,10 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
         return _Mixed(labelled, unlabelled, self._is_unlabelled), validation
 
     def _is_unlabelled(self) -> bool:
-        """Whether the next micro-batch is an unlabelled one."""
+        """Whether the next micro-batch is an unlabelled one; in a dry run, every second is."""
+        self.drawn += 1
+        if self.options.dry_run:
+            return self.drawn % 2 == 0
         probability = semi_supervised.unlabelled_probability(self.unlabelled, self.done())
         return bool(self.shared_rng.random() < probability)
 
@@ -122,7 +126,10 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
             return super().loss_of(batch)
         settings = self.unlabelled
         clean, strong = self._to_device(batch["data"]).chunk(2, dim=1)
-        if self.shared_rng.random() < settings.pseudo_labels:
+        likely = settings.pseudo_labels
+        if self.options.dry_run:  # the last of its stage, if there are to be some
+            likely = float(likely > 0 and self.iteration > 0)
+        if self.shared_rng.random() < likely:
             outputs = self._run(self.network, clean, batch["target"])
             labels = semi_supervised.pseudo_labels(outputs[0].detach(), settings.confidence)
             loss = self.pseudo_loss(outputs, semi_supervised.at_resolutions(labels, outputs))

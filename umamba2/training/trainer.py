@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import random
-import warnings
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,35 +21,26 @@ import torch.distributed as dist
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from umamba2.anatomy.structures import left_right_pairs
 from umamba2.engine.network import resolve_precision
 from umamba2.errors import InputError
-from umamba2.files import replacing
-from umamba2.models.checkpoint import read_checkpoint
 from umamba2.models.folder import pairs_by_name
 from umamba2.models.network import build_network
 from umamba2.training import losses
 from umamba2.training.clicks import batch_clicks
-from umamba2.training.footprint import GB, duration, free_bytes, peak_bytes, training_bytes
-from umamba2.training.loading import Batch, DataLoading
+from umamba2.training.loading import Batch
 from umamba2.training.nnunet import options_of_run, summary_without_nan
 from umamba2.training.options import NNUNET_DEFAULTS, challenge_for
 from umamba2.training.plan import check_patch
 from umamba2.training.pretrained import challenge_of, read_weights, transfer
+from umamba2.training.resuming import LossNotFinite, Resuming
 from umamba2.training.schedules import Rates, stage_at, stage_rate
 from umamba2.training.workers import check_disk
 
-RECOVERIES = 3  # from a loss that is not finite, per run
 
-
-class LossNotFinite(Exception):
-    """A loss or gradient that is NaN or infinite; the message says which, when and on what."""
-
-
-class UMamba2Trainer(DataLoading):
+class UMamba2Trainer(Resuming):
     """Supervised training of any network of the family, with clicks if the preset has some.
 
     The arguments are nnU-Net's, which inspects their names.
@@ -85,7 +75,7 @@ class UMamba2Trainer(DataLoading):
         self.weight_decay, self.clip = self.preset.weight_decay, self.preset.clip
         self.num_iterations_per_epoch = self.preset.iterations
         self.num_val_iterations_per_epoch = self.preset.validation_iterations
-        self.save_every = self.options.save_every
+        self.save_every, self.disable_checkpointing = self.options.save_every, self.options.dry_run
         self.accumulate = self.preset.accumulate  # micro-batches of a step and process, see below
         self.full_precision = self.options.fp32
         self.iteration = self.recoveries = 0
@@ -110,12 +100,6 @@ class UMamba2Trainer(DataLoading):
 
     # --- building ---------------------------------------------------------------------------------------------------
 
-    @property
-    def bare_network(self) -> Any:
-        """The network without what DDP and torch.compile wrap around it."""
-        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
-
     def initialize(self) -> None:
         """Build network, optimizer and loss, and take over pretrained weights."""
         # As for one process first: nnU-Net would ask for the GPU of this rank, which a CPU does not have.
@@ -139,24 +123,7 @@ class UMamba2Trainer(DataLoading):
             there = len(list(Path(self.output_folder).glob("checkpoint_*.pth")))
             each = 2 * sum(weight.nbytes for weight in self.bare_network.parameters())
             check_disk(Path(self.output_folder), each * max(1, 3 - there), "the checkpoints")
-            self._announce_memory()
-
-    def _announce_memory(self) -> None:
-        patches = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
-        manager, classes = (self.plans_manager, self.configuration_manager), self.label_manager.num_segmentation_heads
-        precision = resolve_precision("auto", self.device)
-        half = None if self.full_precision or precision == torch.float32 else torch.bfloat16  # fp16 is as large
-        needed = training_bytes(
-            lambda: self.build_network_architecture(
-                *manager, self.num_input_channels, classes, self.enable_deep_supervision
-            ),
-            self.loss,
-            patches,
-            self._get_deep_supervision_scales(),
-            half,
-        )
-        said = f"memory: at least {needed / GB:.2f} GB for this training, {free_bytes(self.device) / GB:.2f} GB free"
-        self.print_to_log_file(f"{said} ({self.device.type})")
+            self.announce_memory()
 
     @staticmethod
     def build_network_architecture(
@@ -243,10 +210,10 @@ class UMamba2Trainer(DataLoading):
         np.random.seed(self._seed(1))  # noqa: NPY002 (nnU-Net's loaders draw from it)
         torch.manual_seed(self._seed(2))
         self.rng = np.random.default_rng(self._seed(3))
-        self.iteration = 0
+        self.iteration, self.step_ends = 0, []
         if self.current_epoch and stage_at(self.stages, self.current_epoch)[1] == 0:
             self.optimizer.state.clear()  # a stage is a training of its own
-        self._last_good = _on_cpu((self.bare_network.state_dict(), self.optimizer.state_dict()))
+        self.remember_state()
 
     def train_step(self, batch: Batch) -> dict[str, Any]:
         """One optimizer step on a batch and as many more as are accumulated, once more if its loss is not finite."""
@@ -254,12 +221,13 @@ class UMamba2Trainer(DataLoading):
         try:
             values = self._step(batches)
         except LossNotFinite as problem:
-            self._recover(problem)
+            self.recover(problem)
             try:
                 values = self._step(batches)
             except LossNotFinite as again:
                 raise InputError(f"{again}, in full precision too, expected finite numbers") from None
         self.iteration += 1
+        self.step_ends.append(time.perf_counter())
         return self._logged(batches, values)
 
     def _logged(self, batches: list[Batch], values: list[float]) -> dict[str, Any]:
@@ -328,29 +296,6 @@ class UMamba2Trainer(DataLoading):
             self.network = network
         return result
 
-    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        """nnU-Net's, without ever a Dice of NaN, after which no checkpoint would be the best."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # 0 / 0
-            super().on_validation_epoch_end(val_outputs)
-        for name in ("mean_fg_dice", "ema_fg_dice"):
-            curve = self.logger.get_value(name, step=None)
-            if math.isnan(curve[-1]):  # the patches show no class, and none was found
-                curve[-1] = curve[-2] if len(curve) > 1 else 0.0
-
-    def on_epoch_end(self) -> None:
-        """nnU-Net's, and how long the rest will take."""
-        super().on_epoch_end()
-        starts, ends = (np.array(self.logger.get_value(f"epoch_{x}_timestamps", step=None)) for x in ("start", "end"))
-        left = self.num_epochs - self.current_epoch
-        if left:
-            self.print_to_log_file(f"time left: {duration(left * float(np.median((ends - starts)[-10:])))}")
-
-    def on_train_end(self) -> None:
-        """nnU-Net's, and how much memory it took."""
-        super().on_train_end()
-        self.print_to_log_file(f"memory: {peak_bytes(self.device) / GB:.1f} GB at most ({self.device.type})")
-
     # --- when a loss is not finite ----------------------------------------------------------------------------------
 
     def _check(self, value: Tensor, explain: Callable[[], str], *batches: Batch) -> None:
@@ -365,62 +310,10 @@ class UMamba2Trainer(DataLoading):
             when = f"epoch {self.current_epoch}, iteration {self.iteration}"
             raise LossNotFinite(f"{when}, cases {cases}: found {float(value)} in {what}")
 
-    def _recover(self, problem: LossNotFinite) -> None:
-        """Go back to the start of the epoch and on in full precision."""
-        self.recoveries += 1
-        if self.recoveries > RECOVERIES:
-            raise InputError(f"{problem}, for the {self.recoveries}th time, expected finite numbers") from None
-        self.print_to_log_file(f"{problem}; going back to the start of the epoch and on in full precision")
-        weights, optimizer = _on_cpu(self._last_good)  # a copy, for the optimizer goes on with what it is given
-        self.bare_network.load_state_dict(weights)
-        self.optimizer.load_state_dict(optimizer)
-        self.full_precision, self.grad_scaler = True, None
-
-    # --- checkpoints and validation ---------------------------------------------------------------------------------
-
-    def save_checkpoint(self, filename: str) -> None:
-        """Write a checkpoint, complete or not at all, so that a run that is killed leaves the one before."""
-        if self.local_rank or self.disable_checkpointing:
-            return
-        with replacing(filename) as unfinished:
-            try:
-                super().save_checkpoint(str(unfinished))
-            except RuntimeError as error:  # torch's word for a full disk
-                raise OSError(str(error).splitlines()[0][:200]) from None
-
-    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """Go back to a checkpoint, given as it is or as a file, of which nothing is executed."""
-        if not self.was_initialized:
-            self.options = replace(self.options, pretrained=None)  # all weights come from the checkpoint
-            self.initialize()
-        checkpoint = filename_or_checkpoint
-        if isinstance(checkpoint, str):
-            file = Path(checkpoint)
-            checkpoint = read_checkpoint(file)  # nnU-Net would run whatever code is in the file
-            latest = file.with_name("checkpoint_latest.pth")
-            if file.name == "checkpoint_final.pth" and latest.is_file():
-                # A stage begun after the end of the one before; nnU-Net would start it again each time.
-                checkpoint = max(checkpoint, read_checkpoint(latest), key=lambda found: found.get("current_epoch", 0))
-        try:
-            self.bare_network.load_state_dict(checkpoint["network_weights"])
-            self.optimizer.load_state_dict(checkpoint["optimizer_state"])
-            self.my_init_kwargs = checkpoint["init_args"]
-            self.current_epoch = checkpoint["current_epoch"]
-            self.logger.load_checkpoint(checkpoint["logging"])
-            self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
-            scaling = checkpoint["grad_scaler_state"]
-        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            problem = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"{self.output_folder}: found a checkpoint that does not fit ({problem}), expected one of this training"
-            ) from None
-        if self.grad_scaler and scaling:
-            self.grad_scaler.load_state_dict(scaling)
-        # Not the stored one: nnU-Net writes its periodic checkpoint before it looks whether the epoch was the best.
-        self._best_ema = max(self.logger.get_value("ema_fg_dice", step=None), default=None)
-
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's, which averages over mirror images without swapping sides, so not left to right; no clicks."""
+        if self.options.dry_run:
+            return
         axes = self.inference_allowed_mirroring_axes
         unsided = tuple(a for a in axes or () if not self.pairs or a != self.left_right_axis)
         self.inference_allowed_mirroring_axes = unsided or None
@@ -429,14 +322,3 @@ class UMamba2Trainer(DataLoading):
                 super().perform_actual_validation(save_probabilities)
         finally:
             self.inference_allowed_mirroring_axes = axes
-
-
-def _on_cpu(value: Any) -> Any:
-    """A copy of a nest of tensors in the CPU's memory."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _on_cpu(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_on_cpu(entry) for entry in value)
-    return value

@@ -1,0 +1,102 @@
+"""The part of the trainers that goes back: to a checkpoint, or to the start of an epoch that went wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from umamba2.errors import InputError
+from umamba2.files import replacing
+from umamba2.models.checkpoint import read_checkpoint
+from umamba2.training.watching import Watching
+
+RECOVERIES = 3  # from a loss that is not finite, per run
+
+
+class LossNotFinite(Exception):
+    """A loss or gradient that is NaN or infinite; the message says which, when and on what."""
+
+
+class Resuming(Watching):
+    """Writes and reads checkpoints, and keeps the state at the start of an epoch."""
+
+    network: Any
+    recoveries = 0
+
+    @property
+    def bare_network(self) -> Any:
+        """The network without what DDP and torch.compile wrap around it."""
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write a checkpoint, complete or not at all, so that a run that is killed leaves the one before."""
+        if self.local_rank or self.disable_checkpointing:
+            return
+        with replacing(filename) as unfinished:
+            try:
+                super().save_checkpoint(str(unfinished))
+            except RuntimeError as error:  # torch's word for a full disk
+                raise OSError(str(error).splitlines()[0][:200]) from None
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Go back to a checkpoint, given as it is or as a file, of which nothing is executed."""
+        if not self.was_initialized:
+            self.options = replace(self.options, pretrained=None)  # all weights come from the checkpoint
+            self.initialize()
+        checkpoint = filename_or_checkpoint
+        if isinstance(checkpoint, str):
+            file = Path(checkpoint)
+            checkpoint = read_checkpoint(file)  # nnU-Net would run whatever code is in the file
+            latest = file.with_name("checkpoint_latest.pth")
+            if file.name == "checkpoint_final.pth" and latest.is_file():
+                # A stage begun after the end of the one before; nnU-Net would start it again each time.
+                checkpoint = max(checkpoint, read_checkpoint(latest), key=lambda found: found.get("current_epoch", 0))
+        try:
+            self.bare_network.load_state_dict(checkpoint["network_weights"])
+            self.optimizer.load_state_dict(checkpoint["optimizer_state"])
+            self.my_init_kwargs = checkpoint["init_args"]
+            self.current_epoch = checkpoint["current_epoch"]
+            self.logger.load_checkpoint(checkpoint["logging"])
+            self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
+            scaling = checkpoint["grad_scaler_state"]
+        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            problem = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{self.output_folder}: found a checkpoint that does not fit ({problem}), expected one of this training"
+            ) from None
+        if self.grad_scaler and scaling:
+            self.grad_scaler.load_state_dict(scaling)
+        # Not the stored one: nnU-Net writes its periodic checkpoint before it looks whether the epoch was the best.
+        self._best_ema = max(self.logger.get_value("ema_fg_dice", step=None), default=None)
+
+    def remember_state(self) -> None:
+        """Keep weights and optimizer, in the CPU's memory, to come back to them."""
+        self.last_good = _on_cpu((self.bare_network.state_dict(), self.optimizer.state_dict()))
+
+    def recover(self, problem: LossNotFinite) -> None:
+        """Go back to the start of the epoch and on in full precision."""
+        self.recoveries += 1
+        if self.recoveries > RECOVERIES:
+            raise InputError(f"{problem}, for the {self.recoveries}th time, expected finite numbers") from None
+        self.print_to_log_file(f"{problem}; going back to the start of the epoch and on in full precision")
+        weights, optimizer = _on_cpu(self.last_good)  # a copy, for the optimizer goes on with what it is given
+        self.bare_network.load_state_dict(weights)
+        self.optimizer.load_state_dict(optimizer)
+        self.full_precision, self.grad_scaler = True, None
+
+
+def _on_cpu(value: Any) -> Any:
+    """A copy of a nest of tensors in the CPU's memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _on_cpu(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_on_cpu(entry) for entry in value)
+    return value
