@@ -66,6 +66,7 @@ def test_from_download_to_scores(command, tmp_path):
     )  # fmt: skip
     weights = tmp_path / "pretrained" / "pretrained.safetensors"
     assert str(weights) in said
+    assert weights.with_name("pretrained_best.safetensors").is_file()
     assert len(list((tmp_path / "pretrained").rglob("reconstructions/*.png"))) == 2
 
     for fold in (0, 1):

@@ -29,7 +29,7 @@ from umamba2.training.workers import run_all
 # ToothFairy3's statistics (arXiv 2509.12069): what scans are normalised with for which there are no plans.
 INTENSITIES = {"mean": 809.5, "std": 1014.369, "percentile_00_5": -997.0, "percentile_99_5": 3558.0}
 PRETRAINING = "Dataset900_Pretraining"
-PRETRAINED_FILE = "pretrained.safetensors"
+PRETRAINED_FILE, BEST_FILE = "pretrained.safetensors", "pretrained_best.safetensors"
 _SAVED = (*CHECKPOINT_NAMES, "checkpoint_latest.pth")
 
 
@@ -112,7 +112,8 @@ def pretrain(
         resume: Go on from the last checkpoint, if there is one.
 
     Returns:
-        The file of the weights, ``pretrained.safetensors`` in ``out``.
+        The file of the last weights, ``pretrained.safetensors`` in ``out``; beside it lie those of the smallest
+        validation loss, ``pretrained_best.safetensors``.
 
     Raises:
         InputError: A scan cannot be read, the plans are none of ours, or the patch does not fit the network.
@@ -147,11 +148,11 @@ def pretrain(
     preprocess_cases(plans_file, {name: (path, None) for name, path in scans.items()}, {}, grids, workers)
     folders = (out / "preprocessed", out / "results")
     trained = train(PRETRAINING, "all", challenge.recipe.pretrain.trainer, options, *folders, device, gpus, resume)
-    weights = read_weights(trained / "checkpoint_final.pth")
-    file = out / PRETRAINED_FILE
-    with replacing(file) as partial:
-        save_file({key: value.contiguous().clone() for key, value in weights.items()}, partial)
-    return file
+    for checkpoint, name in (("best", BEST_FILE), ("final", PRETRAINED_FILE)):
+        weights = read_weights(trained / f"checkpoint_{checkpoint}.pth")
+        with replacing(out / name) as partial:
+            save_file({key: value.contiguous().clone() for key, value in weights.items()}, partial)
+    return out / PRETRAINED_FILE
 
 
 def _plans(
