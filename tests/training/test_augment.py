@@ -138,17 +138,17 @@ def test_strong_changes_are_the_published_ones():
 
 
 def test_strong_changes_are_as_strong_as_published():
-    """RMS change of phantom patches of standard deviation 0.622: 0.41 in the released code, measured there."""
-    changes = ComposeTransforms(strong_changes(StrongAugmentation(), (32, 48, 48)))
-    torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002
-    squares = []
-    for seed in range(4):
-        patch = torch.from_numpy(make_phantom(seed, (32, 48, 48), (2.0, 1.5, 1.5)).image.astype(np.float32))[None]
+    """The RMS change of phantom patches of standard deviation 0.622: 0.41 by the released code, measured there."""
+    shape = (16, 24, 24)
+    changes = ComposeTransforms(strong_changes(StrongAugmentation(), shape))
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    found = []
+    for seed in range(3):
+        patch = torch.from_numpy(make_phantom(seed, shape, (2.5, 2.0, 2.0)).image.astype(np.float32))[None]
         patch = (patch - patch.mean()) / patch.std() * 0.622
-        for _ in range(30):
-            squares.append(float(((changes(image=patch.clone())["image"] - patch) ** 2).mean()))
-    assert 0.36 < np.sqrt(np.mean(squares)) < 0.46 or 0.36 < np.mean(np.sqrt(squares)) < 0.46
+        found += [float((changes(image=patch.clone())["image"] - patch).square().mean().sqrt()) for _ in range(30)]
+    assert 0.36 < np.mean(found) < 0.46
 
 
 def test_spatial_only_leaves_intensities_alone():

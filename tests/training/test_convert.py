@@ -375,6 +375,7 @@ def test_planning_sees_what_happened_to_a_converted_dataset(tmp_path, caplog):
     assert "found label values 47, expected 0 to 46" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_nnunets(tmp_path):
     """One reading gives what nnU-Net's own extraction writes, to the last sample."""
     extractor = pytest.importorskip("nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor")
