@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Scan: TypeAlias = "str | Path | Volume | tuple[npt.NDArray[Any], Sequence[float]]"
 PLAIN = "none"  # in place of a challenge: the network's own answer and ids
-AUTO, KEEP = "auto", "keep"  # in place of an orientation: the model's own; arrays as they are, without a word
+AUTO, KEEP = "auto", "keep"  # in place of an orientation: what the model states; never turn, never warn
 MOST_TILT = 20.0  # degrees between a scan's axes and the patient's; training scans lean less
 
 
@@ -77,8 +77,8 @@ class Segmenter:
         postprocess: Whether to apply the challenge's post-processing.
         names: The model's own names of its classes, which count where there is no challenge.
         orientation: How the model's training arrays lay in the patient, such as "LPS": scans are turned to it, labels
-            and clicks with them. None: not known, arrays are taken as they are, with a warning where the scan does
-            not lie as usual. "keep": taken as they are without a word.
+            and clicks with them. None: not known, arrays are taken as they are, with a warning where the scan is
+            not LPS. "keep": arrays are taken as they are, without a warning.
         reasons: Why some settings are what they are, for the record.
     """
 

@@ -1,4 +1,4 @@
-"""Label maps from one numbering to another: the only place that knows which id means what in which file.
+"""Label maps from one numbering to another: the only place that translates ids. The ids are in the table of structures.
 
 - *platform* ids are what a challenge's platform compares (ToothFairy3: 50-53 for pulp and the small canals);
 - *public* ids are what the organisers' published grader compares (ToothFairy3: 150 and 103-105 instead);

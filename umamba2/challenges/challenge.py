@@ -30,10 +30,10 @@ class Challenge:
         image_folder: Where the images lie below the input folder; "" is that folder itself.
         output_folder: Where the label maps go below the output folder.
         suffix: The default for {suffix}.
-        has_results: Whether the platform wants Grand Challenge's results.json and metadata folder.
+        has_results: Whether it runs on Grand Challenge, which wants a results.json and a metadata folder.
         takes_clicks: Whether a scan comes with clicks.
         numbering: The default numbering of the label maps.
-        released: What the released label maps hold, if that is more than the classes.
+        released: The structures in the organisers' published labels, if more than the challenge's classes.
         tile_step: Distance of tiles as a fraction of the patch.
         mirror_axes: Axes (0 z, 1 y, 2 x) of the mirror images to average over.
         swaps_sides: Whether an x mirror image swaps left and right structures.

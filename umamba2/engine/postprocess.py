@@ -1,4 +1,7 @@
-"""From a raw label map to a plausible one: small components go, clicks leave their mark."""
+"""From a raw label map to a plausible one: small components go, clicks leave their mark.
+
+The smallest sizes are in the table of structures, `umamba2.anatomy.structures`.
+"""
 
 from __future__ import annotations
 

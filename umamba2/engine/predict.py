@@ -127,7 +127,8 @@ class Predictor:
         Args:
             volume: Intensities, (z, y, x).
             spacing: Of the voxels in mm, (z, y, x).
-            clicks: (N, 3) voxel indices (z, y, x) in the scan and (N,) labels, 0 left and 1 right; N may be 0.
+            clicks: (N, 3) voxel indices (z, y, x) in the scan and (N,) labels: 0 left, 1 right, -1
+                none (such a click is ignored); N may be 0.
             deadline: When to be done, on `time.monotonic`'s clock. Mirror images are given up first, then folds, then
                 overlap, then detail; what is left is labelled from a coarse look, which is taken even without any time.
             record: Takes the numbers and the warnings; without one, warnings are Python's.
@@ -155,7 +156,7 @@ class Predictor:
             grid_clicks = scan_clicks and Clicks(prepared.to_grid(scan_clicks.coordinates), scan_clicks.labels)
         with record.timed("network"):
             budget = Budget(deadline, len(self.runner.passes))
-            try:  # without a name for the window, which may hold a failed tile
+            try:  # not bound to a variable: the window may hold an exception, whose traceback keeps a tile's memory
                 box_labels = SlidingWindow(
                     self.runner, prepared, grid_clicks, self.blend, budget, record, self.progress
                 ).labels(self.tile_step)

@@ -25,8 +25,8 @@ from umamba2.nets import ClickTensors, UMamba2
 from umamba2.scans.clicks import Clicks, mirrored
 
 MOST_HALVINGS = 6  # of a tile's axes, when memory is short
-BYTES_PER_VOXEL = 16  # that one feature map of the finest level takes at the network's widest, in copies of 2 bytes
-FINEST_MAPS = 3.9  # so many features of the finest level a CPU's memory holds, with coarser ones and what is kept
+BYTES_PER_VOXEL = 16  # for each feature of the finest level at the peak: about 8 half-precision copies at once
+FINEST_MAPS = 3.9  # peak activation memory on a CPU, as a multiple of the finest level's feature maps
 
 Warn = Callable[[str], None]
 FreeMemory = Callable[[], "str | None"]
@@ -82,7 +82,7 @@ class Runner:
         self.passes = [Pass(fold, axes) for axes in mirrors(mirror_axes) for fold in self.nets]
         self.batch = self._mirror_images_at_once()
         self.halvings = 0
-        self._exact: Runner | None = None
+        self._fp32_runner: Runner | None = None
 
     def logits(
         self,
@@ -95,8 +95,8 @@ class Runner:
         """The mean logits of some passes over a tile: (classes, z, y, x), in fp32 or in the network's own type.
 
         Where memory runs out, the runner makes do with less from now on and tries this tile again: fewer mirror images
-        at once, then what ``free_memory`` can do, smaller sub-tiles, the CPU. Where numbers run out, it tries this tile
-        again in fp32.
+        at once, then what ``free_memory`` can do, smaller sub-tiles, the CPU. Where logits are NaN or infinite, it
+        tries this tile again in fp32.
 
         Args:
             tile: (z, y, x), normalised.
@@ -149,7 +149,7 @@ class Runner:
             return done
         if self.device.type == "cpu":
             return None
-        self.nets, self._exact, self.halvings = {}, None, 0
+        self.nets, self._fp32_runner, self.halvings = {}, None, 0
         self._to_cpu()
         self.nets = self._ready()
         return "the CPU"
@@ -178,12 +178,12 @@ class Runner:
         return tuple(shape)
 
     def _in_fp32(self) -> Runner:
-        if self._exact is None:
+        if self._fp32_runner is None:
             exact = copy(self)
             exact.dtype = torch.float32
             exact.nets = exact._ready()
-            self._exact = exact
-        return self._exact
+            self._fp32_runner = exact
+        return self._fp32_runner
 
     def _ready(self) -> dict[str, UMamba2]:
         """The network of every fold on the device, or on the CPU if the device has too little memory for them."""

@@ -91,7 +91,7 @@ class Sweep:
     """The tiles of a volume in the order in which the fewest voxels wait for a later tile.
 
     ``outer`` (0-2) fixes the axis that advances last: then all of the volume before a border is finished before the
-    next row of tiles starts. ``waiting`` is the greatest number of voxels that wait at any one time.
+    next row of tiles starts. ``pending_voxels`` is the greatest number of voxels that wait at any one time.
     """
 
     def __init__(self, shape: Sequence[int], patch: Sequence[int], step: float, outer: int | None = None):

@@ -29,13 +29,13 @@ from umamba2.scans.clicks import Clicks
 
 STEPS = tuple(n / 20 for n in range(1, 21))  # of a patch: the wider ones are what time pressure may choose
 RESERVED_BYTES = 2**29  # of the host's memory: for the labels, and what is worked on at once
-AIR_TOLERANCE = 1e-3  # of the training data's deviation, about one HU: resampling leaves that much
+AIR_TOLERANCE = 1e-3  # in the training data's standard deviations, about 1 HU: how far resampling moves constant air
 
 
 class SlidingWindow:
     """Segments one scan. What is given up on the way goes into the record.
 
-    All passes of a tile are done before the next one, because in the end there may be nothing but what is finished.
+    All passes of a tile are done before the next tile, because only finished tiles count if time or memory runs out.
 
     Args:
         runner: The networks.
@@ -64,7 +64,9 @@ class SlidingWindow:
             volume = F.pad(volume, [n for pad in reversed(self.pads) for n in pad])
         self.volume = self._to_device_if_it_fits(volume)
         self.coarse = CoarseLook(runner, self.volume, clicks, budget, record.warn)
-        self._failure: BaseException | None = None  # after it the networks are left alone
+        self._failure: BaseException | None = (
+            None  # the first failure that cannot be helped; once there is one, no more tiles are run
+        )
 
     def labels(self, step: float) -> npt.NDArray[np.uint8]:
         """Label the scan: uint8, of the shape of its box.
@@ -168,7 +170,10 @@ class SlidingWindow:
         return self.coarse.part(tile.box), 0
 
     def _plan(self, step: float, outer: int | None) -> Sweep:
-        """The tiles as asked for, or with less overlap where there is no time or no memory for that."""
+        """The tiles as asked for, or with less overlap where there is no time or no memory for that.
+
+        ``outer`` is the axis along which rows of tiles are finished one after the other; None: any order will do.
+        """
         shape = tuple(self.volume.shape)
         sweeps = [Sweep(shape, self.patch, s, outer) for s in (step, *(s for s in STEPS if s > step))]
         # Of those with the same tiles the one with the smallest step.

@@ -13,7 +13,7 @@ from umamba2.jobs.container import add_inference_options, time_of_end
 from umamba2.messages import say
 
 if TYPE_CHECKING:
-    from umamba2.jobs.job import Case, Finished
+    from umamba2.jobs.job import AfterWriting, Case
     from umamba2.segmenter import Segmenter
 
 _SIDE_FILES = {
@@ -120,7 +120,7 @@ def _segmenter(options: argparse.Namespace) -> Segmenter:
     )
 
 
-def _side_files(options: argparse.Namespace, segmenter: Segmenter) -> Finished | None:
+def _side_files(options: argparse.Namespace, segmenter: Segmenter) -> AfterWriting | None:
     if not any(getattr(options, option) for option in _SIDE_FILES):
         return None
     from umamba2.reports.command import side_files

@@ -1,4 +1,4 @@
-"""What the container's two ways in share, `inference.py` and `umamba2.serving`: the options, and the loaded model.
+"""What the container's two entry points share, `inference.py` and `umamba2.serving`: the options, the loaded model.
 
 Settings come from options, else from UMAMBA2_* variables; an empty variable counts as none.
 """
@@ -24,7 +24,7 @@ MODEL_PLACES = (Path("/opt/ml/model"), DEMO_MODELS)
 
 
 def option_parser(description: str, **options: Any) -> argparse.ArgumentParser:
-    """An argument parser with the options of both; ``options`` go to argparse."""
+    """An argument parser with the options of both entry points; ``options`` go to argparse."""
     environment = {name: value for name, value in os.environ.items() if value}.get
     parser = argparse.ArgumentParser(description=description, **options)
     parser.add_argument(

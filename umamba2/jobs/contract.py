@@ -53,10 +53,10 @@ def run(
     output: str | Path,
     until: float | None = None,
 ) -> list[Outcome]:
-    """Segment the cases and write what belongs to them in the output folder; every scan that can be read gets one.
+    """Segment the cases; every scan that can be read gets a label map.
 
-    For Grand Challenge that is ``results.json``, as evalutils 0.4.2 writes it, with an entry for each case that has
-    an output and its problems as error messages, and our own record of the run, ``metadata/run.json``.
+    On Grand Challenge there is also ``results.json``, as evalutils 0.4.2 writes it, with an entry for each case that
+    has an output and its problems as error messages, and our own record of the run, ``metadata/run.json``.
 
     Args:
         challenge: Whose platform it is.

@@ -61,7 +61,7 @@ class ToothFairy3Algorithm(SegmentationAlgorithm):
             raise ModelError(f"model: found a segmenter for {found}, expected one for {challenge}")
         self._mounts = Path(input_path), Path(output_path)
         self._listed: dict[Path, Case] = {}
-        self._outcome = Outcome(Case(Path("image"), Path("image")))
+        self._outcome = Outcome(Case(Path("image"), Path("image")))  # replaced for each case in `process_case`
         super().__init__(
             validators={},  # evalutils rejects equal images, but the interactive task runs one scan six times
             input_path=self._mounts[0] / self.challenge.image_folder,

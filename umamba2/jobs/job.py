@@ -24,7 +24,7 @@ MARGIN = 0.95  # of the time is used: a busy machine may take longer for the las
 SECONDS_PER_VOXEL = 3e-7  # for post-processing and writing: three times what they take on a slow CPU
 
 # What else to do with a case once its output is written: image, output, scan, label map in the output's ids.
-Finished: TypeAlias = Callable[[Path, Path, Volume, npt.NDArray[np.uint8]], None]
+AfterWriting: TypeAlias = Callable[[Path, Path, Volume, npt.NDArray[np.uint8]], None]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def network_deadline(until: float | None, cases: int, voxels: int) -> float | No
 def run_cases(
     cases: Iterable[Case],
     segmenter: Segmenter | None,
-    finished: Finished | None = None,
+    finished: AfterWriting | None = None,
     until: float | None = None,
     background_on_failure: bool = False,
 ) -> list[Outcome]:
@@ -142,7 +142,7 @@ def _segmented(
     return np.zeros(volume.array.shape, np.uint8)
 
 
-def _finish(finished: Finished, outcome: Outcome, volume: Volume, labels: npt.NDArray[np.uint8]) -> None:
+def _finish(finished: AfterWriting, outcome: Outcome, volume: Volume, labels: npt.NDArray[np.uint8]) -> None:
     case = outcome.case
     try:
         finished(case.image, case.output, volume, labels)

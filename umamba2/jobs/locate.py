@@ -14,9 +14,11 @@ from umamba2.scans.volumes import SUFFIXES, list_volumes, suffix
 def recognise(folder: str | Path | None = None) -> Challenge:
     """The challenge whose input lies in a folder (None: in one of the platforms' mounts).
 
-    The image folder of a challenge or an `inputs.json` is Grand Challenge, with clicks the interactive task; images
-    that lie in the folder itself, all with the file name ending of a challenge's outputs, are of that challenge. Where
-    several fit, the first one in the registry counts. Raises InputError if nothing of the kind is there.
+    1. A challenge's image folder or an `inputs.json` means Grand Challenge: with clicks its interactive task, else the
+       other one.
+    2. Images in the folder itself, all with the file name ending of a challenge's outputs, mean that challenge.
+
+    Where several challenges fit, the first one in the registry counts. Raises InputError if nothing of the kind is there.
     """
     folders = [Path(folder)] if folder is not None else _mounted_inputs()
     for candidate in folders:

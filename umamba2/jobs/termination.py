@@ -26,7 +26,7 @@ _listener = Listener()
 
 @contextmanager
 def handling_sigterm() -> Iterator[Listener]:
-    """Where SIGTERM raises Terminated, in the main thread, in the parts that are `endable`.
+    """Within this context, in the main thread, SIGTERM raises Terminated inside `endable` blocks.
 
     The first process of a container ignores the signal unless it listens, and would be killed a little later.
     """
@@ -40,7 +40,7 @@ def handling_sigterm() -> Iterator[Listener]:
 
 @contextmanager
 def endable() -> Iterator[None]:
-    """The part of a run that SIGTERM ends, or does not let begin; what is around it is finished first."""
+    """Within this context SIGTERM raises Terminated, at once if it came before; outside it waits."""
     _listener.endable = True
     try:
         if _listener.asked:

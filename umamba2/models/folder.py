@@ -32,9 +32,9 @@ from umamba2.nets.umamba2 import UMamba2
 SLIM_FILE = "model.json"
 SLIM_FORMAT = "umamba2-slim-1"
 Folds = int | str | Iterable[int | str] | None
-# What inference reads of the plans; a slim model keeps no more than this.
 LARGEST_JSON, DEEPEST_JSON = 2**24, 32  # bytes and levels; a dataset.json of 10,000 cases has a tenth
 MOST_FOLDS = 32
+# What inference reads of the plans; a slim model keeps no more than this.
 _PLAN_KEYS = ("dataset_name", "plans_name", "transpose_forward", "foreground_intensity_properties_per_channel")
 
 
@@ -85,7 +85,8 @@ class Model:
         plan, weights = self.plan, next(iter(self.folds.values()))
         try:
             for key in ("n_blocks_per_stage", "n_conv_per_stage_decoder"):
-                # Thousands of layers would be built for minutes before their weights are missed.
+                # Damaged plans may ask for thousands of layers, which take minutes to build.
+
                 if np.sum(plan.arch_kwargs.get(key, 1)) > len(weights):
                     raise ValueError(f"{key}: found more layers than {len(weights)} weights fill, expected fewer")
             with uninitialised():
@@ -351,7 +352,7 @@ def _read_json(path: Path, what: str = "a JSON object") -> dict[str, Any]:
 def _to_json(path: Path, value: Any) -> Any:
     """Numpy numbers, tuples and the like as what JSON can hold, up to a size that no plans have.
 
-    A list of a list of the same list twice, and so on, has few bytes in a file and no end here.
+    The limit is for pickled lists that hold the same list twice, and so on: tiny in the file, without end as JSON.
     """
     left = LARGEST_JSON
 

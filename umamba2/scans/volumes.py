@@ -1,7 +1,7 @@
 """Images in and out, with their geometry.
 
 Arrays are (z, y, x), and so are their shapes and spacings. SimpleITK and `Geometry` speak (x, y, z), as the files do;
-the swap happens here and nowhere else.
+the swap happens in `umamba2.scans` and nowhere else.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _READERS = {
     ".tif": "TIFFImageIO",
 }
 SUFFIXES = tuple(_READERS)
-_TIFF_EXPANSION = 1 << 15  # of a byte in a TIFF file, whatever its compression
+_TIFF_EXPANSION = 1 << 15  # voxels from a byte of a TIFF file at most; a larger image is damaged
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _mended(volume: Volume) -> Volume:
     count = array.size - int(np.count_nonzero(finite))
     if count == array.size:
         raise InputError(f"{name}: found only NaN or infinite voxels, expected intensities")
-    if array.dtype != np.float32:  # which ends earlier than float64: finite values must not become infinite
+    if array.dtype != np.float32:  # float32 has the smaller range: finite values must not become infinite
         largest = np.finfo(np.float32).max
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
