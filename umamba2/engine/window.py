@@ -64,9 +64,8 @@ class SlidingWindow:
             volume = F.pad(volume, [n for pad in reversed(self.pads) for n in pad])
         self.volume = self._to_device_if_it_fits(volume)
         self.coarse = CoarseLook(runner, self.volume, clicks, budget, record.warn)
-        self._failure: BaseException | None = (
-            None  # the first failure that cannot be helped; once there is one, no more tiles are run
-        )
+        # The first failure that cannot be helped; once there is one, no more tiles are run.
+        self._failure: BaseException | None = None
 
     def labels(self, step: float) -> npt.NDArray[np.uint8]:
         """Label the scan: uint8, of the shape of its box.

@@ -18,7 +18,8 @@ def recognise(folder: str | Path | None = None) -> Challenge:
        other one.
     2. Images in the folder itself, all with the file name ending of a challenge's outputs, mean that challenge.
 
-    Where several challenges fit, the first one in the registry counts. Raises InputError if nothing of the kind is there.
+    Where several challenges fit, the first one in the registry counts. Raises InputError if nothing of the kind is
+    there.
     """
     folders = [Path(folder)] if folder is not None else _mounted_inputs()
     for candidate in folders:
