@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -99,7 +98,7 @@ def _new_file(folder: Path, ending: str) -> tuple[Path, int | None]:
     Returns its path and an open handle to it, None where there are no such locks.
     """
     while True:
-        path = folder / f".umamba2-{secrets.token_hex(8)}{ending}"
+        path = folder / f".umamba2-{os.urandom(8).hex()}{ending}"
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         if fcntl is None:
             os.close(handle)

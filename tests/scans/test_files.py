@@ -136,8 +136,8 @@ def test_a_planted_link_is_neither_followed_nor_in_the_way(tmp_path, monkeypatch
     victim.write_text("precious")
     out = tmp_path / "out"
     out.mkdir()
-    tokens = iter(["0" * 16, "1" * 16])
-    monkeypatch.setattr(files.secrets, "token_hex", lambda _: next(tokens))
+    tokens = iter([bytes(8), bytes([17] * 8)])
+    monkeypatch.setattr(files.os, "urandom", lambda _: next(tokens))
     (out / f".umamba2-{'0' * 16}.json").symlink_to(victim)
     with pytest.raises(InputError, match=r"could not be written \(File exists"):
         write_file(out / "a.json", "new")
@@ -195,7 +195,9 @@ def test_a_file_that_a_sweep_took_before_it_was_locked(tmp_path, monkeypatch):
         flock(handle, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    write_file(tmp_path / "a.txt", "whole")
+    with replacing(tmp_path / "a.txt") as partial:
+        assert partial.exists()
+        partial.write_text("whole")
     assert names(tmp_path) == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "whole"
 

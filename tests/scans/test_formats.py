@@ -234,6 +234,23 @@ def test_nifti_places_are_itks(folder, parts, codes, order, scale, kind):
         np.testing.assert_allclose(getattr(second, name), getattr(expected, name), atol=1e-3)
 
 
+@pytest.mark.parametrize("codes", [(1, 1), (1, 2), (2, 1), (4, 3)])
+def test_of_two_places_that_differ_the_same_counts_as_for_itk(tmp_path, codes):
+    nib = pytest.importorskip("nibabel")
+    from umamba2.scans.nifti import nifti_header
+
+    one, other = matrix_of(10, 20, 30, 0.3, 0.3, 0.7, False), matrix_of(-40, 5, 70, 0.3, 0.3, 0.7, True)
+    image = nib.Nifti1Image(noise().transpose(2, 1, 0), one)
+    image.set_qform(one, codes[0])
+    image.set_sform(other, codes[1])
+    nib.save(image, tmp_path / "a.nii")
+    _, expected = read_array(tmp_path / "a.nii")
+    found, _ = nifti_header(tmp_path / "a.nii").geometry()
+    for name in ("spacing", "origin", "direction"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-5)
+    same_as_itk(tmp_path / "a.nii", "NiftiImageIO")
+
+
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 def test_a_nifti_file_whose_name_is_wrong_about_compression(tmp_path, ending):
     other = write_image(tmp_path / ("a.nii" if ending == ".nii.gz" else "a.nii.gz"), noise())
