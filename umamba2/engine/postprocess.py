@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import cc3d
 import numpy as np
+import numpy.typing as npt
 
 from umamba2.anatomy.structures import REFERENCE_VOXEL_MM3
 from umamba2.challenges.challenge import Challenge, Connectivity
@@ -73,7 +75,7 @@ def paint_clicks(labels: np.ndarray, clicks: Clicks) -> np.ndarray:
     ``labels`` (z, y, x) with 1 left and 2 right canal, the classes of click labels 0 and 1. Voxels of a cross beyond
     the border are ignored. Source: the published post-processing of ToothFairy3 task 2.
     """
-    result = labels.copy()
+    result: npt.NDArray[Any] = labels.copy()
     for centre, label in zip(np.rint(clicks.coordinates).astype(np.int64), clicks.labels):
         if label < 0:
             continue
