@@ -38,6 +38,7 @@ def test_nnunet_folder_loads(folder):
     assert (model.num_classes, model.input_channels, model.mirror_axes) == (5, 1, (1, 2))
     assert model.plan.patch_size == (12, 32, 16), "the configuration's own entry wins"
     assert model.plan.spacing == (0.3, 0.3, 0.3), "what it lacks is inherited"
+    assert (model.plan.force_separate_z, model.plan.separate_z_threshold, model.plan.harmonise) == (False, 3.0, False)
     model.load_weights(model.network(), "1")
 
 
@@ -72,6 +73,18 @@ def test_plans_beside_the_folds_serve_when_the_checkpoint_has_none(folder):
         load_model(folder, folds=0)
 
 
+def test_plans_say_how_to_resample_and_normalise(tmp_path):
+    folder = make_model(tmp_path / "m", separate_z=True, normalisation="HarmonisedCTNormalization", transpose=(1, 2, 0))
+    plan = load_model(folder).plan
+    assert (plan.force_separate_z, plan.harmonise, plan.transpose) == (True, True, (1, 2, 0))
+    change_plans(folder, lambda p: p["configurations"]["3d_fullres"].update(resampling_fn_data_kwargs=None))
+    plan = load_model(folder).plan
+    assert (plan.force_separate_z, plan.separate_z_threshold) == (None, 3.0)
+    kwargs = {"separate_z_anisotropy_threshold": 2}
+    change_plans(folder, lambda p: p["configurations"]["3d_fullres"].update(resampling_fn_data_kwargs=kwargs))
+    assert load_model(folder).plan.separate_z_threshold == 2.0
+
+
 def test_best_is_preferred_to_final(folder, tmp_path):
     other = make_model(tmp_path / "seed1", folds=(1,))
     shutil.copy(other / "fold_1" / "checkpoint_best.pth", folder / "fold_0" / "checkpoint_final.pth")
@@ -95,6 +108,11 @@ def test_best_is_preferred_to_final(folder, tmp_path):
 )
 def test_folds_are_chosen(tmp_path, present, asked, expected):
     assert list(load_model(make_model(tmp_path / "m", folds=present), asked).folds) == expected
+
+
+def test_a_fold_put_aside_is_none(folder):
+    (folder / "fold_1").rename(folder / "fold_1_old")
+    assert list(load_model(folder).folds) == ["0"]
 
 
 def test_absent_fold_is_an_error(folder):
@@ -196,6 +214,7 @@ def test_plans_that_cannot_be_served_are_refused(folder, entry, value, message):
     [
         (lambda p: p.update(transpose_forward=[0, 0, 1]), r"found transpose_forward \(0, 0, 1\)"),
         (lambda p: p["foreground_intensity_properties_per_channel"]["0"].update(std=0), "found intensities"),
+        (lambda p: p["foreground_intensity_properties_per_channel"]["0"].update(percentile_00_5=4e3), "found intens"),
         (lambda p: p["foreground_intensity_properties_per_channel"]["0"].pop("mean"), "no entry 'mean'"),
         (lambda p: p.update(configurations=[]), "expected"),
     ],
@@ -323,6 +342,7 @@ def test_slim_round_trip(folder, tmp_path):
     assert is_model(tmp_path / "slim")
     again = load_model(slim(tmp_path / "slim", tmp_path / "again"))
     same_weights(before, again)
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in (tmp_path / "slim").iterdir()), "for any user"
     names = sorted(p.name for p in (tmp_path / "slim").iterdir())
     assert names == ["fold_0.safetensors", "fold_1.safetensors", "model.json"]
 

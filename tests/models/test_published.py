@@ -149,7 +149,7 @@ def test_what_the_description_states_counts(tmp_path):
     assert load_model(published(tmp_path / "other", description={"challenge": ["?"]})).challenge == "['?']"
 
 
-@pytest.mark.parametrize("code", ["LPX", "LPI ", "LLS", "lps", 5, ["L", "P", "S"], ""])
+@pytest.mark.parametrize("code", ["LPX", "LPI ", "LLS", "lps", "None", 5, ["L", "P", "S"], ""])
 def test_an_orientation_that_is_none_is_refused(tmp_path, code):
     with pytest.raises(InputError, match=r"found orientation .*, expected three letters such as LPS"):
         load_model(make_model(tmp_path / "model", description={"orientation": code}))

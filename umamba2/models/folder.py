@@ -33,7 +33,7 @@ SLIM_FILE = "model.json"
 SLIM_FORMAT = "umamba2-slim-1"
 Folds = int | str | Iterable[int | str] | None
 LARGEST_JSON, DEEPEST_JSON = 2**24, 32  # bytes and levels; a dataset.json of 10,000 cases has a tenth
-MOST_FOLDS = 32
+MOST_FOLDS, _FOLD = 32, r"[0-9]{1,3}|all"
 # What inference reads of the plans; a slim model keeps no more than this.
 _PLAN_KEYS = ("dataset_name", "plans_name", "transpose_forward", "foreground_intensity_properties_per_channel")
 
@@ -224,13 +224,14 @@ def _available_folds(folder: Path) -> dict[str, Path]:
         files = _object(folder / SLIM_FILE, "folds", _read_json(folder / SLIM_FILE).get("folds", {}))
         found = {fold: folder / Path(str(name)).name for fold, name in files.items()}
     else:
-        for path in sorted(folder.glob("fold_*")):
-            if checkpoint := find_checkpoint(path):
+        for path in sorted(folder.glob("fold_*")):  # but no fold_0_old
+            checkpoint = find_checkpoint(path)
+            if checkpoint and re.fullmatch(_FOLD, path.name.removeprefix("fold_")):
                 found[path.name.removeprefix("fold_")] = checkpoint
     if len(found) > MOST_FOLDS:
         raise ModelError(f"{folder}: found {len(found)} folds, expected at most {MOST_FOLDS}")
     for fold, file in found.items():
-        if not re.fullmatch(r"\d{1,3}|all", fold):  # it becomes part of a file's name
+        if not re.fullmatch(_FOLD, fold):  # it becomes part of a file's name
             raise ModelError(f"{folder}: found a fold named {fold[:40]!r}, expected numbers or all")
         if not file.is_file():
             raise ModelError(f"{file}: found no such file, expected the weights of fold {fold}")
@@ -300,7 +301,7 @@ def _model(
     plan = read_plan(path, _object(path, "plans", source["plans"]), str(source["configuration"]))
     orientation, stated, trainer = dataset.get("orientation"), dataset.get("challenge"), source["trainer"]
     where = SLIM_FILE if path.name == SLIM_FILE else None
-    if not re.fullmatch(r"(?=.*[LR])(?=.*[PA])(?=.*[SI])[LRPASI]{3}|None", str(orientation)):
+    if orientation is not None and not re.fullmatch(r"(?=.*[LR])(?=.*[PA])(?=.*[SI]).{3}", str(orientation)):
         raise ModelError(f"{path}: found orientation {orientation!r:.100}, expected three letters such as LPS")
     origin = Origin(str(trainer), str(source["plans"].get("dataset_name")), _classes(folds), plan.takes_clicks)
     if stated is None:
