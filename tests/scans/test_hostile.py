@@ -15,6 +15,7 @@ from stand_in import OBLIQUE, write_image
 
 from umamba2 import memory
 from umamba2.errors import InputError
+from umamba2.scans import tiff as tiff_files
 from umamba2.scans.volumes import read_array, read_labels, read_volume
 
 SHAPE = OBLIQUE.size[::-1]
@@ -135,6 +136,7 @@ READ_ALL = """
 import sys
 from pathlib import Path
 from umamba2.errors import InputError
+from umamba2.scans import tiff as tiff_files
 from umamba2.scans.volumes import read_array
 for path in sorted(Path(sys.argv[1]).iterdir()):
     if path.suffix != ".raw":
@@ -175,6 +177,25 @@ def test_what_the_hostile_ones_are_made_of_can_be_read(tmp_path):
                           ("b.nii.gz", gzip.compress(nifti()))):  # fmt: skip
         (tmp_path / name).write_bytes(content)
         assert read_array(tmp_path / name)[0].shape == SHAPE
+
+
+def test_a_tiff_file_that_ends_its_reader(tmp_path):
+    """ITK counts pages by another rule than it reads them, and so writes behind its buffer."""
+    path = write_image(tmp_path / "a.tif", noise(), None)
+    kind = struct.pack("<HHII", 254, 4, 1, 2)  # "a page of several"
+    pages = path.read_bytes().split(kind)
+    assert len(pages) == SHAPE[0] + 1
+    path.write_bytes(kind.join(pages[:4]) + struct.pack("<HHII", 254, 4, 1, 102) + kind.join(pages[4:]))
+    with pytest.raises(InputError, match=r"a.tif: could not be read \(its reader was ended by signal \d+\)"):
+        read_array(path)
+
+
+def test_a_tiff_file_that_takes_for_ever(tmp_path, monkeypatch):
+    path = write_image(tmp_path / "a.tif", noise(), None)
+    monkeypatch.setattr(tiff_files, "_CHILD", "import time; time.sleep(1000)")
+    monkeypatch.setattr(tiff_files, "_SECONDS", 0.1)
+    with pytest.raises(InputError, match=r"its reader was ended by signal 9"):
+        read_array(path)
 
 
 @pytest.mark.parametrize("ending", [".mha", ".nii", ".nii.gz", ".nrrd", ".tif"])

@@ -2,14 +2,13 @@
 
 ITK trusts headers: it allocates what they declare, opens what they name, and does not say what they leave out; some end
 the process. The voxels of MetaImage, NRRD and NIfTI are read by `umamba2.scans.voxels`, from where the headers here say
-they are. ITK reads the grids of NRRD and NIfTI files, and whole TIFF files.
+they are. ITK reads the grids of NRRD and NIfTI files, and whole TIFF files (`umamba2.scans.tiff`).
 """
 
 from __future__ import annotations
 
 import math
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -175,32 +174,6 @@ def nrrd_header(path: Path) -> Header:
         .lower()
         .startswith(("l", "r")),  # "scanner-xyz" and "3D-right-handed" are not the patient's,
     )
-
-
-def check_tiff(path: Path) -> None:
-    """Raise InputError for a TIFF file whose directories form a circle, in which ITK would never come to an end."""
-    end = path.stat().st_size
-    with open(path, "rb") as file:
-        mark = file.read(4)
-        order = ">" if mark[:2] == b"MM" else "<"
-        big = b"+" in mark[2:]  # BigTIFF: numbers of 64 bits
-        number, counter, entry, place = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
-
-        def read(kind: str, at: int) -> int:
-            size = struct.calcsize(order + kind)
-            if at + size > end:
-                return 0  # beyond the end of the file; ITK says so
-            file.seek(at)
-            return int(struct.unpack(order + kind, file.read(size))[0])
-
-        seen: set[int] = set()
-        directory = read(number, place)
-        while directory:
-            if directory in seen:
-                raise InputError(f"{path}: found a directory that leads back to itself, expected a chain with an end")
-            seen.add(directory)
-            count = read(counter, directory)
-            directory = read(number, directory + struct.calcsize(order + counter) + count * entry)
 
 
 def _start(path: Path) -> bytes:

@@ -7,7 +7,6 @@ the swap happens in `umamba2.scans` and nowhere else.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,12 @@ from umamba2.errors import InputError
 from umamba2.files import replacing
 from umamba2.scans.geometry import Array, Triple
 from umamba2.scans.geometry import Geometry as Geometry
-from umamba2.scans.headers import check_tiff, metaimage_header, nrrd_header
+from umamba2.scans.headers import metaimage_header, nrrd_header
 from umamba2.scans.itk import captured_stderr, reason, remarks
 from umamba2.scans.nifti import LARGEST_SHEAR, nifti_header, shear
 from umamba2.scans.spacing import check_spacing
-from umamba2.scans.voxels import check_memory, read_voxels
+from umamba2.scans.tiff import read_tiff
+from umamba2.scans.voxels import read_voxels
 
 # ITK's reader for each kind of file, by the ending of its name.
 _READERS = {
@@ -322,19 +322,9 @@ def _read_nifti(path: Path) -> Volume:
 
 
 def _read_tiff(path: Path) -> Volume:
-    check_tiff(path)
-    reader, said = _opened(path)
-    geometry = _geometry(path, reader)
-    if prod(geometry.size) > path.stat().st_size * _TIFF_EXPANSION:
-        raise InputError(f"{path}: found a file too small for its size {geometry.size}, expected all voxels")
-    check_memory(str(path), prod(geometry.size) * _dtype(reader).itemsize)
-    with captured_stderr() as lines:
-        image = reader.Execute()
-    if any("Failed to read directory" in line for line in lines):
-        raise InputError(f"{path}: found only the first {geometry.size[2]} slices, expected a complete image file")
-    array, _ = from_image(image)
+    array, spacing, said = read_tiff(path)
     # TIFF has no place for the distance of slices, nor for how they lie.
-    return _volume(str(path), array, geometry, {}, said + remarks(path, lines), oriented=False)
+    return _volume(str(path), array, Geometry(array.shape[::-1], spacing), {}, said, oriented=False)
 
 
 def _opened(path: Path) -> tuple[sitk.ImageFileReader, list[str]]:
