@@ -37,6 +37,16 @@ def test_gpu_benchmark_runs_on_a_cpu_and_claims_nothing():
 
 
 @pytest.mark.slow
+def test_learning_benchmark_trains_and_tests(tmp_path):
+    """With clicks, which takes the longest way; twenty steps say nothing about the Dice."""
+    pytest.importorskip("nnunetv2")
+    work, name = str(tmp_path / "work"), "task 2, ours, 5 clicks"
+    run("benchmarks/learning.py", work, "--steps", "20", "--seeds", "0", "--only", name, "--device", "cpu")
+    assert re.search(rf"\| {name} \(1\) \| 0\.\d+ ± 0\.000", (tmp_path / "work/learning.md").read_text())
+    assert (tmp_path / "work/learning.png").is_file()
+
+
+@pytest.mark.slow
 def test_cpu_benchmark_measures_speed_and_memory():
     small = ["--patch", "32", "64", "64", "--features", "4", *["8"] * 3, *["40"] * 3]
     table = run("benchmarks/cpu.py", "speed", *small, "--classes", "3", "--tiles", "1", "--repeats", "1")

@@ -426,12 +426,18 @@ WEIGHTS = (2 / 3, 1 / 3)  # of resolutions
 
 
 def semi_trainer():
-    """A trainer whose losses look at both resolutions of the toy network; its own weights leave the coarser one out."""
-    trainer = started(make_trainer(SEMI))
-    for loss in (trainer.loss, trainer.consistency_loss, trainer.pseudo_loss):
+    """A trainer whose losses look at both resolutions of the toy network; nnU-Net leaves the coarser one out."""
+    trainer = make_trainer(SEMI)
+    build = trainer._build_loss
+
+    def weighted():
+        loss = build()
         assert loss.weight_factors == (1, 0)
         loss.weight_factors = WEIGHTS
-    trainer.network.decoder.seg_layers[-1].weight.data *= 300  # sure of something
+        return loss
+
+    trainer._build_loss = weighted
+    started(trainer).network.decoder.seg_layers[-1].weight.data *= 300  # sure of something
     return trainer
 
 
