@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from stand_in import OBLIQUE, write_image
 
-from umamba2 import memory
 from umamba2.errors import InputError
+from umamba2.scans import memory
 from umamba2.scans import tiff as tiff_files
 from umamba2.scans.volumes import read_array, read_labels, read_volume
 

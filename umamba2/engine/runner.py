@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umamba2 import memory
 from umamba2.engine.blend import chunk_elements
 from umamba2.engine.cpu import activations
 from umamba2.engine.faults import DeviceChanged, NotFinite, is_out_of_memory
@@ -22,6 +21,7 @@ from umamba2.engine.tiles import mirrors
 from umamba2.errors import OutOfMemory
 from umamba2.models.folder import Model
 from umamba2.nets import ClickTensors, UMamba2
+from umamba2.scans import memory
 from umamba2.scans.clicks import Clicks, mirrored
 
 MOST_HALVINGS = 6  # of a tile's axes, when memory is short

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from umamba2 import memory
 from umamba2.engine.blend import Accumulator, score_bytes
 from umamba2.engine.budget import Budget
 from umamba2.engine.coarse import CoarseLook
@@ -25,6 +24,7 @@ from umamba2.engine.runner import Runner
 from umamba2.engine.tiles import Box, Sweep, Tile, padding
 from umamba2.errors import InputError, Terminated
 from umamba2.messages import unexpected
+from umamba2.scans import memory
 from umamba2.scans.clicks import Clicks
 
 STEPS = tuple(n / 20 for n in range(1, 21))  # of a patch: the wider ones are what time pressure may choose

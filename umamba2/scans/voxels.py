@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from umamba2 import memory
 from umamba2.errors import InputError
+from umamba2.scans import memory
 from umamba2.scans.geometry import Array
 from umamba2.scans.headers import Header
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from umamba2.memory import available
+from umamba2.scans.memory import available
 
 
 def training_bytes(

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from umamba2.errors import InputError
-from umamba2.memory import available
 from umamba2.messages import unexpected
+from umamba2.scans.memory import available
 
 Result = TypeVar("Result")
 Tasks = Mapping[str, tuple[Any, ...]]

@@ -136,7 +136,7 @@ def test_no_more_is_taken_than_is_used_where_a_process_is_limited(limit, use):
     code = f"""
 import resource
 import torch
-from umamba2 import memory
+from umamba2.scans import memory
 from umamba2.engine.cpu import activations
 
 def used():

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from umamba2 import memory
+from umamba2.scans import memory
 
 MEMINFO = "MemTotal: 16000 kB\nMemFree: 2000 kB\nMemAvailable: 8000 kB\nHugePages_Total: 0\n"
 KB = 1024
@@ -80,7 +80,7 @@ def test_what_a_process_takes_is_missing_afterwards():
     if memory.available() < 2 * size:
         pytest.skip("needs 1 GiB of memory")
     code = f"""
-from umamba2.memory import available
+from umamba2.scans.memory import available
 before = available()
 taken = bytearray(b'1') * {size}
 print(before - available())
