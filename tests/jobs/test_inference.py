@@ -624,9 +624,14 @@ sys.exit(inference.main(sys.argv[1:]))
     assert not second.any()
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["a process", "the first process of a container"])
 @pytest.mark.parametrize("when", ["while torch is imported", "while the model is loaded"])
-def test_sigterm_before_there_is_a_model_leaves_background(tmp_path, when):
+def test_sigterm_before_there_is_a_model_leaves_background(tmp_path, when, first):
     from small_models import make_model
+
+    namespace = ["unshare", "--pid", "--fork", "--mount-proc"] if first else []
+    if first and subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs root on Linux for a namespace of processes")
 
     make_model(tmp_path / "models/stsr", classes=13)
     write_image(tmp_path / "in/a.nii.gz", scan())
@@ -644,7 +649,11 @@ sys.exit(inference.main(sys.argv[1:]))
 """
     arguments = ["--challenge", STSR, "--input", "in", "--output", "out", "--model", "models"]
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        [*namespace, sys.executable, "-c", program, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "Terminated (SIGTERM)" in done.stderr
