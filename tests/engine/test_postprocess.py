@@ -10,8 +10,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
 from umamba2.anatomy.structures import ANATOMY
-from umamba2.engine.postprocess import paint_clicks, remove_small
-from umamba2.scans.clicks import Clicks
+from umamba2.challenges import CHALLENGES
+from umamba2.engine.postprocess import paint_clicks, postprocess, remove_small
+from umamba2.scans.clicks import Clicks, no_clicks
 
 REFERENCE = (0.3, 0.3, 0.3)
 # scipy counts neighbours by the number of axes in which they differ
@@ -60,7 +61,14 @@ def test_equals_the_naive_loop_on_blobs(connectivity):
 
 @pytest.mark.parametrize(
     ("spacing", "stays"),
-    [(REFERENCE, 100), ((0.30000001192,) * 3, 100), ((0.15, 0.15, 0.15), 800), ((0.6, 0.3, 0.3), 50), ((0.6,) * 3, 13)],
+    [
+        (REFERENCE, 100),
+        ((0.30000001192,) * 3, 100),
+        ((0.29999998,) * 3, 100),
+        ((0.15, 0.15, 0.15), 800),
+        ((0.6, 0.3, 0.3), 50),
+        ((0.6,) * 3, 13),
+    ],
 )
 def test_limits_are_volumes(spacing, stays):
     # One row each of exactly the smallest size that stays, and of one voxel less.
@@ -70,6 +78,18 @@ def test_limits_are_volumes(spacing, stays):
     result = remove_small(labels, {1: 100}, spacing, 18)
     assert result[0].sum() == stays
     assert result[2].sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "corners_join"), [("toothfairy3-multiclass", False), ("toothfairy3-interactive", True)]
+)
+def test_every_challenge_has_neighbours_of_its_own(name, corners_join):
+    """Two parts of a canal that share nothing but a corner, together as large as the smallest that stays."""
+    challenge, left = CHALLENGES[name], {"toothfairy3-multiclass": 3, "toothfairy3-interactive": 1}[name]
+    half = int(challenge.min_voxels[left]) // 2 + 1
+    labels = np.zeros((3, 3, 2 * half), np.uint8)
+    labels[1, 1, :half] = labels[2, 2, half:] = left
+    assert postprocess(labels, challenge, REFERENCE, no_clicks()).any() == corners_join
 
 
 def test_classes_without_a_limit_keep_everything():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import time
 
 import numpy as np
@@ -20,13 +21,14 @@ from umamba2.engine import runner as runner_module
 from umamba2.engine import window
 from umamba2.engine.blend import Accumulator
 from umamba2.engine.budget import Budget
-from umamba2.engine.faults import DeviceChanged
+from umamba2.engine.faults import DeviceChanged, is_out_of_memory
 from umamba2.engine.labelmap import OtherGrid, SameGrid, best_class
 from umamba2.engine.network import PRECISIONS
 from umamba2.engine.record import Record
 from umamba2.engine.runner import Runner
 from umamba2.engine.subtiles import run_in_subtiles
 from umamba2.engine.tiles import Sweep, all_classes, padding
+from umamba2.errors import Terminated
 from umamba2.nets import ClickTensors
 
 SPACING = (0.3, 0.3, 0.3)
@@ -63,7 +65,7 @@ def random_logits(patch, scale=5.0, shift=0.0):
     return logits
 
 
-def streamed(sweep, patch, how, logits_of, relative=False):
+def streamed(sweep, patch, blend, logits_of, argmax_only=False):
     """What an accumulator hands on, put together."""
     shape = [max(tile.box[axis].stop for tile in sweep.tiles) for axis in range(3)]
     out = torch.full((CLASSES, *shape), torch.nan)
@@ -71,7 +73,7 @@ def streamed(sweep, patch, how, logits_of, relative=False):
     def finish(box, part):
         out[all_classes(box)] = 0 if part is None else part
 
-    accumulator = Accumulator(sweep, patch, CLASSES, how, relative, CPU, finish)
+    accumulator = Accumulator(sweep, patch, CLASSES, blend, argmax_only, CPU, finish)
     for tile in sweep.tiles:
         logits = logits_of(tile)
         accumulator.add(tile, None if logits is None else logits.clone())
@@ -115,12 +117,24 @@ def test_published_blend_never_flips_or_explodes_a_tile(shift):
 def test_half_precision_and_small_chunks_give_the_same_labels(monkeypatch, how, chunk):
     shape, patch = (12, 16, 16), (8, 8, 8)
     sweep, logits = Sweep(shape, patch, 0.5), random_logits(patch, scale=600.0, shift=300.0)
-    full = streamed(sweep, patch, how, logits, relative=True)
+    full = streamed(sweep, patch, how, logits, argmax_only=True)
     monkeypatch.setattr(accumulate, "FULL_PRECISION_BYTES", 0)
     monkeypatch.setattr(accumulate, "CHUNK_ELEMENTS", chunk)
-    half = streamed(sweep, patch, how, logits, relative=True)
+    half = streamed(sweep, patch, how, logits, argmax_only=True)
     assert half.isfinite().all()
     assert (half.argmax(0) == full.argmax(0)).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("shift", [-5000.0, 5000.0])
+def test_half_precision_keeps_differences_whatever_all_classes_share(monkeypatch, shift):
+    """Tens of thousands in fp16 are multiples of 16 or more, and infinite soon: what is kept must be relative."""
+    sweep, patch = Sweep((12, 16, 16), (8, 8, 8), 0.5), (8, 8, 8)
+    monkeypatch.setattr(accumulate, "FULL_PRECISION_BYTES", 0)
+    expected, half = (
+        streamed(sweep, patch, "nnunet", random_logits(patch, 1.0, s), argmax_only=True) for s in (0.0, shift)
+    )
+    assert half.isfinite().all()
+    assert (half.argmax(0) == expected.argmax(0)).float().mean() > 0.99
 
 
 @settings(max_examples=40, deadline=None)
@@ -350,10 +364,37 @@ OUT_OF_MEMORY = [
     OSError(errno.ENOMEM, "Cannot allocate memory"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
     RuntimeError("std::bad_alloc"),
+    # What CUDA's libraries say where they cannot get their workspaces and handles.
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+    RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
 ]
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
+def test_memory_runs_out_under_many_names(error):
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM"),
+        OSError(errno.ENOENT, "No such file"),
+        ValueError("std::bad_alloc"),
+    ],
+    ids=str,
+)
+def test_what_is_no_want_of_memory(error):
+    assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY[:1] + OUT_OF_MEMORY[5:6], ids=str)
 def test_out_of_memory_makes_tiles_smaller_and_goes_on(folder, monkeypatch, error):
     predictor = load(folder, folds=0, mirror_axes=(1,), tile_step=1.0)
     expected = predictor.predict(scan(), SPACING)
@@ -399,7 +440,8 @@ def test_too_little_for_all_scores_costs_overlap(folder, monkeypatch):
 
 @pytest.mark.parametrize("spacing", [SPACING, (0.3, 0.2, 0.25)])
 def test_too_little_for_a_tile_makes_tiles_smaller(folder, monkeypatch, spacing):
-    predictor, small = load(folder, mirror_axes=()), scan((20, 40, 24))
+    predictor, small = load(folder, folds=0, mirror_axes=()), scan((20, 40, 24))
+    monkeypatch.setattr(runner_module, "MOST_HALVINGS", 3)
     monkeypatch.setattr(memory, "available", lambda: 0)
     record = Record()
     labels = predictor.predict(small, spacing, record=record)
@@ -464,6 +506,18 @@ def test_with_a_time_limit_what_a_failure_leaves_open_has_a_coarse_answer(folder
     assert (record.tiles_lost, record.tiles_coarse) == (0, record.tiles - 3)
     assert any("lost the device" in w for w in record.warnings)
     assert labels[-4:].any()
+
+
+@pytest.mark.parametrize("stop_at", [2, 5])
+def test_who_is_asked_to_end_answers_from_the_first_look(folder, monkeypatch, stop_at):
+    """Whether the second look or a tile is interrupted, no other pass begins."""
+    predictor, calls = load(folder, folds=0, mirror_axes=(), tile_step=1.0), []
+    failing(predictor, monkeypatch, Terminated("SIGTERM"), lambda x: calls.append(1) or len(calls) >= stop_at)
+    record = Record()
+    labels = predictor.predict(scan(), SPACING, deadline=time.monotonic() + 1000, record=record)
+    assert len(calls) == stop_at
+    assert (record.tiles_lost, record.tiles_coarse) == (0, record.tiles)
+    assert labels.any()
 
 
 @pytest.mark.parametrize("spacing", [SPACING, (0.25, 0.3, 0.2)])
@@ -555,6 +609,22 @@ def test_the_cpu_takes_over_and_keeps_fp32(folder, monkeypatch, precision):
     assert predictor.settings["precision"] == str(PRECISIONS[precision])[6:]
     assert [w for w in record.warnings if w.endswith("going on with the CPU")]
     np.testing.assert_array_equal(labels, expected)
+
+
+def test_networks_that_move_or_run_in_fp32_need_no_files(folder, monkeypatch):
+    predictor = load(folder, folds=0, mirror_axes=(), precision="bf16", tile_step=1.0)
+    shutil.rmtree(folder)
+    OnDevice(predictor, monkeypatch)
+    record = Record()
+    predictor.predict(scan(), SPACING, record=record)
+    assert predictor.settings["device"] == "cpu"
+    net, calls = predictor.runner.nets["0"], []
+    sick = lambda x, clicks: net(x) * (torch.nan if calls.append(1) or len(calls) == 1 else 1)  # noqa: E731
+    monkeypatch.setitem(predictor.runner.nets, "0", sick)
+    record = Record()
+    predictor.predict(scan(), SPACING, record=record)
+    assert [w for w in record.warnings if "running that tile again in fp32" in w]
+    assert record.tiles_lost == 0
 
 
 def test_the_cpu_that_takes_over_gets_a_plan_of_its_own(folder, clock, monkeypatch):
@@ -714,6 +784,38 @@ def test_smaller_batches_come_before_smaller_tiles(folder, monkeypatch):
         "2 mirror images at once",
         "1 mirror images at once",
     ]
+
+
+@pytest.mark.parametrize(("precision", "exact"), [("fp32", True), ("bf16", False)])
+def test_fp32_means_fp32_and_nothing_is_changed_for_others(folder, monkeypatch, precision, exact):
+    """TF32 is what cuDNN's convolutions use by default on Ampere and newer."""
+    predictor, seen = load(folder, folds=0, mirror_axes=(), precision=precision, tile_step=1.0), []
+
+    def switches():
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        if hasattr(cudnn, "conv"):
+            return cudnn.conv.fp32_precision, matmul.fp32_precision
+        return cudnn.allow_tf32, matmul.allow_tf32
+
+    before = switches()
+    failing(predictor, monkeypatch, RuntimeError("stop"), lambda x: seen.append(switches()))
+    predictor.predict(scan(), SPACING)
+    assert switches() == before
+    assert len(seen) > 1
+    assert all(found in (("ieee", "ieee"), (False, False)) for found in seen) == exact
+    assert exact or all(found == before for found in seen)
+
+
+def test_a_gpus_free_memory_includes_what_torch_holds_unused(folder, monkeypatch):
+    """Else scores go to the host for nothing from the second case on."""
+    for name, found in (("mem_get_info", (3000, 16000)), ("memory_reserved", 9000), ("memory_allocated", 2000)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, found=found: found)
+    gpu = torch.device("cuda", 0)
+    assert memory.free_on_gpu(gpu) == 10000
+    predictor = load(folder, folds=0)
+    window = window_of(predictor, torch.zeros(1, *PATCH))
+    predictor.runner.device = gpu
+    assert (window._score_device(5000), window._score_device(5001)) == (gpu, CPU)
 
 
 # --- air --------------------------------------------------------------------------------------------------------------

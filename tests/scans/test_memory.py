@@ -62,6 +62,24 @@ def test_control_groups_1(tmp_path):
     assert memory.available(tmp_path) == 550 * KB
 
 
+@pytest.mark.parametrize(
+    ("size", "data", "left"),
+    [("unlimited", 900, 300), (2000, "unlimited", 500), (2000, 900, 300), (10**6, 10**6, 8000)],
+)
+def test_limits_of_the_process(tmp_path, size, data, left):
+    """As `ulimit -v` and `ulimit -d` set them; a platform may."""
+    limits = [size if size == "unlimited" else size * KB, data if data == "unlimited" else data * KB]
+    text = (
+        "Limit                     Soft Limit           Hard Limit           Units     \n"
+        f"Max data size             {limits[1]:<20} unlimited            bytes     \n"
+        "Max stack size            8388608              unlimited            bytes     \n"
+        f"Max address space         {limits[0]:<20} unlimited            bytes     \n"
+    )
+    status = "Name:\tpython\nVmSize:\t    1500 kB\nVmRSS:\t     400 kB\nVmData:\t     600 kB\n"
+    write(tmp_path, **{"proc/self/limits": text, "proc/self/status": status})
+    assert memory.available(tmp_path) == left * KB
+
+
 def test_more_taken_than_allowed_is_nothing_left(tmp_path):
     write(tmp_path, **{"proc/self/cgroup": "0::/\n"}, **group("sys/fs/cgroup", 10, 20))
     assert memory.available(tmp_path) == 0

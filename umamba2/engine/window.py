@@ -82,7 +82,7 @@ class SlidingWindow:
             try:
                 self.coarse.measure_speed()
             except Terminated as error:
-                self._failure = error
+                self._stop(error)
         sweep = self._plan(step, None if same_grid else lead)
         device = self._score_device(score_bytes(sweep.pending_voxels, classes))
         target: SameGrid | OtherGrid
@@ -164,9 +164,12 @@ class SlidingWindow:
                 self.record.warn(str(error))
                 break
             except (Exception, Terminated) as error:
-                self._failure = error
-                self.record.warn(f"network: found {unexpected(error)}, expected an answer; no tile is run after that")
+                self._stop(error)
         return self.coarse.part(tile.box), 0
+
+    def _stop(self, error: BaseException) -> None:
+        self._failure = error
+        self.record.warn(f"network: found {unexpected(error)}, expected an answer; no tile is run after that")
 
     def _plan(self, step: float, outer: int | None) -> Sweep:
         """The tiles as asked for, or with less overlap where there is no time or no memory for that.
