@@ -1,6 +1,7 @@
 """How fast is a tile on a CPU, how much memory does a whole case take, and are the labels those of nnU-Net's predictor?
 
     python benchmarks/cpu.py speed [--patch 160 288 288] [--tiles 2] [--repeats 3]
+    python benchmarks/cpu.py shares [--patch 64 96 128]
     python benchmarks/cpu.py memory
     python benchmarks/cpu.py agreement [--phantoms 4]
 
@@ -11,6 +12,9 @@ Speed and memory: random weights in the published architecture, random volumes. 
 own and the contestants take turns, so that a busy machine slows all of them. The time is that of the prediction with
 preprocessing and without loading, divided by the number of tiles. Times of a busy machine mean little by themselves:
 read the ratios.
+
+Shares: processor seconds of one pass, all threads together, with every idea of `engine/cpu` left out in turn; the ideas
+take turns in one process, so that a busy machine slows all of them.
 
 Memory: the peak of a process that predicts one whole case; what it had before that (weights, libraries, the scan), and
 after its first tile (the prepared scan, one tile's activations and scores); what is beyond that is the engine's.
@@ -30,7 +34,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -38,6 +44,8 @@ from torch import nn
 
 from umamba2 import Predictor
 from umamba2.challenges import MULTICLASS, STSR
+from umamba2.engine.cpu import activations, layers, planes, winograd
+from umamba2.engine.network import ready_network
 from umamba2.engine.preprocess import prepare
 from umamba2.models.folder import load_model
 from umamba2.models.network import build_network
@@ -56,7 +64,7 @@ CASES = (  # what, shape, spacing, classes, step
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("speed", "memory", "agreement"))
+    parser.add_argument("part", choices=("speed", "shares", "memory", "agreement"))
     parser.add_argument("--patch", type=int, nargs=3, default=(160, 288, 288))
     parser.add_argument("--classes", type=int, default=47, help="of the speed part")
     parser.add_argument("--features", type=int, nargs=7, help="channels per stage, finest first")
@@ -70,7 +78,7 @@ def main() -> None:
     if arguments.part == "agreement":
         return agreement(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        (speed if arguments.part == "speed" else memory)(arguments, Path(folder))
+        {"speed": speed, "shares": shares, "memory": memory}[arguments.part](arguments, Path(folder))
 
 
 def speed(arguments: argparse.Namespace, folder: Path) -> None:
@@ -102,6 +110,42 @@ def one_speed(folder: Path, who: str) -> dict:
     seconds = time.perf_counter() - start
     np.save(folder / f"{who}.npy", labels)
     return {"seconds": seconds, "peak_gb": peak()}
+
+
+def shares(arguments: argparse.Namespace, folder: Path) -> None:
+    """A table of the processor seconds of a pass, and of what they become without each idea."""
+    write_model(folder, arguments.features or FEATURES, arguments.patch, arguments.classes)
+    model, cpu = load_model(folder), torch.device("cpu")
+    print("| | fp32 | bf16 |\n|---|---|---|")
+    found: dict[str, list[str]] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        plain = model.network().eval().requires_grad_(False)
+        model.load_weights(plain, "0", dtype)
+        variants = {"everything": (ready_network(model, "0", cpu, dtype), {})}
+        for name, module, setting, value in (
+            ("without Winograd's transform", winograd, "FEWEST_CHANNELS", 2**30),
+            ("with concatenation in the decoder", layers, "COMPOSED_LEVELS", 0),
+        ):
+            with patch.object(module, setting, value):
+                variants[name] = ready_network(model, "0", cpu, dtype), {}
+        net = variants["everything"][0]
+        variants["whole volumes instead of a few planes"] = net, {"target": planes, "PORTION_BYTES": 2**60}
+        variants["memory from the system"] = net, {"target": activations, "SMALLEST": 2**60}
+        variants["torch's own layers"] = plain.to(memory_format=torch.channels_last_3d), {}
+        tile = torch.randn(1, 1, *arguments.patch).to(dtype, memory_format=torch.channels_last_3d)
+        seconds: dict[str, list[float]] = {name: [] for name in variants}
+        for _ in range(arguments.repeats + 1):  # the first time is for the caches of the libraries
+            for name, (network, change) in variants.items():
+                with patch.multiple(**change) if change else nullcontext(), torch.inference_mode():
+                    began = time.process_time()
+                    network(tile)
+                    seconds[name].append(time.process_time() - began)
+        whole = statistics.median(seconds["everything"][1:])
+        for name, times in seconds.items():
+            median = statistics.median(times[1:])
+            found.setdefault(name, []).append(f"{median:.2f} s ({median / whole:.2f})")
+    for name, columns in found.items():
+        print(f"| {name} | {' | '.join(columns)} |")
 
 
 def memory(arguments: argparse.Namespace, folder: Path) -> None:

@@ -51,6 +51,8 @@ def test_cpu_benchmark_measures_speed_and_memory():
     small = ["--patch", "32", "64", "64", "--features", "4", *["8"] * 3, *["40"] * 3]
     table = run("benchmarks/cpu.py", "speed", *small, "--classes", "3", "--tiles", "1", "--repeats", "1")
     assert table.count("umamba2, ") == 2
+    table = run("benchmarks/cpu.py", "shares", *small, "--classes", "3", "--repeats", "1")
+    assert table.count(" s (") == 12  # two precisions of six variants
     table = run("benchmarks/cpu.py", "memory", *small, "--scale", "0.1")
     assert table.count(" GB |") == 12  # four numbers for each of three cases
 

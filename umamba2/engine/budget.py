@@ -7,14 +7,15 @@ import os
 import time
 from pathlib import Path
 
-RECENT = 3  # tiles that tell about the next one
+RECENT = 3  # tiles whose times count for the next one
 
 
 class Budget:
     """The time that is left for the tiles of one case.
 
-    ``deadline``: on `time.monotonic`'s clock, when the last tile must be done; None: whenever. ``asked``: passes that
-    each tile gets if time allows, never more.
+    Args:
+        deadline: When the last tile must be done, on `time.monotonic`'s clock; None or infinity: whenever.
+        asked: The passes that each tile gets if time allows, never more.
     """
 
     def __init__(self, deadline: float | None, asked: int):
@@ -23,30 +24,36 @@ class Budget:
         self.forget()
 
     def forget(self) -> None:
-        """Start anew, on another device."""
+        """Forget how long passes took, because they run on another device now."""
         self._paces: list[float] = []  # seconds per pass
         self._extras: list[float] = []  # seconds per tile, however many passes it had
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """The seconds until the deadline."""
         return math.inf if self.deadline is None else self.deadline - time.monotonic()
 
     @property
     def pace(self) -> float:
-        """Seconds that the next pass should take; 0 as long as none has been seen."""
+        """The seconds that the next pass should take; 0 before the first."""
         return _expected(self._paces)
 
     def spent(self, passes: float, seconds: float, extra: float = 0.0) -> None:
-        """Note how long the passes of a tile took, and everything else about it. Part of a tile is part of a pass."""
+        """Note how long a tile took.
+
+        Args:
+            passes: How many it had; a pass over part of a tile is part of one.
+            seconds: What all of them took together.
+            extra: What everything else about the tile took.
+        """
         self._paces.append(seconds / passes)
         self._extras.append(extra)
 
     def passes(self, tiles: int) -> int:
-        """How many passes the next of so many tiles may have, so that all of them can have as many; 0: not even one.
+        """How many passes the next of so many tiles may have, so that all of them can have as many.
 
-        Rather than none, a tile gets one as long as the time after it allows for another pass, which can then answer
-        for all the tiles that follow.
+        Where that is not even one, the tile gets one nevertheless as long as there is time after it for another pass,
+        which can then answer for all the tiles that follow; else none.
         """
         if self.deadline is None:
             return self.asked
@@ -66,13 +73,13 @@ class Budget:
 
 
 def _expected(seconds: list[float]) -> float:
-    """The next of a row of times: as long as the last one, or the recent average if that was longer."""
+    """The next of a row of times: the last one, or the recent average if that was longer."""
     recent = seconds[-RECENT:]
     return max(recent[-1], sum(recent) / len(recent)) if recent else 0.0
 
 
 def process_start() -> float:
-    """When this process started, on `time.monotonic`'s clock; where the system does not tell, when this was loaded."""
+    """When this process started, on `time.monotonic`'s clock; if the system does not say, when this file was loaded."""
     try:
         # Field 22, counted behind the command's name, which may hold anything: ticks since the machine started.
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])

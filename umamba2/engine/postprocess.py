@@ -44,10 +44,15 @@ def remove_small(
 ) -> np.ndarray:
     """Delete connected components that are smaller than their class can be; returns a new array.
 
-    ``labels`` (z, y, x) unsigned integers; ``min_voxels`` class -> smallest size that stays, in voxels of 0.3 mm
-    (classes not in it keep everything), compared by volume on other grids; ``spacing`` (z, y, x) in mm;
-    ``connectivity`` 6, 18 or 26, for voxels of equal label. The time is linear in the number of voxels, however many
-    components there are. Source: the published post-processing of both ToothFairy3 tasks.
+    The time is linear in the number of voxels, however many components there are. Source: the published
+    post-processing of both ToothFairy3 tasks.
+
+    Args:
+        labels: (z, y, x), unsigned integers.
+        min_voxels: The smallest size that stays by class, in voxels of 0.3 mm; on other grids volumes are compared.
+            Classes without one keep everything.
+        spacing: Of the labels, (z, y, x) in mm.
+        connectivity: 6, 18 or 26 neighbours of equal label.
     """
     result = np.array(labels, order="C")  # a copy
     foreground = np.flatnonzero(result)
@@ -72,8 +77,11 @@ def remove_small(
 def paint_clicks(labels: np.ndarray, clicks: Clicks) -> np.ndarray:
     """Give the seven voxels around each click its class, where some of them have it already; returns a new array.
 
-    ``labels`` (z, y, x) with 1 left and 2 right canal, the classes of click labels 0 and 1. Voxels of a cross beyond
-    the border are ignored. Source: the published post-processing of ToothFairy3 task 2.
+    Source: the published post-processing of ToothFairy3 task 2.
+
+    Args:
+        labels: (z, y, x) with 1 left and 2 right canal, the classes of click labels 0 and 1.
+        clicks: Voxel indices (z, y, x); voxels of a cross beyond the border are ignored.
     """
     result: npt.NDArray[Any] = labels.copy()
     for centre, label in zip(np.rint(clicks.coordinates).astype(np.int64), clicks.labels):

@@ -12,20 +12,18 @@ from pathlib import Path
 
 @dataclass
 class Record:
-    """One case. ``passes`` counts runs of the network over a tile (folds times mirror images): how many each tile
-    should get, and how many all of them got together. ``seconds`` per stage; ``peak_memory`` in bytes.
-    """
+    """One case. A pass is one run of a network over a tile, one for each fold and mirror image."""
 
     grid: tuple[int, ...] = ()  # of the network, (z, y, x)
     tiles: int = 0
     tiles_of_air: int = 0  # left out
-    tiles_coarse: int = 0  # without a pass of their own (no time, a failure): answered from one over everything
+    tiles_coarse: int = 0  # answered from the coarse look alone, for want of time or after a failure
     tiles_lost: int = 0  # without any answer
     tile_step: float = 0.0
-    passes_asked: int = 0
-    passes_done: list[int] = field(default_factory=list)  # per tile
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_memory: dict[str, int] = field(default_factory=dict)
+    passes_asked: int = 0  # for each tile
+    passes_done: list[int] = field(default_factory=list)  # for each tile that got any
+    seconds: dict[str, float] = field(default_factory=dict)  # for each stage
+    peak_memory: dict[str, int] = field(default_factory=dict)  # bytes, on the "host" and on the "gpu"
     warnings: list[str] = field(default_factory=list)
 
     def warn(self, problem: str) -> None:

@@ -27,9 +27,12 @@ def all_classes(box: Box) -> Box:
 
 
 def positions(size: int, patch: int, step: float) -> list[int]:
-    """Tile starts along one axis: as few as steps of at most ``step * patch`` allow, evenly spread.
+    """Where the tiles start along one axis: as few as possible, evenly spread, no two the same.
 
-    ``size`` must be at least ``patch``; ``step`` in (0, 1]. No two tiles are the same.
+    Args:
+        size: Voxels of the volume, at least those of the patch.
+        patch: Voxels of a tile.
+        step: The largest distance of tiles as a fraction of the patch, in (0, 1].
     """
     count = min(math.ceil((size - patch) / (patch * step)), size - patch) + 1
     if count == 1:
@@ -61,7 +64,12 @@ def mirrors(axes: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Tile:
-    """``index`` is its place among the tiles along each axis, ``box`` what it covers; axes (z, y, x)."""
+    """A part of the volume that the network sees at once.
+
+    Attributes:
+        index: Its place among the tiles along each axis, (z, y, x).
+        box: The part of the volume that it covers.
+    """
 
     index: tuple[int, ...]
     box: Box
@@ -73,7 +81,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class Cell:
-    """A part of the volume that the same tiles cover; ``last``: the tile at work is the last of them."""
+    """A part of the volume that the same tiles cover.
+
+    Attributes:
+        box: Where it is.
+        last: Whether the tile at work is the last of them.
+    """
 
     box: Box
     last: bool
@@ -88,10 +101,18 @@ class _Segment:
 
 
 class Sweep:
-    """The tiles of a volume in the order in which the fewest voxels wait for a later tile.
+    """The tiles of a volume in the order in which the fewest voxels are pending: seen, and to be seen again.
 
-    ``outer`` (0-2) fixes the axis that advances last: then all of the volume before a border is finished before the
-    next row of tiles starts. ``pending_voxels`` is the greatest number of voxels that wait at any one time.
+    Args:
+        shape: The volume, (z, y, x), at least as large as a tile.
+        patch: A tile, (z, y, x).
+        step: The distance of tiles as a fraction of the patch.
+        outer: The axis (0-2) that advances last, if it matters: all of the volume before a border across it is finished
+            before the next row of tiles starts.
+
+    Attributes:
+        tiles: All of them, in order.
+        pending_voxels: The greatest number that are pending at any one time.
     """
 
     def __init__(self, shape: Sequence[int], patch: Sequence[int], step: float, outer: int | None = None):
@@ -110,7 +131,7 @@ class Sweep:
             self.tiles.append(Tile(index, box))
 
     def cells(self, tile: Tile) -> list[Cell]:
-        """The cells of a tile, those that it finishes first: they make room for the others."""
+        """The cells of a tile, first those that it finishes, because they make room for the others."""
         own = [[s for s in segments if s.first <= i <= s.last] for segments, i in zip(self._segments, tile.index)]
         cells = [
             Cell(
@@ -122,11 +143,11 @@ class Sweep:
         return sorted(cells, key=lambda cell: not cell.last)
 
     def rows(self) -> list[tuple[int, int]]:
-        """The segments of the outer axis: (start, stop) of the slabs that get finished one after the other."""
+        """The start and stop of the rows along the outer axis that get finished together, one after the other."""
         return [(s.start, s.stop) for s in self._segments[self.outer]]
 
     def _most_pending(self, counts: Sequence[int], order: Sequence[int]) -> int:
-        """The greatest number of voxels that wait for a later tile, if the tiles come in that order of axes."""
+        """The greatest number of pending voxels if the tiles come in that order of axes."""
         size, first, last, stride = np.ones(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64), 1
         for axis in reversed(order):
             segments = self._segments[axis]

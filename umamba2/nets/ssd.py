@@ -18,9 +18,18 @@ from torch import Tensor
 def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int = 64) -> Tensor:
     """Run the selective state space scan.
 
-    Shapes, with b batch, l tokens, h heads, p head width, n state size: ``x`` (b, l, h, p), ``dt`` (b, l, h) positive
-    step sizes, ``A`` (h,) negative decay rates, ``B`` and ``C`` (b, l, n) shared by all heads. Returns (b, l, h, p).
     Call it in fp32: the decays are exponentials of sums that half precision cannot hold.
+
+    Args:
+        x: (b, l, h, p), with b batch, l tokens, h heads, p head width.
+        dt: (b, l, h), positive step sizes.
+        A: (h,), negative decay rates.
+        B: (b, l, n), shared by all heads, with n state size.
+        C: (b, l, n), shared by all heads.
+        chunk: Tokens that are worked on at once.
+
+    Returns:
+        (b, l, h, p).
     """
     batch, length, heads, width = x.shape
     state = x.new_zeros(batch, heads, width, B.shape[-1])

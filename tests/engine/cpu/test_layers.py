@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import ARCHITECTURE, randomise
 
+import umamba2
 from umamba2.engine.cpu import planes, winograd
 from umamba2.engine.cpu.layers import optimize_for_cpu
 from umamba2.engine.cpu.planes import Moments
@@ -118,3 +120,10 @@ def test_moments_are_exact_where_a_running_sum_is_not(dtype):
     exact_variance, exact_mean = torch.var_mean(slab.double(), dim=(0, 2, 3), correction=0)
     torch.testing.assert_close(mean.double(), exact_mean, atol=0, rtol=1e-5)
     torch.testing.assert_close(variance.double(), exact_variance, atol=0, rtol=1e-4)
+
+
+def test_the_rest_of_the_package_knows_the_door_alone():
+    package = Path(umamba2.__file__).parent
+    files = [path for path in package.rglob("*.py") if path.parent != package / "engine/cpu"]
+    assert [path.name for path in files if "umamba2.engine.cpu import" in path.read_text(encoding="utf-8")]
+    assert not [path for path in files if "umamba2.engine.cpu." in path.read_text(encoding="utf-8")]
