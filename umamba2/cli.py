@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import umamba2
-from umamba2.messages import exit_code
+from umamba2.messages import exit_code, share_the_machine
 
 # Each command is imported only when it is asked for, so that --help and typing errors answer at once and a fault in
 # one leaves the others alone.
@@ -32,6 +32,7 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 1 if anything was wrong (2 for unknown options)."""
     arguments = sys.argv[1:] if argv is None else argv
+    share_the_machine()
 
     def run() -> int:
         options = _parser(arguments[:1]).parse_args(arguments)

@@ -1,4 +1,4 @@
-"""What a person reads on the terminal: one line at a time, whatever happened."""
+"""What a person reads on the terminal, one line at a time whatever happened, and how a command treats its machine."""
 
 from __future__ import annotations
 
@@ -37,6 +37,15 @@ def unexpected(error: BaseException) -> str:
     if os.environ.get("UMAMBA2_DEBUG"):
         traceback.print_exception(error)
     return f"{type(error).__name__} ({' '.join(str(error).split())[:200]})"
+
+
+def share_the_machine() -> None:
+    """Have threads that wait for each other sleep instead of spin; to be called before torch is imported.
+
+    On a machine that is busy with something else, threads that spin keep the one that they wait for from running: a
+    scan of 5 seconds took 100. Whoever has set the policy keeps it.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def exit_code(command: Callable[[], int]) -> int:
