@@ -138,6 +138,11 @@ def test_names_that_contradict_are_not_overruled(tmp_path):
     assert model.left_right_pairs == ((1, 2),)
 
 
+def test_sides_are_whole_words(tmp_path):
+    labels = {"background": 0, "cleft": 1, "cright": 2, "Left canal": 3, "right canal": 4}
+    assert load_model(make_model(tmp_path / "model", description={"labels": labels})).left_right_pairs == ((3, 4),)
+
+
 def test_what_the_description_states_counts(tmp_path):
     folder = published(tmp_path / "model", description={"challenge": STSR, "orientation": "RAS"})
     model = load_model(folder)
@@ -149,7 +154,7 @@ def test_what_the_description_states_counts(tmp_path):
     assert load_model(published(tmp_path / "other", description={"challenge": ["?"]})).challenge == "['?']"
 
 
-@pytest.mark.parametrize("code", ["LPX", "LPI ", "LLS", "lps", "None", 5, ["L", "P", "S"], ""])
+@pytest.mark.parametrize("code", ["LPX", "XPS", "LXS", "LPI ", "LLS", "lps", "None", 5, ["L", "P", "S"], ""])
 def test_an_orientation_that_is_none_is_refused(tmp_path, code):
     with pytest.raises(InputError, match=r"found orientation .*, expected three letters such as LPS"):
         load_model(make_model(tmp_path / "model", description={"orientation": code}))
