@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -20,15 +20,15 @@ SHARE = 0.5  # of the group below: soft tissue has more; if not, the two are sof
 SAMPLE = 2**20  # voxels looked at
 DISTINCT = 32  # values: an image of fewer is a drawing, not a scan
 UPPER = 0.6  # of the range of grey values: where the median lies higher, bone is darker than air
-DARK_END, DARK_FACES = 0.25, 0.2  # of that range, and of the faces of the volume: as much air there is dark air
+QUARTER, FACES = 0.25, 0.2  # of that range, at one end of it, lies air; of the volume's faces: more is no bone
 
 Array = np.ndarray[Any, Any]
 
 
-def every_few(volume: Array) -> Array:
-    """Every second, third ... voxel along each axis, so that at most `SAMPLE` are left; a view of the volume."""
-    step = math.ceil((volume.size / SAMPLE) ** (1 / 3))
-    return volume[::step, ::step, ::step]
+def sampled(shape: Sequence[int]) -> list[npt.NDArray[np.int64]]:
+    """Some planes along each axis, the first and the last among them, that have about `SAMPLE` voxels in common."""
+    share = min(1.0, (SAMPLE / math.prod(shape)) ** (1 / 3))
+    return [np.unique(np.linspace(0, n - 1, math.ceil(share * n)).astype(np.int64)) for n in shape]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class GreyValues:
     @classmethod
     def of(cls, volume: Array, padding: Collection[float] = ()) -> GreyValues:
         """Those of a sample of a volume (z, y, x), without the values of its padding."""
-        sample = every_few(volume)
+        sample = volume[np.ix_(*sampled(volume.shape))]
         if sample.dtype.kind in "iu" and sample.itemsize <= 2:  # many times faster than sorting
             lowest = int(sample.min())
             counts = np.bincount(sample.ravel().astype(np.int64) - lowest)
@@ -127,10 +127,10 @@ class GreyValues:
 
 
 def looks_inverted(volume: Array, padding: Collection[float] = ()) -> bool:
-    """Whether air is bright in a scan (z, y, x) and bone is dark, as in a negative.
+    """Whether air is bright in a scan and bone is dark, as in a negative.
 
     Bone, teeth and metal reach far beyond soft tissue, air does not: the median lies in the lower half of the range of
-    grey values. Where it does not, air at the border may still be dark.
+    grey values. Where it does not, air at the border of the volume tells which is which.
 
     Args:
         volume: Intensities (z, y, x).
@@ -139,9 +139,13 @@ def looks_inverted(volume: Array, padding: Collection[float] = ()) -> bool:
     greys = GreyValues.of(volume, padding)
     if len(greys.values) < DISTINCT:
         return False
-    low, middle, high = (greys.quantile(rank) for rank in (0.005, 0.5, 0.995))
-    if middle <= low + UPPER * (high - low):
+    low, high = greys.quantile(0.005), greys.quantile(0.995)
+    middle = (greys.quantile(0.5) - low) / (high - low or 1)
+    if middle <= 0.5:
         return False
     faces = np.concatenate([volume.take(end, axis).ravel() for axis in range(3) for end in (0, -1)])
-    faces = faces[~np.isin(faces, list(padding))]
-    return bool(np.mean(faces < low + DARK_END * (high - low)) < DARK_FACES) if faces.size else True
+    faces = (faces[~np.isin(faces, list(padding))] - low) / (high - low)
+    if len(faces) == 0:
+        return middle > UPPER
+    dark, bright = np.mean(faces < QUARTER), np.mean(faces > 1 - QUARTER)
+    return bool(dark < FACES and (middle > UPPER or bright > FACES))

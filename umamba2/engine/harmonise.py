@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from umamba2.engine.greys import Array, GreyValues, every_few
+from umamba2.engine.greys import Array, GreyValues, sampled
 from umamba2.engine.padding import Padding, find_padding
 
 AIR, SOFT_TISSUE = -1000.0, 40.0  # HU
@@ -79,7 +79,9 @@ def grey_scale(volume: Array, padding: Padding | None, harmonised: bool) -> tupl
     """
     if padding is None and not harmonised:
         return GreyScale(None), ()
-    warnings: tuple[str, ...] = () if padding is None else (f"found padding ({padding}), expected none; taken as air",)
+    warnings: tuple[str, ...] = (
+        () if padding is None else (f"found padding ({padding}), expected none; taken as air, not labelled",)
+    )
     found = anchors(volume, padding.values if padding else ())
     if found is None and harmonised:
         warnings += ("found no separate peaks of air and soft tissue, expected both; intensities kept",)
@@ -114,14 +116,14 @@ def tissue_box(volume: Array, padding: Collection[float] = ()) -> Box | None:
     limit = GreyValues.of(volume, padding).darkest_group()
     if limit is None:
         return None
-    grid = every_few(volume)
+    places = sampled(volume.shape)
+    grid = volume[np.ix_(*places)]
     tissue = (grid > limit) & ~np.isin(grid, list(padding))
     box = []
-    for axis, length in enumerate(volume.shape):
+    for axis, planes in enumerate(places):
         share = tissue.mean(tuple(other for other in range(3) if other != axis))
-        planes = np.flatnonzero(share > CROSSED * share.max())
-        step = -(-length // len(share))
-        box.append(slice(int(planes[0]) * step, min((int(planes[-1]) + 1) * step, length)))
+        used = np.flatnonzero(share > CROSSED * share.max())
+        box.append(slice(int(planes[max(used[0] - 1, 0)]), int(planes[min(used[-1] + 1, len(planes) - 1)]) + 1))
     return tuple(box)
 
 

@@ -21,8 +21,9 @@ BEYOND = 0.02  # of the voxels may have values more extreme than padding
 NEAR = 0.02  # of the range of grey values: this close to padding there are few other voxels,
 FEW = 0.2  # at most this much for each voxel of padding; the clipped end of a peak has more
 BELOW_AIR = 0.2  # of the way from air to soft tissue: what is not darker than air by this is air
-FAR = 0.9  # of the way from the median to the brightest: where no air is seen, so far below the median there is none
-BRIGHT, DARK = 0.75, 0.01  # ranks among all grey values: half of what lies beside padding is not beyond these
+FAR = 2.0  # of the way from the median to the brightest: where no air is seen, so far below the median there is none
+NO_AIR = -1500.0  # nor so far below air in CT, on whatever scale
+BRIGHT, DARK = 0.8, 0.01  # ranks among all grey values: half of what lies beside padding is not beyond these
 FRAME = 0.2  # of the volume's twelve edges: more than this is not anatomy
 PEELINGS = 3  # scattered voxels that touch each other are taken away one after the other
 
@@ -99,7 +100,10 @@ def _spike(greys: GreyValues, bright: bool, fewest: float) -> float | None:
         return value
     others = greys.without([value])
     middle, high, anchors = others.quantile(0.5), others.quantile(0.995), others.anchors()
-    limit = middle - FAR * (high - middle) if anchors is None else anchors[0] - BELOW_AIR * (anchors[1] - anchors[0])
+    if anchors is None:
+        limit = max(middle - FAR * (high - middle), NO_AIR)
+    else:
+        limit = anchors[0] - BELOW_AIR * (anchors[1] - anchors[0])
     return value if value < limit else None
 
 
@@ -110,58 +114,65 @@ def _padded(volume: Array, value: float, bright: bool, ordinary: float) -> Mask 
     drawing gives it sharp edges. Nothing that a scanner sees is as dark as dark padding.
     """
     mask = volume == volume.dtype.type(value)
-    parts = _bright_parts(mask) if bright else iter([mask])
     found = None
-    for part in parts:
+    for part in _bright_parts(mask) if bright else (mask,):
         beside = _beside(volume, part, mask)
-        median = np.median(beside) if len(beside) else ordinary
-        usual = len(beside) and (median < ordinary if bright else median > ordinary)
+        usual = len(beside) and (np.median(beside) < ordinary if bright else np.median(beside) > ordinary)
         if usual or _frame(part) > FRAME:
             found = part if found is None else found | part
     return found
 
 
 def _bright_parts(mask: Mask) -> Iterator[Mask]:
-    """The voxels from which a straight line along an axis leads out of the volume, and those that are scattered."""
-    outer = np.zeros_like(mask)
-    for axis in range(3):
-        for side in (slice(None), slice(None, None, -1)):
-            planes, out = np.moveaxis(mask, axis, 0)[side], np.moveaxis(outer, axis, 0)[side]
-            run = np.ones(planes.shape[1:], np.bool_)
-            for plane, reached in zip(planes, out):
-                run &= plane
-                if not run.any():
-                    break
-                reached |= run
+    """What of a mask reaches the border of the volume, and what is scattered in it, where there is such a thing."""
+    outer = _outer(mask)
     if outer.any():
         yield outer
-    inner = mask & ~outer
-    left = inner.copy()
+    # No voxel inside lies at the border, so that none of its neighbours does beyond it.
+    inside = (mask & ~outer).ravel()
+    at, scattered = np.flatnonzero(inside), np.zeros_like(inside)
+    steps = (1, mask.shape[2], mask.shape[1] * mask.shape[2])
     for _ in range(PEELINGS):
-        touching = np.zeros(mask.shape, np.uint8)
-        for ahead, behind in _neighbours(left):
-            touching[ahead] += left[behind]
-            touching[behind] += left[ahead]
-        left &= touching > 1
-    scattered = inner & ~left
+        touching = sum(inside[at + step].astype(np.uint8) + inside[at - step] for step in steps)
+        alone = at[touching <= 1]
+        inside[alone], scattered[alone] = False, True
+        at = at[touching > 1]
     if scattered.any():
-        yield scattered
+        yield scattered.reshape(mask.shape)
 
 
-def _neighbours(mask: Mask) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-    """For each axis, the parts of a volume that lie beside each other."""
-    for axis in range(mask.ndim):
-        sides = (slice(1, None), slice(None, -1))
-        ahead, behind = (tuple(side if a == axis else slice(None) for a in range(mask.ndim)) for side in sides)
-        yield ahead, behind
+def _outer(mask: Mask) -> Mask:
+    """The voxels of a mask from which a straight line along an axis leads out of the volume without leaving the mask.
+
+    That is all of the padding around a convex field of view: a cylinder, a ball, a box in any direction.
+    """
+    outer = np.zeros_like(mask)
+    for planes, reached in ((mask, outer), (mask[::-1], outer[::-1])):
+        run = np.ones(mask.shape[1:], np.bool_)
+        for plane, out in zip(planes, reached):
+            run &= plane
+            if not run.any():
+                break
+            out |= run
+    for plane, out in zip(mask, outer):
+        for lines, reached in ((plane, out), (plane[::-1], out[::-1]), (plane.T, out.T), (plane.T[::-1], out.T[::-1])):
+            if lines[0].any():
+                length = np.where(lines.all(0), len(lines), lines.argmin(0))
+                reached |= np.arange(len(lines))[:, None] < length
+    return outer
 
 
 def _beside(volume: Array, part: Mask, mask: Mask) -> Array:
     """The intensities of what shares a face with a part of the mask and is not in the mask itself."""
     found = []
-    for ahead, behind in _neighbours(mask):
-        found += [volume[a][part[b] & ~mask[a]] for a, b in ((ahead, behind), (behind, ahead))]
-    return np.concatenate(found)
+    for z in range(len(volume)):  # plane by plane, which is far quicker than all at once
+        if part[z].any():
+            for other in {max(z - 1, 0), min(z + 1, len(volume) - 1)} - {z}:
+                found.append(volume[other][part[z] & ~mask[other]])
+            for own, grey, all_ in ((part[z], volume[z], mask[z]), (part[z].T, volume[z].T, mask[z].T)):
+                found.append(grey[1:][own[:-1] & ~all_[1:]])
+                found.append(grey[:-1][own[1:] & ~all_[:-1]])
+    return np.concatenate(found) if found else volume[:0, 0, 0]
 
 
 def _frame(mask: Mask) -> float:

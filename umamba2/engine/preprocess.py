@@ -168,6 +168,8 @@ def _checked(volume: Array, spacing: Sequence[float]) -> tuple[Array, tuple[floa
         raise InputError(f"volume: found shape {volume.shape}, expected (z, y, x) with at least one voxel")
     if volume.dtype.kind not in "biuf":
         raise InputError(f"volume: found {volume.dtype} voxels, expected real numbers")
+    if volume.dtype.kind == "b":
+        volume = volume.view(np.uint8)
     if volume.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in volume):
         raise InputError("volume: found NaN or infinite voxels, expected finite intensities")
     spacing = tuple(float(s) for s in spacing)
