@@ -143,7 +143,8 @@ def test_what_is_made_of_one_text_again_and_again_is_bounded(tmp_path, monkeypat
     ("offset", "shape", "stride", "count"),
     [
         (0, (10**12,), (0,), 4), (0, (2**32, 2**32), (0, 0), 4), (0, (2, 3), (3, 1), 4), (5, (1,), (1,), 4),
-        (-1, (2,), (1,), 4), (0, (2,), (-1,), 4), (0, (3,), (2**62,), 4), (0, (-1,), (1,), 4), (0, (4,), (1,), 5), (0, (3,), (1,), 3),
+        (-1, (2,), (1,), 4), (0, (2,), (-1,), 4), (0, (3,), (2**62,), 4), (0, (-1,), (1,), 4),
+        (0, (4,), (1,), 5), (0, (3,), (1,), 3),
         (0, (1,), (1,), -1), (0, (4, 1), (1,), 4), (0.0, (4,), (1,), 4), (0, [[4]], (1,), 4),
     ],
 )  # fmt: skip
@@ -174,7 +175,8 @@ def test_weights_that_share_their_numbers_without_end_are_refused(folder):
     [
         b"cbuiltins\neval\n(X\1\0\0\0atR.", b"ctorch\ndevice\nX\3\0\0\0cpu\x85R)R.", b"].", b"}}b", b"(dp0\n.",
         b"\x8cxcountR.", b"Nq\xffhh.", b"}K\1K\2s0.", b"cnumpy\ndtype\nX\1\0\0\0O\x85R.", b"N]a.", b"}]a.",
-        b"}K\1]}bs.", b"}K\1cnumpy.core.multiarray\n_reconstruct\n)RNas.", b"]K\1K\2s.", b"ctorch\nFloatStorage\n}b.", b"ccollections\nOrderedDict\n}b.", b"", b".", b"0.", b"t.",
+        b"}K\1]}bs.", b"}K\1cnumpy.core.multiarray\n_reconstruct\n)RNas.", b"]K\1K\2s.", b"ctorch\nFloatStorage\n}b.",
+        b"ccollections\nOrderedDict\n}b.", b"", b".", b"0.", b"t.",
     ],
 )  # fmt: skip
 def test_pickles_that_are_no_checkpoints_are_refused(tmp_path, content):
