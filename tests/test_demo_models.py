@@ -54,7 +54,7 @@ def test_multiclass(phantom):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("contrast", "rise"), [(1.0, 0.03), (0.0, 0.08)], ids=["visible canals", "invisible canals"])
+@pytest.mark.parametrize(("contrast", "rise"), [(1.0, 0.03), (0.0, 0.06)], ids=["visible canals", "invisible canals"])
 def test_interactive_gets_better_with_clicks(contrast, rise):
     phantom = make_phantom(SEED, (86, 136, 172), (0.6, 0.6, 0.6), contrast)
     truth = to_training(CHALLENGES[INTERACTIVE].structures, "dataset")[phantom.labels]
@@ -97,6 +97,7 @@ def test_leaving_out_tiles_of_air_only_takes_away_what_was_wrong(monkeypatch):
     predictor = Predictor.load(
         find_model(STSR, [RESOURCES]), device="cpu", precision="fp32", tile_step=0.9, mirror_axes=()
     )
+    monkeypatch.setattr("umamba2.engine.preprocess.without_air", lambda volume, box, padding: box)
     record = Record()
     found = predictor.predict(image, phantom.spacing, record=record)
     assert record.tiles_of_air > 0

@@ -314,4 +314,4 @@ def test_as_much_is_found_where_there_is_much_air(segmented, mouth):
         assert found[name] > score - 0.02, name
     labelled = np.count_nonzero(wide)
     wide[inside] = 0
-    assert np.count_nonzero(wide) < 0.01 * labelled
+    assert np.count_nonzero(wide) < 0.04 * labelled  # what is cut off at the border of the field is continued a little

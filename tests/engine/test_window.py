@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from small_models import PATCH, make_model
 from windows import CPU, hold_everything, window_of
 
-from umamba2 import Predictor, memory
+from umamba2 import Predictor
 from umamba2.engine import blend as accumulate
 from umamba2.engine import runner as runner_module
 from umamba2.engine import window
@@ -30,6 +30,7 @@ from umamba2.engine.subtiles import run_in_subtiles
 from umamba2.engine.tiles import Sweep, all_classes, padding
 from umamba2.errors import Terminated
 from umamba2.nets import ClickTensors
+from umamba2.scans import memory
 
 SPACING = (0.3, 0.3, 0.3)
 CLASSES = 3
