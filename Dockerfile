@@ -13,7 +13,7 @@ WORKDIR /wheels
 
 FROM ${DEVEL_IMAGE} AS fused-yes
 RUN python -m pip wheel --no-cache-dir --no-build-isolation --no-deps --wheel-dir /wheels \
-    "causal-conv1d>=1.4" "mamba-ssm>=2.2"
+    "causal-conv1d>=1.5.1" "mamba-ssm>=2.2.5"
 
 FROM fused-${FUSED} AS fused
 
