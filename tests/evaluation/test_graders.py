@@ -669,7 +669,8 @@ def test_an_interrupt_costs_one_line(folders, tmp_path):
         f"def wait(*_, **__):\n    open({str(tmp_path / 'm.json.')!r} + str(os.getpid()), 'w')\n    time.sleep(60)\n"
     )
     code = (
-        "import sys, slow, umamba2.evaluation.toothfairy3 as grader; grader._score_case = slow.wait\n"
+        "import signal, sys, slow, umamba2.evaluation.toothfairy3 as grader; grader._score_case = slow.wait\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored by what is started in the background
         "from umamba2.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     arguments = ["evaluate", "toothfairy3-multiclass", "-p", str(predictions), "-g", str(truths), "--workers", "2"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -149,7 +148,6 @@ def run_all(score: Callable[[Work], Result], cases: Sequence[Work], workers: int
     try:
         return list(pool.map(score, cases))
     except BrokenProcessPool:
-        time.sleep(0.5)  # Ctrl-C ends the workers as well: if it was that, it is noticed here
         raise InputError(f"workers: found one of {workers} ended by the system, expected memory for all") from None
     finally:
         pool.shutdown(cancel_futures=True)
