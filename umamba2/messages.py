@@ -40,12 +40,12 @@ def unexpected(error: BaseException) -> str:
 
 
 def share_the_machine() -> None:
-    """Have threads that wait for each other sleep instead of spin; to be called before torch is imported.
+    """Have threads that wait for each other soon sleep instead of spin; to be called before torch is imported.
 
     On a machine that is busy with something else, threads that spin keep the one that they wait for from running: a
-    scan of 5 seconds took 100. Whoever has set the policy keeps it.
+    scan of 5 seconds took 100. Whoever has set the count keeps it.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # of GNU's OpenMP, which torch brings on Linux
 
 
 def exit_code(command: Callable[[], int]) -> int:
