@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from pathlib import Path
 
 RECENT = 3  # tiles whose times count for the next one
 
@@ -76,17 +74,3 @@ def _expected(seconds: list[float]) -> float:
     """The next of a row of times: the last one, or the recent average if that was longer."""
     recent = seconds[-RECENT:]
     return max(recent[-1], sum(recent) / len(recent)) if recent else 0.0
-
-
-def process_start() -> float:
-    """When this process started, on `time.monotonic`'s clock; if the system does not say, when this file was loaded."""
-    try:
-        # Field 22, counted behind the command's name, which may hold anything: ticks since the machine started.
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError, AttributeError):
-        return _LOADED
-    return time.monotonic() - age
-
-
-_LOADED = time.monotonic()
