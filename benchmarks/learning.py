@@ -39,7 +39,7 @@ from umamba2.training.preprocess import preprocess
 SHAPE, SPACING, PATCH = (48, 64, 76), (1.5, 1.5, 1.5), (32, 48, 48)
 LABELLED, UNLABELLED, HELD_OUT = 12, 20, 6
 FEW = 3  # labelled cases of the semi-supervised comparison
-EPOCH = 20  # steps
+EPOCH = 50  # steps
 RESENC = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
 
 
@@ -266,8 +266,8 @@ def main() -> None:
     for challenge in {RUNS[name].challenge.name for name in arguments.only}:
         prepare(work, CHALLENGES[challenge])
     results: dict[str, list[dict[str, Any]]] = {}
-    for name in arguments.only:
-        for seed in arguments.seeds:
+    for seed in arguments.seeds:
+        for name in arguments.only:
             file = work / "results" / f"{name}-{seed}.json"
             if not file.is_file() or json.loads(file.read_text())["steps"] != steps:
                 print(f"{name}, seed {seed}, {steps} steps", flush=True)
