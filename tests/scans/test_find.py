@@ -1,0 +1,95 @@
+"""Which scans a folder holds."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+
+import pytest
+from dicom_series import ORIGIN, header, save, voxels, write_slices
+
+from umamba2.scans.find import find_scans
+
+SMALL = voxels()[:3, :4, :4]
+
+
+def names(folder):
+    return [str(path.relative_to(folder)) for path in find_scans(folder)]
+
+
+def multi_frame(path, **of_header):
+    ds = header(**of_header)
+    ds.NumberOfFrames, ds.Rows, ds.Columns = 3, 4, 4
+    ds.ImagePositionPatient = list(ORIGIN)
+    ds.PixelData = SMALL.astype("<i2").tobytes()
+    return save(ds, path)
+
+
+def test_images_and_dicom_side_by_side(tmp_path):
+    for name in ("a.mha", "b/c.nii.gz", "b/.hidden.mha", "b/readme.txt", "results.mha/keep.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    write_slices(tmp_path / "d/deep/er", SMALL, patient="1")
+    write_slices(tmp_path / "e/first", SMALL, patient="2", series="1")
+    write_slices(tmp_path / "e/second", SMALL, patient="2", series="2")
+    assert names(tmp_path) == ["a.mha", "b/c.nii.gz", "d", "e"]
+
+
+def test_the_folder_itself_is_one_scan_where_all_is_of_one_study(tmp_path):
+    write_slices(tmp_path / "DICOM/PA000", SMALL)
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    assert names(tmp_path) == ["."]
+
+
+def test_two_studies_of_one_patient_are_two_scans(tmp_path):
+    write_slices(tmp_path / "before", SMALL, study="1")
+    write_slices(tmp_path / "after", SMALL, study="2")
+    assert names(tmp_path) == ["after", "before"]
+
+
+def test_anonymous_patients_are_not_one(tmp_path):
+    def forget(ds, k):
+        del ds.PatientID, ds.PatientName, ds.StudyInstanceUID
+
+    write_slices(tmp_path / "1", SMALL, forget)
+    write_slices(tmp_path / "2", SMALL, forget)
+    assert names(tmp_path) == ["1", "2"]
+
+
+def test_files_of_many_slices_are_scans_of_their_own(tmp_path):
+    for patient in ("1", "2"):
+        multi_frame(tmp_path / f"{patient}.dcm", patient=patient)
+    write_slices(tmp_path / "3", SMALL, patient="3")
+    assert names(tmp_path) == ["1.dcm", "2.dcm", "3"]
+
+
+def test_zips_count_if_they_hold_dicom_or_are_broken(tmp_path):
+    folder = write_slices(tmp_path / "a", SMALL)
+    with zipfile.ZipFile(tmp_path / "scan.zip", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+        archive.write(folder / "IM0000", "export/1")
+    with zipfile.ZipFile(tmp_path / "notes.zip", "w") as archive:
+        archive.writestr("readme.txt", "hello" * 100)
+    (tmp_path / "broken.zip").write_bytes(b"PK")
+    assert names(tmp_path) == ["a", "broken.zip", "scan.zip"]
+
+
+def test_links_that_lead_back_and_pipes(tmp_path):
+    write_slices(tmp_path / "a", SMALL)
+    (tmp_path / "a/loop").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "a/pipe.dcm")
+    (tmp_path / "a/nowhere").symlink_to(tmp_path / "missing")
+    assert names(tmp_path) == ["."]
+
+
+def test_without_pydicom_every_folder_of_files_is_a_scan(tmp_path, monkeypatch):
+    write_slices(tmp_path / "a", SMALL, patient="1")
+    write_slices(tmp_path / "b", SMALL, patient="1")
+    monkeypatch.setitem(__import__("sys").modules, "pydicom.filereader", None)
+    assert names(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("content", [b"", b"DICM", b"\0" * 127 + b"DICM", b"\x08\0" + bytes(400)])
+def test_what_is_no_dicom(tmp_path, content):
+    (tmp_path / "IM0").write_bytes(content)
+    assert names(tmp_path) == []
