@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -307,6 +308,60 @@ def test_runs_as_a_module_and_answers_without_torch():
     assert done.stdout == f"umamba2 {umamba2.__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("line", "wanted", "unwanted"),
+    [
+        ("umamba2 mod", {"models"}, {"slim"}),
+        ("umamba2 predict --ti", {"--tile-step", "--time-limit"}, {"--model"}),
+        ("umamba2 predict --challenge s", {"stsr"}, {"none"}),
+        ("umamba2 models ", {"add", "--json"}, {"slim"}),
+    ],
+)
+def test_a_shell_completes_commands_and_options(line, wanted, unwanted, tmp_path):
+    pytest.importorskip("argcomplete")
+    wants = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    wants |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "found")}
+    command = [sys.executable, "-m", "umamba2"]
+    subprocess.run(command, env={**os.environ, **wants}, capture_output=True, check=True)
+    found = {word.strip() for word in (tmp_path / "found").read_text().split("\n")}
+    assert wanted <= found
+    assert not unwanted & found
+
+
+def test_without_argcomplete_nothing_is_completed_and_nothing_breaks(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "argcomplete", None)
+    monkeypatch.setenv("_ARGCOMPLETE", "1")
+    assert cli.main(["models", "--json"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_interrupted_is_what_shells_call_it(monkeypatch, capsys):
+    def stopped(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("umamba2.models.command._list", stopped)
+    assert cli.main(["models"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+@pytest.mark.usefixtures("predict")
+def test_a_model_by_its_name(tmp_path, monkeypatch, capfd):
+    image = write_image(tmp_path / "a.mha", scan((1, 2)))
+    monkeypatch.setenv("UMAMBA2_MODELS", str(tmp_path / "shelf"))
+    write_model(tmp_path / "shelf/mine", STSR, STSR)
+    arguments = ["predict", "-i", str(image), "-o", str(tmp_path / "out")]
+    for more in ([], ["--challenge", STSR]):
+        assert cli.main([*arguments, "-m", "mine", *more]) == 0
+        assert StandInLoader.made[-1].settings["folder"] == tmp_path / "shelf/mine"
+    assert "demo" not in capfd.readouterr().err
+    assert cli.main([*arguments, "-m", "theirs"]) == 1
+    assert capfd.readouterr().err.startswith("error: theirs: found no such folder, and no model of that name, expec")
+    write_model(tmp_path / "demos" / STSR, STSR, STSR)
+    monkeypatch.setattr("umamba2.models.locate.DEMO_MODELS", tmp_path / "demos")
+    assert cli.main([*arguments, "-m", STSR]) == 0
+    assert "stsr is a demo model, which has never seen a patient\n" in capfd.readouterr().err
+
+
 def test_a_fault_in_one_package_leaves_the_other_commands_alone(monkeypatch, capsys):
     for package in ("evaluation", "reports", "exports"):
         monkeypatch.setitem(sys.modules, f"umamba2.{package}", None)
@@ -325,9 +380,9 @@ def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
     checkpoints.describe = lambda folder: {}["no\nsuch key"]
     monkeypatch.setitem(sys.modules, "umamba2.models.folder", checkpoints)
     monkeypatch.delenv("UMAMBA2_DEBUG", raising=False)
-    assert cli.main(["info", "model"]) == 1
+    assert cli.main(["info", "some/model"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: found KeyError (")
     monkeypatch.setenv("UMAMBA2_DEBUG", "1")
-    assert cli.main(["info", "model"]) == 1
+    assert cli.main(["info", "some/model"]) == 1
     assert "Traceback" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """U-Mamba2: dental cone-beam CT segmentation for ToothFairy3 and STSR.
 
 >>> import umamba2
->>> segmenter = umamba2.load("resources/toothfairy3-multiclass")
+>>> segmenter = umamba2.load("toothfairy3-multiclass")
 >>> segmentation = segmenter.segment("scan.mha")
 >>> segmentation.write("labels.mha")
 

@@ -1,8 +1,10 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command line: names of the commands, and where each is. Options and work are in the rooms."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,7 +19,8 @@ COMMANDS = {
     "evaluate": ("grade segmentations", "umamba2.evaluation.command:add_parser"),
     "report": ("write a page about a segmentation", "umamba2.reports.command:add_parser"),
     "export": ("turn a label map into meshes, or add names and colours to it", "umamba2.exports.command:add_parser"),
-    "info": ("describe a model folder", "umamba2.models.command:add_info"),
+    "models": ("list the models at hand, or add one", "umamba2.models.command:add_models"),
+    "info": ("describe this installation, or a model", "umamba2.jobs.info:add_info"),
     "slim": ("write a model in the small, safe format", "umamba2.models.command:add_slim"),
     "phantom": ("write synthetic scans with exact labels and clicks", "umamba2.synthetic.command:add_parser"),
     "convert": ("turn a challenge's download into a dataset for training", "umamba2.training.command:add_convert"),
@@ -30,8 +33,10 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 1 if anything was wrong (2 for unknown options)."""
+    """Run one command; returns the exit code: 0, 1 if anything was wrong, 2 for unknown options, 130 if interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(os.environ.get("COMP_LINE", ""))
     share_the_machine()
 
     def run() -> int:
@@ -52,3 +57,13 @@ def _parser(wanted: Sequence[str]) -> argparse.ArgumentParser:
         else:
             commands.add_parser(name, help=help_text)
     return parser
+
+
+def _complete(line: str) -> None:
+    """Answer a shell that wants to complete a line, and end there; needs the extra ``completion``."""
+    try:
+        import argcomplete
+    except ImportError:
+        return  # the shell sees nothing of it
+    words = [word for word in line.split() if word in COMMANDS]
+    argcomplete.autocomplete(_parser(words[:1]))

@@ -49,13 +49,14 @@ def share_the_machine() -> None:
 
 
 def exit_code(command: Callable[[], int]) -> int:
-    """Run a command; its exit code, or 1 and one line on stderr for whatever it raises."""
+    """Run a command; its exit code, or one line on stderr for whatever it raises and 1 (130 if it was interrupted)."""
     try:
         return command()
     except (InputError, OSError) as error:  # OSError: a folder that cannot be listed
         problem = str(error)
     except KeyboardInterrupt:
-        problem = "interrupted"
+        say("error: interrupted", sys.stderr)
+        return 130  # as shells say of what SIGINT has ended
     except Exception as error:
         problem = f"found {unexpected(error)}, expected to finish; UMAMBA2_DEBUG=1 shows where"
     say(f"error: {problem}", sys.stderr)

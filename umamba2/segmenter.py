@@ -1,7 +1,7 @@
 """The front door: load a model once, segment any number of scans.
 
 >>> import umamba2
->>> segmenter = umamba2.load("resources/toothfairy3-multiclass")
+>>> segmenter = umamba2.load("toothfairy3-multiclass")
 >>> segmentation = segmenter.segment("scan.mha")
 >>> segmentation.write("labels.mha")
 
@@ -26,7 +26,7 @@ from umamba2.engine.postprocess import postprocess
 from umamba2.engine.record import Record
 from umamba2.errors import InputError, ModelError, Terminated
 from umamba2.messages import unexpected
-from umamba2.models.locate import demo_model, find_model
+from umamba2.models.locate import demo_model, find_model, model_folder
 from umamba2.scans.clicks import Clicks, no_clicks, read_clicks
 from umamba2.scans.orientation import UPRIGHT, tilt, turned, turned_back, turned_points
 from umamba2.scans.orientation import code as code_of
@@ -238,8 +238,9 @@ def load(
     """Load a model with the settings of the challenge that it is for.
 
     Args:
-        model: A model folder, or one that has a model in a subfolder of the challenge's name. None takes the demo
-            model of the challenge, with a warning: it has learned from made-up scans alone.
+        model: A model folder, one that has a model in a subfolder of the challenge's name, or the name of a model at
+            hand (see `umamba2 models`). None takes the demo model of the challenge, with a warning: it has learned
+            from made-up scans alone.
         challenge: Whose settings, post-processing and ids to use. None takes the one that the model names, if it does;
             "none" takes none, which gives the network's own answer and ids.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
@@ -268,7 +269,7 @@ def load(
         model = demo_model(wanted.name if wanted else None)
         problem = f"no model given: taking the demo model {model.name}, which has never seen a patient"
         warnings.warn(problem, stacklevel=2)
-    folder = find_model(wanted.name, [model]) if wanted else Path(model)
+    folder = find_model(wanted.name, [model]) if wanted else model_folder(model)
 
     from umamba2.engine.predict import Predictor  # torch takes seconds to import: not before it is needed
     from umamba2.models.folder import load_model

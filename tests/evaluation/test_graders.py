@@ -686,7 +686,7 @@ def test_an_interrupt_costs_one_line(folders, tmp_path):
         time.sleep(0.05)
     os.killpg(started.pid, signal.SIGINT)  # what a terminal does for Ctrl-C
     _, errors = started.communicate(timeout=30)
-    assert started.returncode == 1
+    assert started.returncode == 130
     assert errors == "error: interrupted\n"
 
 

@@ -30,7 +30,12 @@ def add_predict(commands: Any) -> None:
     add = parser.add_argument
     add("-i", "--input", required=True, type=Path, help="image, or folder of images")
     add("-o", "--output", required=True, type=Path, help="folder (for one image also a file name)")
-    add("-m", "--model", type=Path, help="model folder (default: the demo model, which has learned from phantoms)")
+    add(
+        "-m",
+        "--model",
+        help="model folder, or name of a model at hand (see umamba2 models; default: the demo model, which has learned "
+        "from phantoms)",
+    )
     add(
         "--challenge",
         choices=(*CHALLENGES, "none"),
@@ -97,13 +102,16 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def _segmenter(options: argparse.Namespace) -> Segmenter:
-    from umamba2.models.locate import demo_model
+    from umamba2.models.locate import DEMO_MODELS, demo_model, model_folder
     from umamba2.segmenter import load
 
-    model = options.model
-    if model is None:
+    if options.model is None:
         model = demo_model(options.challenge if options.challenge in CHALLENGES else None)
         say(f"warning: no --model: taking the demo model {model.name}, which has never seen a patient", sys.stderr)
+    else:
+        model = model_folder(options.model)
+        if model.parent == DEMO_MODELS and str(model) != options.model:  # another one of that name may be meant
+            say(f"{model.name} is a demo model, which has never seen a patient", sys.stderr)
     return load(
         model,
         challenge=options.challenge,

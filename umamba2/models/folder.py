@@ -140,7 +140,7 @@ def load_model(folder: str | Path, folds: Folds = None) -> Model:
             and plain values.
     """
     folder = Path(folder)
-    available = _available_folds(folder)
+    available = available_folds(folder)
     paths = {fold: available[fold] for fold in _choose_folds(folder, list(available), folds)}
     return _load_slim(folder, paths) if (folder / SLIM_FILE).is_file() else _load_nnunet(folder, paths)
 
@@ -192,11 +192,16 @@ def slim(model: str | Path, out: str | Path, half: bool = False) -> Path:
 
 def describe(folder: str | Path) -> str:
     """What `umamba2 info` prints of a model folder: network, folds, patch, spacing, classes, size."""
+    return "\n".join(f"{name:12} {' '.join(str(value).split())}" for name, value in facts(folder).items())
+
+
+def facts(folder: str | Path) -> dict[str, str]:
+    """The same line by line: what it is about, and what is to be said."""
     model = load_model(folder)
     parameters = sum(v.numel() for v in next(iter(model.folds.values())).values())
     plan = model.plan
     labels = [f"{value} {name}" for name, value in model.labels.items()]
-    rows = {
+    rows: dict[str, object] = {
         "model": model.folder,
         "challenge": f"{model.challenge} ({model.challenge_reason})" if model.challenge else model.challenge_reason,
         "network": f"{plan.network_class_name}, {parameters / 1e6:.1f} M parameters",
@@ -210,13 +215,14 @@ def describe(folder: str | Path) -> str:
         "trainer": model.source["trainer"],
         "classes": f"{model.num_classes}: {', '.join(labels)}",
     }
-    return "\n".join(f"{name:12} {' '.join(str(value).split())}" for name, value in rows.items())
+    return {name: str(value) for name, value in rows.items()}
 
 
 # --- finding folds ----------------------------------------------------------------------------------------------------
 
 
-def _available_folds(folder: Path) -> dict[str, Path]:
+def available_folds(folder: Path) -> dict[str, Path]:
+    """The folds of a model folder with the files that hold their weights, which are not read; ModelError if none."""
     if not folder.is_dir():
         raise ModelError(f"{folder}: found no such folder, expected a model folder")
     found: dict[str, Path] = {}

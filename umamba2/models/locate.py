@@ -1,14 +1,18 @@
-"""Where the model for a challenge lies. Nothing is read, and torch is not needed."""
+"""Where the model for a challenge lies, or one of a name. Nothing is read, and torch is not needed."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import ModelError
 
-DEMO_MODELS = Path(__file__).resolve().parents[2] / "resources"  # one folder for each challenge
+_BESIDE = Path(__file__).resolve().parent / "demo"  # where setup.py puts them in a wheel
+# One folder for each challenge; in the repository and the container they lie beside the package.
+DEMO_MODELS = _BESIDE if _BESIDE.is_dir() else Path(__file__).resolve().parents[2] / "resources"
+SHELVES = "UMAMBA2_MODELS"  # the environment variable: folders of models, with what separates folders in PATH between
 
 
 def find_model(challenge: str, places: Iterable[str | Path]) -> Path:
@@ -19,13 +23,13 @@ def find_model(challenge: str, places: Iterable[str | Path]) -> Path:
 
     Args:
         challenge: The challenge's name.
-        places: Folders, in the order in which they count.
+        places: Folders or names of models (see `model_folder`), in the order in which they count.
 
     Raises:
         ModelError: There is no model.
     """
     looked: list[Path] = []
-    for place in map(Path, places):
+    for place in map(model_folder, places):
         wrapped = _wrapped_models(place)
         folders: list[Path] = [place / challenge, place, *(wrapped if len(wrapped) == 1 else ())]
         for folder in folders:
@@ -42,9 +46,49 @@ def demo_model(challenge: str | None = None) -> Path:
     """The demo model for a challenge (None: for the first of all), which has learned from phantoms alone.
 
     Raises:
-        ModelError: There is none, as after an installation without the repository's ``resources/``.
+        ModelError: There is none, as where a package was made without the repository's ``resources/``.
     """
     return find_model(challenge or next(iter(CHALLENGES)), [DEMO_MODELS])
+
+
+def shelves() -> list[Path]:
+    """The folders of models: those of UMAMBA2_MODELS, or, where that is empty, one in the user's data folder."""
+    named = [Path(place) for place in os.environ.get(SHELVES, "").split(os.pathsep) if place]
+    if named:
+        return named
+    data = Path(os.environ.get("XDG_DATA_HOME", ""))  # only an absolute path counts, says its specification
+    if not data.is_absolute():
+        data = Path(os.path.expanduser("~")) / ".local/share"
+    return [data / "umamba2/models"] if data.is_absolute() else []  # a container's user may have no home
+
+
+def model_folder(model: str | Path) -> Path:
+    """The folder that a path or the name of a model stands for.
+
+    A path that exists wins. A bare name is looked for in the folders of `shelves`, then among the demo models.
+
+    Raises:
+        ModelError: It is a bare name and nothing has it.
+    """
+    path = Path(model)
+    name = str(model)
+    if path.exists() or name != path.name or name.startswith("."):
+        return path  # whoever reads it says what is wrong with it
+    places = [*shelves(), DEMO_MODELS]
+    for place in places:
+        if is_model(place / name):
+            return place / name
+    known = sorted({folder.name for place in places for folder in models_in(place)})
+    expected = f"a model folder or one of {', '.join(known) or 'no names'}"
+    raise ModelError(f"{name}: found no such folder, and no model of that name, expected {expected}")
+
+
+def models_in(place: Path) -> list[Path]:
+    """The model folders in a folder, sorted; none that is hidden, as one that is still being copied is."""
+    try:
+        return sorted(path for path in place.iterdir() if not path.name.startswith(".") and is_model(path))
+    except OSError:  # it is not there, or not ours to see
+        return []
 
 
 def is_model(folder: Path) -> bool:

@@ -1,0 +1,467 @@
+"""Models that are added: from folders, archives and addresses, whole or not at all, and whatever somebody sends."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.server
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from contextlib import contextmanager
+
+import pytest
+from small_models import make_model
+
+from umamba2.errors import InputError
+from umamba2.models import adding, archives, fetching
+from umamba2.models.adding import add_model
+from umamba2.models.folder import load_model, slim
+from umamba2.models.listing import list_models
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """One model in both layouts, with what training leaves beside it."""
+    place = tmp_path_factory.mktemp("models")
+    slim(make_model(place / "nnunet", folds=(0, 1)), place / "slim")
+    (place / "nnunet/fold_0/validation").mkdir()
+    (place / "nnunet/fold_0/validation/case.nii.gz").write_bytes(b"labels")
+    (place / "nnunet/fold_0/training_log.txt").write_text("loss")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def shelf(tmp_path, monkeypatch):
+    monkeypatch.setenv("UMAMBA2_MODELS", str(tmp_path / "shelf"))
+    return tmp_path / "shelf"
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def everything(shelf):
+    """Names in the shelf, hidden ones too."""
+    return sorted(path.name for path in shelf.iterdir()) if shelf.exists() else []
+
+
+SLIM = ["fold_0.safetensors", "fold_1.safetensors", "model.json"]
+NNUNET = ["dataset.json", "fold_0/checkpoint_best.pth", "fold_1/checkpoint_best.pth", "plans.json"]
+
+
+def make_zip(path, folder, prefix="", **extra):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in files(folder):
+            archive.write(folder / name, prefix + name)
+        for name, content in extra.items():
+            archive.writestr(name, content)
+    return path
+
+
+def make_tar(path, folder, prefix=".", members=()):
+    """A tar archive of a folder and of further (TarInfo, content)."""
+    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as archive:
+        archive.add(folder, prefix)
+        for info, content in members:
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def member(name, content=b"", **fields):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info, content
+
+
+@pytest.mark.parametrize(("layout", "expected"), [("slim", SLIM), ("nnunet", NNUNET)])
+def test_from_folders_and_archives(models, shelf, tmp_path, layout, expected):
+    folder = models / layout
+    sources = {
+        "folder": folder,
+        "zip": make_zip(tmp_path / "a.zip", folder),
+        "deep": make_zip(tmp_path / "b.zip", folder, "results/Trainer__Plans/", **{"__MACOSX/._model.json": b"x"}),
+        "tar": make_tar(tmp_path / "a.tar", folder),
+        "tgz": make_tar(tmp_path / "a.tgz", folder, "./stsr"),
+        "file": (tmp_path / "a.zip").as_uri(),
+    }
+    for name, source in sources.items():
+        added, checksum = add_model(name, str(source))
+        assert added == shelf / name
+        assert files(added) == expected
+        assert load_model(added).folds.keys() == {"0", "1"}
+        assert (added.stat().st_mode & 0o777, (added / expected[0]).stat().st_mode & 0o777) == (0o755, 0o644)
+        if name == "folder":
+            assert checksum == ""
+    assert checksum == hashlib.sha256((tmp_path / "a.zip").read_bytes()).hexdigest()
+    assert everything(shelf) == sorted(sources)
+
+
+def test_a_model_json_may_name_its_files(models, tmp_path):
+    text = (
+        (models / "slim/model.json").read_text().replace("fold_0.saf", "Weights-0.saf").replace("fold_1.saf", "w.saf")
+    )
+    folder = tmp_path / "renamed"
+    folder.mkdir()
+    (folder / "model.json").write_text(text)
+    (folder / "Weights-0.safetensors").symlink_to(models / "slim/fold_0.safetensors")
+    (folder / "w.safetensors").symlink_to(models / "slim/fold_1.safetensors")
+    added, _ = add_model("a", str(folder))
+    assert not (added / "w.safetensors").is_symlink()
+    assert load_model(added).folds.keys() == {"0", "1"}
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "/a", ".a", "-a", "a b", "a\n", "ä", "a" * 101, "a\\b"])
+def test_names_that_are_none(models, shelf, name):
+    with pytest.raises(InputError, match="expected a name of letters"):
+        add_model(name, str(models / "slim"))
+    assert not shelf.exists()
+
+
+def test_a_name_that_is_taken(models, shelf):
+    (shelf / "dir").mkdir(parents=True)
+    (shelf / "file").write_text("mine")
+    (shelf / "link").symlink_to("nowhere")
+    for name in ("dir", "file", "link"):
+        with pytest.raises(InputError, match=f"{name}: found one already"):
+            add_model(name, str(models / "slim"))
+    assert (shelf / "file").read_text() == "mine"
+    assert everything(shelf) == ["dir", "file", "link"]
+
+
+def test_checksums(models, shelf, tmp_path):
+    source = make_zip(tmp_path / "a.zip", models / "slim")
+    right = hashlib.sha256(source.read_bytes()).hexdigest()
+    with pytest.raises(InputError, match=f"found sha256 {right}, expected {'0' * 64}"):
+        add_model("a", str(source), "0" * 64)
+    for wrong in ("", "0" * 63, "g" * 64):
+        with pytest.raises(InputError, match="--sha256: found"):
+            add_model("a", str(source), wrong)
+    with pytest.raises(InputError, match="found a folder, expected an archive"):
+        add_model("a", str(models / "slim"), right)
+    assert everything(shelf) == []
+    assert add_model("a", str(source), f"sha256:{right.upper()}".replace("SHA", "sha"))[1] == right
+
+
+# --- what is no model -------------------------------------------------------------------------------------------------
+
+
+def refused(source, match, shelf):
+    start = time.monotonic()
+    with pytest.raises(InputError, match=match) as caught:
+        add_model("a", str(source))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(source))
+    assert ".umamba2-" not in str(caught.value)
+    assert everything(shelf) == []
+    assert time.monotonic() - start < 60
+
+
+def test_sources_that_are_none(models, shelf, tmp_path):
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    refused(tmp_path / "none", "found no such file or folder", shelf)
+    refused(tmp_path / "text", "found another kind of file, expected a .zip", shelf)
+    refused(tmp_path / "empty", "found another kind of file", shelf)
+    refused(tmp_path / "folder", "found no model", shelf)
+    refused(tmp_path / "pipe", "found neither a file nor a folder", shelf)
+    refused(models / "nnunet/fold_0/checkpoint_best.pth", "found no model", shelf)  # a zip archive, too
+    refused("ftp://example.org/a.zip", "found the scheme ftp", shelf)
+    refused("file://example.org/a.zip", "found the host example.org", shelf)
+    refused("http://example.org/a.zip", "found no --sha256, expected one", shelf)
+
+
+def test_models_that_cannot_be_used(models, shelf, tmp_path):
+    for name in ("model.json", "fold_1.safetensors"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for path in (models / "slim").iterdir():
+            content = path.read_bytes()
+            (folder / path.name).write_bytes(content[: len(content) // 2] if path.name == name else content)
+        refused(folder, name, shelf)
+        refused(make_tar(tmp_path / f"{name}.tar.gz", folder), name, shelf)
+    missing = make_zip(tmp_path / "missing.zip", models / "slim")
+    with zipfile.ZipFile(missing) as archive, zipfile.ZipFile(tmp_path / "m.zip", "w") as out:
+        for name in archive.namelist():
+            if name != "fold_1.safetensors":
+                out.writestr(name, archive.read(name))
+    refused(tmp_path / "m.zip", "found no such file, expected the weights of fold 1", shelf)
+
+
+def test_several_models_in_an_archive(models, shelf, tmp_path):
+    path = make_zip(tmp_path / "two.zip", models / "slim", "a/")
+    with zipfile.ZipFile(path, "a") as archive:
+        for name in NNUNET:
+            archive.write(models / "nnunet" / name, f"b/{name}")
+    refused(path, r"found 2 models \(a/, b/\), expected one", shelf)
+
+
+# --- what somebody made to do harm ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["../fold_9.safetensors", "/tmp/plans.json", "a/../../plans.json", "a\\..\\b", "C:/x"])
+def test_paths_that_lead_out(models, shelf, tmp_path, name):
+    match = "found the path .* expected none that leads out"
+    refused(make_zip(tmp_path / "a.zip", models / "slim", **{name: b"x"}), match, shelf)
+    refused(make_tar(tmp_path / "a.tgz", models / "slim", members=[member(name, b"x")]), match, shelf)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"},
+        {"type": tarfile.SYMTYPE, "linkname": "."},
+        {"type": tarfile.LNKTYPE, "linkname": "model.json"},
+        {"type": tarfile.FIFOTYPE},
+        {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 5},
+        {"type": tarfile.GNUTYPE_SPARSE},
+    ],
+)
+def test_links_and_devices(models, shelf, tmp_path, fields):
+    odd = member("fold_7.safetensors", **fields)
+    refused(make_tar(tmp_path / "a.tar", models / "slim", members=[odd]), "found the link or device", shelf)
+    info = zipfile.ZipInfo("fold_7.safetensors")
+    info.external_attr = 0o120777 << 16
+    path = make_zip(tmp_path / "a.zip", models / "slim")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(info, "/etc/passwd")
+    refused(path, "found the link or device", shelf)
+
+
+def test_more_than_fits(models, shelf, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "SMALL", 2**20)
+    monkeypatch.setattr(archives, "MOST_EXPANSION", 5)
+    zeros = bytes(2**25)
+    refused(make_zip(tmp_path / "a.zip", models / "slim", **{"fold_7.safetensors": zeros}), "found more than", shelf)
+    bomb = member("fold_7.safetensors", zeros)
+    refused(make_tar(tmp_path / "a.tgz", models / "slim", members=[bomb]), "found more than", shelf)
+    elsewhere = member("validation/zeros", bytes(2**26))  # not to be written, but to be unpacked
+    refused(make_tar(tmp_path / "b.tgz", models / "slim", members=[elsewhere]), "found more than", shelf)
+    sparse = "a sparse file of 8 EB in a kilobyte"
+    info, _ = member("fold_7.safetensors", b"", pax_headers={"GNU.sparse.major": "0", "GNU.sparse.minor": "1"})
+    info.pax_headers |= {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(2**62), "comment": sparse}
+    refused(make_tar(tmp_path / "c.tar", models / "slim", members=[(info, b"")]), "found more than|expected", shelf)
+
+
+def test_headers_without_end(models, shelf, tmp_path):
+    for kind in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+        large = member("name", bytes(2**24), type=kind)
+        refused(make_tar(tmp_path / "a.tgz", models / "slim", members=[large]), "found a header of 16777216", shelf)
+
+
+def test_files_without_end(models, shelf, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MOST_ENTRIES", 50)
+    many = [member(f"x/{i}") for i in range(60)]
+    refused(make_tar(tmp_path / "a.tgz", models / "slim", members=many), "found more than 50 files", shelf)
+    extra = {f"x/{i}": b"" for i in range(60)}
+    refused(make_zip(tmp_path / "a.zip", models / "slim", **extra), "found 63 files in it, expected at most 50", shelf)
+
+
+def test_the_same_file_twice(models, shelf, tmp_path):
+    again = member("./model.json", b"{}")
+    refused(make_tar(tmp_path / "a.tar", models / "slim", members=[again]), "model.json twice", shelf)
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar.gz"])
+def test_a_flipped_bit_is_found_anywhere(models, shelf, tmp_path, ending):
+    make = make_zip if ending == "zip" else make_tar
+    whole = bytearray(make(tmp_path / f"whole.{ending}", models / "slim").read_bytes())
+    unnoticed = []
+    for place in range(60, len(whole), len(whole) // 15):
+        flipped = bytearray(whole)
+        flipped[place] ^= 16
+        (tmp_path / f"a.{ending}").write_bytes(flipped)
+        try:
+            added, _ = add_model(f"n{place}", str(tmp_path / f"a.{ending}"))
+        except InputError:
+            continue
+        same = all((added / name).read_bytes() == (models / "slim" / name).read_bytes() for name in SLIM)
+        unnoticed += [] if same else [place]
+    assert unnoticed == []
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
+def test_an_archive_that_ends_too_soon(models, shelf, tmp_path, ending):
+    make = make_zip if ending == "zip" else make_tar
+    whole = make(tmp_path / f"whole.{ending}", models / "slim").read_bytes()
+    for part in (0.02, 0.3, 0.9):
+        (tmp_path / f"a.{ending}").write_bytes(whole[: int(part * len(whole))])
+        refused(tmp_path / f"a.{ending}", "expected", shelf)
+
+
+# --- whole or not at all ----------------------------------------------------------------------------------------------
+
+
+def test_a_killed_copy_is_never_listed_and_swept_by_the_next(models, shelf, tmp_path):
+    code = (
+        "import sys, time, umamba2.models.adding as a\n"
+        "a.load_model = lambda folder: (print('copied', flush=True), time.sleep(60))\n"
+        f"a.add_model('mine', {str(models / 'slim')!r})"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert killed.stdout.readline() == "copied\n"
+    (half,) = everything(shelf)
+    assert half.startswith(".umamba2-")
+    assert all(model.demo for model in list_models())
+    add_model("other", str(models / "slim"))  # while that one is at work, its folder stays
+    assert everything(shelf) == [half, "other"]
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    killed.stdout.close()
+    add_model("mine", str(models / "slim"))
+    assert everything(shelf) == ["mine", "other"]
+
+
+def test_of_two_at_once_one_wins(models, shelf, monkeypatch):
+    real = adding.load_model
+
+    def slowly(folder):
+        if threading.current_thread() is threading.main_thread():
+            other = threading.Thread(target=add_model, args=("mine", str(models / "nnunet")))
+            other.start()
+            other.join()
+        return real(folder)
+
+    monkeypatch.setattr(adding, "load_model", slowly)
+    with pytest.raises(InputError, match="mine: found one already, which came while this was copied"):
+        add_model("mine", str(models / "slim"))
+    assert everything(shelf) == ["mine"]
+    assert files(shelf / "mine") == NNUNET
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), MemoryError])
+def test_nothing_is_left_of_what_fails(models, shelf, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(adding.shutil, "copyfile", fail)
+    with pytest.raises((InputError, KeyboardInterrupt, MemoryError)):
+        add_model("mine", str(models / "slim"))
+    assert everything(shelf) == []
+
+
+def test_folders_that_cannot_be_written(models, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("UMAMBA2_MODELS", str(tmp_path / "file/shelf"))
+    with pytest.raises(InputError, match="could not be copied"):
+        add_model("mine", str(models / "slim"))
+    monkeypatch.setattr(adding, "shelves", list)
+    with pytest.raises(InputError, match="UMAMBA2_MODELS: found none and no home folder"):
+        add_model("mine", str(models / "slim"))
+    if os.geteuid():
+        (tmp_path / "closed").mkdir(mode=0o500)
+        monkeypatch.setattr(adding, "shelves", lambda: [tmp_path / "closed"])
+        with pytest.raises(InputError, match=r"closed.*: could not be copied"):
+            add_model("mine", str(models / "slim"))
+
+
+# --- over the network -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(answer):
+    """A server that answers every GET by a function of the handler; its address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer(self)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/a.zip"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def replies(handler, content, stated=None, status=200, **headers):
+    handler.send_response(status)
+    for name, value in {"Content-Length": len(content) if stated is None else stated, **headers}.items():
+        handler.send_header(name, str(value))
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+@pytest.fixture
+def no_proxy(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_proxy")
+def test_fetched_with_its_checksum_and_nothing_else(models, shelf, tmp_path):
+    content = make_zip(tmp_path / "a.zip", models / "slim").read_bytes()
+    checksum = hashlib.sha256(content).hexdigest()
+    seen = []
+    with serving(lambda handler: replies(handler, content)) as address:
+        with pytest.raises(InputError, match="found no --sha256, expected one: over http anybody"):
+            add_model("a", address)
+        with pytest.raises(InputError, match=f"found sha256 {checksum}, expected 00"):
+            add_model("a", address, "0" * 64)
+        assert everything(shelf) == []
+        added, found = add_model("a", address, checksum, lambda done, size: seen.append((done, size)))
+    assert found == checksum
+    assert files(added) == SLIM
+    assert seen[-1] == (len(content), len(content))
+
+
+@pytest.mark.usefixtures("no_proxy")
+@pytest.mark.parametrize(
+    ("answer", "match"),
+    [
+        (lambda h: replies(h, b"no", status=404), r"could not be fetched \(404 "),
+        (lambda h: replies(h, b"half", stated=1000), "found 4 of 1000 bytes|could not be fetched"),
+        (lambda h: replies(h, b"", stated=2**60), "found more than|could not be fetched|found 0 of"),
+        (lambda h: replies(h, bytes(5000)), "found more than 4096 bytes"),
+        (lambda h: replies(h, b"", status=302, Location="file:///etc/passwd"), "file:///etc/passwd. is not allowed"),
+        (lambda h: replies(h, b"", status=302, Location="ftp://example.org/a"), "sent on to ftp:"),
+        (lambda h: replies(h, b"", status=302, Location="/again"), "could not be fetched"),
+        (lambda h: h.wfile.write(b"nonsense\r\n\r\n"), "could not be fetched"),
+        (lambda h: h.connection.close(), "could not be fetched"),
+    ],
+)
+def test_answers_that_are_none(shelf, answer, match, monkeypatch):
+    monkeypatch.setattr(adding, "LARGEST_MODEL", 4096)
+    with serving(answer) as address, pytest.raises(InputError, match=match) as caught:
+        add_model("a", address, "0" * 64)
+    assert "\n" not in str(caught.value)
+    assert everything(shelf) == []
+
+
+@pytest.mark.usefixtures("no_proxy")
+def test_a_server_that_says_nothing(shelf, monkeypatch):
+    monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
+    done = threading.Event()
+    with serving(lambda handler: done.wait(20)) as address:
+        with pytest.raises(InputError, match=r"could not be fetched .*timed out"):
+            add_model("a", address, "0" * 64)
+        done.set()
+
+
+def test_https_is_not_sent_on_to_http():
+    class Request:
+        type = "https"
+
+    with pytest.raises(ValueError, match="sent on to http:"):
+        fetching._Redirects().redirect_request(Request(), None, 302, "", {}, "http://example.org/a.zip")
+
+
+def test_gzip_that_is_none(shelf, tmp_path):
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(b"hello"))
+    refused(tmp_path / "a.tar.gz", "expected a .zip, .tar or .tar.gz", shelf)
