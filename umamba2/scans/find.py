@@ -9,19 +9,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from umamba2.scans.dicom.files import ENDINGS, files_below, is_dicom, is_dicom_start
+from umamba2.errors import InputError
+from umamba2.scans.dicom.files import files_below, has_dicom_ending, is_dicom_start
+from umamba2.scans.dicom.headers import quiet, read_header, text, whole
+from umamba2.scans.dicom.sources import Source, source_of
 from umamba2.scans.volumes import suffix
 
+_LAST = 0x00280008  # the tag of NumberOfFrames, the last that is asked for here
 _MOST_PEEKED = 200  # files of a zip that are looked into, to see whether any is DICOM
 
 
-class _Source(NamedTuple):
+class _Owned(NamedTuple):
     """A DICOM file: whose it is and of which visit, and whether it holds several slices."""
 
     path: Path
     patient: str
     study: str
     frames: int
+    readable: bool = True
 
 
 def find_scans(source: Path) -> list[Path]:
@@ -40,11 +45,11 @@ def find_scans(source: Path) -> list[Path]:
     Args:
         source: The folder. A file is returned as it is.
     """
-    source = Path(source)
-    if not source.is_dir():
-        return [source]
-    scans, dicom = list[Path](), dict[Path, list[_Source]]()
-    for folder, files in files_below(source):
+    root = Path(source)
+    if not root.is_dir():
+        return [root]
+    scans, dicom = list[Path](), dict[Path, list[_Owned]]()
+    for folder, files in files_below(root):
         for path in files:
             if suffix(path):
                 if not path.is_dir():
@@ -52,18 +57,18 @@ def find_scans(source: Path) -> list[Path]:
             elif path.suffix.lower() == ".zip":
                 if _is_dicom_zip(path):
                     scans.append(path)
-            elif path.name.upper() != "DICOMDIR" and is_dicom(path):
-                dicom.setdefault(folder, []).append(_source(path))
-    return sorted({*scans, *_dicom_scans(source, dicom, scans)})
+            elif (found := _source_of(path)) is not None:
+                dicom.setdefault(folder, []).append(_owned(found, path))
+    return sorted({*scans, *_dicom_scans(root, dicom, scans)})
 
 
-def _dicom_scans(folder: Path, dicom: dict[Path, list[_Source]], others: list[Path]) -> Iterable[Path]:
+def _dicom_scans(folder: Path, dicom: dict[Path, list[_Owned]], others: list[Path]) -> Iterable[Path]:
     below = {place: files for place, files in dicom.items() if place.is_relative_to(folder)}
     own = below.get(folder, [])
     everything = [file for files in below.values() for file in files]
     if not everything:
         return
-    one = len({(file.patient, file.study) for file in everything}) == 1
+    one = len({(file.patient, file.study) for file in everything if file.readable}) <= 1
     if one and (own or not any(other.is_relative_to(folder) for other in others)):
         yield folder
         return
@@ -75,23 +80,25 @@ def _dicom_scans(folder: Path, dicom: dict[Path, list[_Source]], others: list[Pa
         yield from _dicom_scans(folder / name, below, others)
 
 
-def _source(path: Path) -> _Source:
-    """Whose a DICOM file is; a patient of its folder's own where pydicom is missing or cannot say."""
+def _source_of(path: Path) -> Source | None:
+    empty = not has_dicom_ending(path.name) and path.is_file() and path.stat().st_size == 0  # anybody's
+    return None if empty else source_of(path)
+
+
+def _owned(source: Source, path: Path) -> _Owned:
+    """Whose a DICOM file is; a patient of its folder's own where pydicom is missing."""
     try:
-        from pydicom.filereader import read_partial
-    except ImportError:
-        return _Source(path, "", str(path.parent), 1)
-    try:
-        last = 0x00280008  # NumberOfFrames, the last that is asked for
-        with open(path, "rb") as file:
-            header = read_partial(file, stop_when=lambda tag, vr, length: tag > last, force=True)
-        patient = f"{header.get('PatientID', '')}\n{header.get('PatientName', '')}"
-        study = str(header.get("StudyInstanceUID", ""))
-        if not patient.strip() and not study:
+        with quiet():
+            values = read_header(source, last=_LAST).values
+        patient = text(values, "PatientID") or text(values, "PatientName")
+        study = text(values, "StudyInstanceUID")
+        if not (patient or study):
             study = str(path.parent)
-        return _Source(path, patient, study, int(header.get("NumberOfFrames") or 1))
-    except Exception:  # whatever is wrong with it is said when it is read
-        return _Source(path, "", str(path.parent), 1)
+        return _Owned(path, patient, study, whole(values, "NumberOfFrames") or 1)
+    except ImportError:
+        return _Owned(path, "", str(path.parent), 1)
+    except InputError:  # what is wrong with it is said when it is read
+        return _Owned(path, "", "", 1, readable=False)
 
 
 def _is_dicom_zip(path: Path) -> bool:
@@ -101,7 +108,7 @@ def _is_dicom_zip(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             for member in members[:_MOST_PEEKED]:
-                if member.filename.lower().endswith(ENDINGS):
+                if has_dicom_ending(member.filename):
                     return True
                 with archive.open(member) as file:
                     if is_dicom_start(file.read(132)):

@@ -6,6 +6,7 @@ the swap happens in `umamba2.scans` and nowhere else.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import SimpleITK as sitk
 
 from umamba2.errors import InputError
 from umamba2.files import replacing
+from umamba2.scans.dicom.files import has_dicom_ending, is_dicom, without_dicom_ending
 from umamba2.scans.geometry import Array, Triple
 from umamba2.scans.geometry import Geometry as Geometry
 from umamba2.scans.headers import metaimage_header, nrrd_header
@@ -77,9 +79,11 @@ def suffix(path: str | Path) -> str | None:
 
 
 def stem(path: str | Path) -> str:
-    """The file name without its image suffix."""
-    name = Path(path).name
-    return name[: len(name) - len(suffix(path) or "")]
+    """The file name without its image suffix, or that of DICOM; the name of a folder."""
+    name = Path(path).name or Path(os.path.abspath(path)).name
+    if suffix(name) is None:
+        return without_dicom_ending(name)
+    return name[: len(name) - len(suffix(name) or "")]
 
 
 def list_volumes(folder: str | Path) -> list[Path]:
@@ -87,16 +91,36 @@ def list_volumes(folder: str | Path) -> list[Path]:
     return sorted(p for p in Path(folder).iterdir() if suffix(p) and not p.name.startswith(".") and not p.is_dir())
 
 
-def read_volume(path: str | Path) -> Volume:
-    """Read a 3-D image.
+def read_volume(path: str | Path, series: str | None = None) -> Volume:
+    """Read a 3-D image: a file, or DICOM in a folder, a zip or a file.
 
     Voxels that are NaN or infinite become the smallest finite value of the image (air), with a warning.
+
+    Args:
+        path: An image file; a folder of DICOM files, searched below; a zip of them; or a DICOM file with all slices.
+        series: The UID or the number of a DICOM series; None: the largest of the one patient that there is.
 
     Raises:
         InputError: The file is missing, empty, incomplete or damaged, or holds no 3-D image with one channel, no
             voxel, or no finite voxel.
+        MissingExtra: It is DICOM, and pydicom is not installed.
     """
-    return _mended(_read(Path(path)))
+    path = Path(path)
+    if not is_dicom_scan(path):
+        return _mended(_read(path))
+    from umamba2.scans.dicom.read import read_dicom  # pydicom takes its time to import: not before it is needed
+
+    _check_name(path)
+    scan = read_dicom(path, series)
+    stated: dict[str, Triple] | None = None if scan.sized else {}
+    return _mended(_volume(str(path), scan.array, scan.geometry, stated, scan.warnings, scan.oriented))
+
+
+def is_dicom_scan(path: Path) -> bool:
+    """Whether `read_volume` reads a path as DICOM: a folder, a zip, and files that are called so or are so."""
+    if path.is_dir():
+        return True
+    return suffix(path) is None and path.is_file() and (has_dicom_ending(path.name, zips=True) or is_dicom(path))
 
 
 def as_volume(array: Array, geometry: Geometry, name: str) -> Volume:

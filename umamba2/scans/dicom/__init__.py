@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 from umamba2.lazy import lazily
 
 if TYPE_CHECKING:
-    from umamba2.scans.dicom.files import ENDINGS, is_dicom
+    from umamba2.scans.dicom.files import is_dicom
     from umamba2.scans.dicom.read import read_dicom, source_headers
 
-__all__ = ["ENDINGS", "is_dicom", "read_dicom", "source_headers"]
+__all__ = ["is_dicom", "read_dicom", "source_headers"]
 
 if not TYPE_CHECKING:
     __getattr__ = lazily(
         __name__,
         {
-            **dict.fromkeys(("ENDINGS", "is_dicom"), "files"),
+            **dict.fromkeys(("is_dicom"), "files"),
             **dict.fromkeys(("read_dicom", "source_headers"), "read"),
         },
     )

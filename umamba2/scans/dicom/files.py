@@ -7,28 +7,51 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-ENDINGS = (".dcm", ".dicom", ".ima")  # of files that are DICOM even without the mark at their beginning
-_MARK, _MARK_AT = b"DICM", 128
+ENDINGS = (".dcm", ".dicom", ".ima")  # that DICOM files have, if they have any
+MARK, _MARK_AT = b"DICM", 128
+START = _MARK_AT + len(MARK)  # bytes that tell
 # Data sets without the mark begin with the lowest groups; the element numbers of these are small.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 
 
 def is_dicom(path: Path) -> bool:
     """Whether a regular file is DICOM, by its content: the mark after the preamble, or a data set without one."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return False
-        with open(path, "rb") as file:
-            return is_dicom_start(file.read(_MARK_AT + len(_MARK)))
-    except OSError:
-        return False
+    return is_dicom_start(_start(path))
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a regular file has the mark of DICOM."""
+    start = _start(path)
+    return len(start) == START and start.endswith(MARK)
 
 
 def is_dicom_start(start: bytes) -> bool:
-    """Whether a file's first 132 bytes are those of a DICOM file."""
-    if start[_MARK_AT:] == _MARK:
+    """Whether a file's first `START` bytes are those of a DICOM file."""
+    if len(start) < START:
+        return False
+    if start.endswith(MARK):
         return True
-    return len(start) == _MARK_AT + len(_MARK) and start[:2] in _FIRST_GROUPS and start[3:4] == b"\0" < start[8:9]
+    return start[:2] in _FIRST_GROUPS and start[3:4] == b"\0" < start[8:9]
+
+
+def _start(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return b""
+        with open(path, "rb") as file:
+            return file.read(START)
+    except OSError:
+        return b""
+
+
+def has_dicom_ending(name: str, zips: bool = False) -> bool:
+    """Whether a file is called as DICOM files are, if it has an ending at all; ``zips``: or as zips are."""
+    return name.lower().endswith((*ENDINGS, ".zip") if zips else ENDINGS)
+
+
+def without_dicom_ending(name: str) -> str:
+    """A file's name without the ending of DICOM or of a zip."""
+    return next((name[: -len(end)] for end in (*ENDINGS, ".zip") if name.lower().endswith(end)), name)
 
 
 def files_below(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
@@ -44,9 +67,10 @@ def files_below(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        yield Path(place), [Path(place, name) for name in sorted(names) if not _is_hidden(name)]
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield Path(place), [Path(place, name) for name in sorted(names) if not is_hidden(name)]
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is none to look at."""
     return name.startswith(".") or name == "__MACOSX"

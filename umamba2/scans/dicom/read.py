@@ -1,17 +1,70 @@
-"""A scan out of DICOM files."""
+"""A scan out of DICOM files: from the slices to one array on one grid."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from umamba2.errors import InputError, needing
-from umamba2.scans.dicom.files import files_below, is_dicom
+from umamba2.errors import InputError
+from umamba2.scans.dicom.decoder import Decoder
+from umamba2.scans.dicom.frames import Frame, frame_count
+from umamba2.scans.dicom.greys import Greys, check_scale
+from umamba2.scans.dicom.headers import need_pydicom, quiet
+from umamba2.scans.dicom.pixels import check_size, stored_slices
+from umamba2.scans.dicom.places import Stack, stacked
+from umamba2.scans.dicom.series import choose, columns_of, find_series, rows_of
+from umamba2.scans.dicom.sources import opened
+from umamba2.scans.dicom.upright import upright
+from umamba2.scans.geometry import Array, Geometry
+from umamba2.scans.voxels import check_memory
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+_BYTES = 6  # a voxel, at most, while a scan is read: its number, a copy in single precision where it needs one
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What DICOM files hold.
+
+    Attributes:
+        array: Intensities (z, y, x), int16 or float32.
+        geometry: Their grid.
+        warnings: What was odd, one line each.
+        sized: Whether they state any voxel size.
+        oriented: Whether they state how the scan lies in the patient.
+    """
+
+    array: Array
+    geometry: Geometry
+    warnings: list[str]
+    sized: bool
+    oriented: bool
+
+
+def read_dicom(path: str | Path, series: str | None = None) -> Scan:
+    """Read the scan in a folder of DICOM files, in a zip of them, or in one file.
+
+    Args:
+        path: The folder (searched below), the zip, or the file.
+        series: The UID or the number of the series to read; None: the largest of the one patient that there is.
+
+    Raises:
+        InputError: There is no series to read, or one that cannot be read as it is.
+        MissingExtra: pydicom is not installed.
+    """
+    path = Path(path)
+    need_pydicom(str(path))
+    with ExitStack() as kept:
+        kept.enter_context(quiet())
+        warnings = list[str]()
+        stack = _stack(kept, path, series, warnings)
+        array = _filled(stack, str(path), warnings)
+    array, geometry = upright(array, stack, str(path), warnings)
+    return Scan(array, geometry, warnings, stack.sized, stack.oriented)
 
 
 def source_headers(path: str | Path, series: str | None = None) -> list[Dataset]:
@@ -22,24 +75,56 @@ def source_headers(path: str | Path, series: str | None = None) -> list[Dataset]
         series: Which series, as in `read_volume`.
 
     Returns:
-        One header for each slice that there is, or a single one where a file holds all of them.
+        One header for each slice that there is, or for each file where files hold several.
 
     Raises:
         InputError: There is no series to read.
+        MissingExtra: pydicom is not installed.
     """
     path = Path(path)
-    with needing("dicom", str(path)):
-        import pydicom
-    files = [path] if path.is_file() else [file for _, inner in files_below(path) for file in inner if is_dicom(file)]
-    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
-    headers = [header for header in headers if "Rows" in header]
-    if not headers:
-        raise InputError(f"{path}: found no DICOM images, expected a series of slices")
-    if len(headers) == 1:
-        return headers
+    need_pydicom(str(path))
+    with ExitStack() as kept:
+        kept.enter_context(quiet())
+        stack = _stack(kept, path, series, [], complete=True)
+    headers = {frame.header.label: frame.header.values for frame in stack.frames}
+    return list(headers.values())
 
-    def place(header: Dataset) -> float:
-        right, down = np.reshape(np.array(header.ImageOrientationPatient, float), (2, 3))
-        return float(np.cross(right, down) @ np.array(header.ImagePositionPatient, float))
 
-    return sorted(headers, key=place)
+def _stack(kept: ExitStack, path: Path, series: str | None, warnings: list[str], complete: bool = False) -> Stack:
+    name = str(path)
+    sources = kept.enter_context(opened(path))
+    chosen = choose(find_series(sources, warnings, name, complete), series, warnings, name)
+    return stacked(chosen, name, warnings)
+
+
+def _filled(stack: Stack, name: str, warnings: list[str]) -> Array:
+    """The array (z, y, x) of a stack, missing slices filled in."""
+    check_scale(stack.frames, name, warnings)
+    header = stack.frames[0].header
+    rows, columns, depth = rows_of(header), columns_of(header), int(stack.layers[-1]) + 1
+    files = {frame.header.label: frame.header for frame in [*stack.frames, *(copy for _, copy in stack.copies)]}
+    for one in files.values():
+        check_size(one, rows, columns, frame_count(one))
+    check_memory(name, _BYTES * rows * columns * depth)
+    greys = Greys((depth, rows, columns), name, warnings)
+    layers = {_key(frame): (frame, int(layer)) for frame, layer in zip(stack.frames, stack.layers)}
+    copies = {_key(copy): (copy, int(stack.layers[of])) for of, copy in stack.copies}
+    doubles = list[tuple[Frame, int, Array]]()
+    with Decoder() as decoder:
+        for one in files.values():
+            for index, plane in enumerate(stored_slices(one, rows, columns, frame_count(one), decoder)):
+                key = (one.label, index)
+                if key in layers:
+                    frame, layer = layers[key]
+                    greys.put(layer, plane, frame)
+                elif key in copies:
+                    doubles.append((*copies[key], plane))
+    for copy, layer, plane in doubles:
+        if not greys.has(layer, plane, copy):
+            found = f"found two different slices at one place (layer {layer + 1})"
+            raise InputError(f"{name}: {found}, expected one, or the same twice")
+    return greys.finished()
+
+
+def _key(frame: Frame) -> tuple[str, int]:
+    return frame.header.label, frame.index

@@ -1,0 +1,186 @@
+"""Packed pixels, which SimpleITK unpacks in a process of its own: damaged ones can end, or never leave, its codecs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BufferedReader, BufferedWriter
+from pathlib import Path
+from struct import pack
+from threading import Timer
+from types import TracebackType
+from typing import cast
+
+import numpy as np
+
+from umamba2.errors import InputError
+from umamba2.scans.geometry import Array
+
+_SECONDS, _BYTES_PER_SECOND = 60, 1_000_000  # for one slice: a hundredth of what even a slow machine does
+_MEMORY = 4 << 30  # bytes of addresses for the child, besides what its slice takes
+_J2K = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+# For each line with a path: says what the file holds and sends it, or says what is wrong.
+_CHILD = """
+import json, sys
+import SimpleITK as sitk
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
+except (ImportError, ValueError, OSError):
+    pass
+sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+for path in sys.stdin:
+    try:
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO("GDCMImageIO")
+        reader.SetFileName(path.rstrip("\\n"))
+        array = sitk.GetArrayFromImage(reader.Execute())
+        print(json.dumps([array.shape, array.dtype.str]), flush=True)
+        sys.stdout.buffer.write(array)
+        sys.stdout.buffer.flush()
+    except Exception as error:
+        print(json.dumps(type(error).__name__), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """How a packed slice is to be understood: transfer syntax, size, and numbers as `pixels.Numbers` has them."""
+
+    syntax: str
+    rows: int
+    columns: int
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
+
+
+class Decoder:
+    """The process that unpacks; it starts with the first slice and ends with the ``with`` statement."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._child is not None:
+            self._child.kill()
+            with suppress(OSError, ValueError):
+                self._child.communicate()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def decode(self, label: str, packed: bytes, how: Packed) -> Array:
+        """Unpack a slice.
+
+        Args:
+            label: What messages call the file.
+            packed: The slice.
+            how: How to understand it.
+
+        Returns:
+            The stored numbers (rows, columns).
+
+        Raises:
+            InputError: It is damaged, or not of that size.
+        """
+        stated = _of_codestream(packed) if how.syntax in _J2K else None
+        bits, signed = stated or (how.stored, how.signed)
+        allocated = how.allocated if bits <= how.allocated else 16 if bits <= 16 else 32
+        kind = np.dtype(f"{'i' if how.signed else 'u'}{how.allocated // 8}")
+        child = self._started(how)
+        path = Path(self._folder.name if self._folder else "", "slice.dcm")
+        high = bits - 1 if stated else how.high
+        path.write_bytes(_bare_file(packed, how, allocated, bits, high, signed))
+        size = how.rows * how.columns
+        timer = Timer(_SECONDS + size / _BYTES_PER_SECOND, child.kill)
+        timer.start()
+        try:
+            found = self._answer(path, size)
+        finally:
+            timer.cancel()
+        if isinstance(found, str):
+            raise InputError(f"{label}: found damaged pixels ({found}), expected {how.columns} x {how.rows} voxels")
+        if found.size != size or found.dtype.kind not in "iu":
+            shape = " x ".join(map(str, reversed(found.shape)))
+            raise InputError(f"{label}: found {shape} packed voxels, expected {how.columns} x {how.rows}")
+        # The bits as the codec has them, in the type that the header states.
+        return found.reshape(how.rows, how.columns).astype(kind, copy=False)
+
+    def _started(self, how: Packed) -> subprocess.Popen[bytes]:
+        if self._child is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="umamba2-")
+            limit = _MEMORY + 64 * how.rows * how.columns
+            self._child = subprocess.Popen(
+                [sys.executable, "-c", _CHILD, str(limit)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        return self._child
+
+    def _answer(self, path: Path, most: int) -> Array | str:
+        """The slice in a file, or what is wrong."""
+        child = cast("subprocess.Popen[bytes]", self._child)
+        answers, orders = cast(BufferedReader, child.stdout), cast(BufferedWriter, child.stdin)
+        try:
+            orders.write(f"{path}\n".encode())
+            orders.flush()
+            said = json.loads(answers.readline() or b"null")
+            if isinstance(said, list):
+                shape, kind = said
+                array = np.empty(shape, kind)
+                if array.size != most:
+                    return f"{' x '.join(map(str, reversed(shape)))} voxels"
+                if answers.readinto(array.reshape(-1).view(np.uint8).data) == array.nbytes:
+                    return array
+            elif said is not None:
+                return str(said)
+        except OSError:
+            pass
+        child.kill()
+        child.wait()
+        self._child = None  # the next slice gets another
+        return f"its reader was ended by signal {-child.returncode}"
+
+
+def _bare_file(packed: bytes, how: Packed, allocated: int, bits: int, high: int, signed: bool) -> bytes:
+    """A DICOM file with the pixels of a slice and nothing of a patient."""
+
+    def element(group: int, number: int, kind: bytes, content: bytes) -> bytes:
+        content += (b"\0" if kind in (b"UI", b"OB") else b" ") * (len(content) % 2)
+        length = b"\0\0" + pack("<I", len(content)) if kind == b"OB" else pack("<H", len(content))
+        return pack("<HH", group, number) + kind + length + content
+
+    def short(number: int, content: int) -> bytes:
+        return element(0x28, number, b"US", pack("<H", content))
+
+    kind = b"1.2.840.10008.5.1.4.1.1.7"  # a secondary capture: nothing but a picture
+    meta = element(2, 1, b"OB", b"\0\1") + element(2, 2, b"UI", kind) + element(2, 3, b"UI", b"2.25.1")
+    meta += element(2, 0x10, b"UI", how.syntax.encode()) + element(2, 0x12, b"UI", b"2.25.2")
+    content = element(8, 0x16, b"UI", kind) + element(8, 0x18, b"UI", b"2.25.1")
+    content += short(2, 1) + element(0x28, 4, b"CS", b"MONOCHROME2") + short(0x10, how.rows) + short(0x11, how.columns)
+    content += short(0x100, allocated) + short(0x101, bits) + short(0x102, high) + short(0x103, int(signed))
+    packed += b"\0" * (len(packed) % 2)
+    content += pack("<HH", 0x7FE0, 0x10) + b"OB\0\0" + pack("<I", 0xFFFFFFFF)
+    content += pack("<HHI", 0xFFFE, 0xE000, 0) + pack("<HHI", 0xFFFE, 0xE000, len(packed)) + packed
+    content += pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    length = element(2, 0, b"UL", pack("<I", len(meta)))
+    return bytes(128) + b"DICM" + length + meta + content
+
+
+def _of_codestream(packed: bytes) -> tuple[int, bool] | None:
+    """The bits and the sign of the numbers in a JPEG 2000 code stream, which headers contradict at times."""
+    start = packed.find(b"\xff\x4f\xff\x51")
+    if start < 0 or len(packed) < start + 43:
+        return None
+    depth = packed[start + 42]
+    return (depth & 0x7F) + 1, bool(depth & 0x80)

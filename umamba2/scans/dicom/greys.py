@@ -1,0 +1,149 @@
+"""Grey values of a volume, slice by slice: slope and intercept, padding, and slices that are missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from umamba2.errors import InputError
+from umamba2.scans.dicom.frames import Frame
+from umamba2.scans.dicom.headers import text
+from umamba2.scans.dicom.pixels import Numbers, meant, numbers_of, padding_of
+from umamba2.scans.geometry import Array
+
+_WHOLE = np.iinfo(np.int16)
+
+
+class Greys:
+    """The grey values of a volume, filled in slice by slice: int16 as long as they fit, else float32.
+
+    Args:
+        shape: (z, y, x) of the volume.
+        name: What messages call the scan.
+        warnings: Gets a line for everything that is odd.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], name: str, warnings: list[str]):
+        self.array: Array = np.zeros(shape, np.int16)
+        self._name, self._warnings = name, warnings
+        self._how = dict[str, Numbers]()
+        self._there = np.zeros(shape[0], bool)
+        self._paddings = dict[int, Array]()  # by layer: which voxels are padding, packed
+        self._padding, self._others = [np.inf, -np.inf], [np.inf, -np.inf]  # lowest and highest
+        self._many_bits = 0
+
+    def put(self, layer: int, stored: Array, frame: Frame) -> None:
+        """Put a slice into its layer.
+
+        Args:
+            layer: Index along z.
+            stored: Numbers (y, x) as the file has them.
+            frame: The slice they are of.
+        """
+        greys, padding = self._understood(stored, frame, count=True)
+        if padding is not None:
+            self._paddings[layer] = np.packbits(padding)
+            _widen(self._padding, greys[padding])
+            _widen(self._others, greys[~padding])
+        else:
+            _widen(self._others, greys)
+        self._store(layer, greys, padding)
+        self._there[layer] = True
+
+    def has(self, layer: int, stored: Array, frame: Frame) -> bool:
+        """Whether a layer holds the very grey values of a slice."""
+        greys, padding = self._understood(stored, frame)
+        if padding is not None:
+            greys = _fitting(greys, padding)
+        return np.array_equal(self.array[layer], greys.astype(self.array.dtype))
+
+    def finished(self) -> Array:
+        """The volume, once all slices are in it: padding made air, missing slices between others filled in."""
+        if self._many_bits:
+            found = f"found numbers of more bits than stated in {self._many_bits} slices"
+            self._warn(f"{found}, expected at most those; taken as they are")
+        self._replace_padding()
+        there = np.flatnonzero(self._there)
+        for layer in np.flatnonzero(~self._there):
+            after = int(np.searchsorted(there, layer))
+            low, high = int(there[after - 1]), int(there[after])
+            part = (layer - low) / (high - low)
+            mixed = self.array[low] * (1 - part) + self.array[high] * part
+            self.array[layer] = np.rint(mixed) if self.array.dtype == np.int16 else mixed
+        return self.array
+
+    def _understood(self, stored: Array, frame: Frame, count: bool = False) -> tuple[Array, Array | None]:
+        """Grey values of a slice in 64 bits, whole where slope and intercept are, and which of them are padding."""
+        header = frame.header
+        how = self._how.setdefault(header.label, numbers_of(header))
+        numbers, many = meant(stored, how, header.values)
+        self._many_bits += many and count
+        ends = padding_of(header.values, how)
+        padding = None if ends is None else (numbers >= ends[0]) & (numbers <= ends[1])
+        slope, intercept = frame.scale[0] or 1.0, frame.scale[1] or 0.0
+        kind: Any = np.int64 if slope.is_integer() and intercept.is_integer() else np.float64
+        greys = numbers.astype(kind)
+        greys *= kind(slope)
+        greys += kind(intercept)
+        return greys, padding if padding is not None and padding.any() else None
+
+    def _store(self, layer: int, greys: Array, padding: Array | None) -> None:
+        if padding is not None:
+            greys = _fitting(greys, padding)
+        if self.array.dtype == np.int16:
+            fits = greys.dtype.kind == "i" and _WHOLE.min <= greys.min() and greys.max() <= _WHOLE.max
+            if not fits:
+                self.array = self.array.astype(np.float32)
+        self.array[layer] = greys
+
+    def _replace_padding(self) -> None:
+        """Make padding the smallest other value, unless others have values below and above it: then it is none."""
+        (low, high), (least, most) = self._padding, self._others
+        if not self._paddings or least > most:
+            return
+        count = sum(int(np.unpackbits(packed).sum()) for packed in self._paddings.values())
+        found = f"found {count} voxels with the value of padding"
+        if least <= low and high <= most:
+            self._warn(f"{found}, which others lie below and above; left as they are")
+            return
+        self._warn(f"{found} ({low:g}), expected grey values; made the smallest other one ({least:g})")
+        size = self.array[0].size
+        for layer, packed in self._paddings.items():
+            padding = np.unpackbits(packed, count=size).astype(bool).reshape(self.array.shape[1:])
+            self.array[layer][padding] = least
+
+    def _warn(self, line: str) -> None:
+        self._warnings.append(f"{self._name}: {line}")
+
+
+def check_scale(series: list[Frame], name: str, warnings: list[str]) -> None:
+    """Say what is odd about what makes grey values of stored numbers.
+
+    Raises:
+        InputError: Grey values need a table.
+    """
+    header = series[0].header
+    if text(header.values, "ModalityLUTSequence") and series[0].scale == (None, None):
+        raise InputError(f"{name}: found a table of grey values (Modality LUT), expected slope and intercept")
+    if text(header.values, "PhotometricInterpretation") == "MONOCHROME1":
+        found = "found MONOCHROME1 (low values shown bright), expected MONOCHROME2"
+        warnings.append(f"{name}: {found}; values taken as they are")
+    for which, what in enumerate(("RescaleSlope", "RescaleIntercept")):
+        lacking = sum(frame.scale[which] is None for frame in series)
+        if 0 < lacking < len(series):
+            warnings.append(f"{name}: found no {what} in {lacking} of {len(series)} slices, expected it in all or none")
+    if any(frame.scale[0] == 0 for frame in series):
+        warnings.append(f"{name}: found a RescaleSlope of 0, expected another; taken for 1")
+    if text(header.values, "Modality") == "CT" and all(frame.scale == (None, None) for frame in series):
+        warnings.append(f"{name}: found no RescaleSlope and RescaleIntercept, expected them of a CT; taken for 1 and 0")
+
+
+def _fitting(greys: Array, padding: Array) -> Array:
+    """Grey values with those of padding brought into the range of int16, which says nothing about the image."""
+    return np.where(padding, np.clip(greys, _WHOLE.min, _WHOLE.max), greys)
+
+
+def _widen(ends: list[float], greys: Array) -> None:
+    if greys.size:
+        ends[0], ends[1] = min(ends[0], float(greys.min())), max(ends[1], float(greys.max()))

@@ -1,0 +1,195 @@
+"""Headers of DICOM files, and values out of them, whatever is in there."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from struct import unpack
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from umamba2.errors import InputError, needing
+from umamba2.scans.dicom.files import START, is_dicom_start
+from umamba2.scans.dicom.sources import Source
+from umamba2.scans.voxels import check_memory
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+DEFLATED, EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+PIXELS = 0x7FE00010
+_BEFORE_PIXELS = 0x7FE00007  # the last tag of a header: pixels, of whole numbers or others, follow
+_BLOCK = 1 << 20
+_MOST_VALUE = 1 << 20  # bytes of a value that is read along with the header; larger ones wait until they are asked for
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of a DICOM file.
+
+    Attributes:
+        source: The file.
+        values: All before the pixels.
+        syntax: The UID of the way in which the pixels are written.
+        pixels_at: Where the element of the pixels begins in what `opened_content` opens.
+        size: Of that, in bytes.
+    """
+
+    source: Source
+    values: Dataset
+    syntax: str
+    pixels_at: int
+    size: int
+
+    @property
+    def label(self) -> str:
+        """What messages call the file."""
+        return self.source.label
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Around all that pydicom does: what it says on odd values is said by ourselves, where it matters."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def need_pydicom(name: str) -> None:
+    """Raise MissingExtra, for a scan of that name, where pydicom is not installed."""
+    with needing("dicom", name):
+        import pydicom.filereader  # noqa: F401
+
+
+def read_header(source: Source, last: int = _BEFORE_PIXELS, complete: bool = False) -> Header:
+    """Read the header of a file.
+
+    Args:
+        source: The file.
+        last: The tag of the last element that is wanted.
+        complete: Whether to take values of more than a megabyte along.
+
+    Raises:
+        InputError: It cannot be read as DICOM.
+    """
+    from pydicom.filereader import read_partial
+
+    def beyond(tag: int, vr: object, length: object) -> bool:
+        return tag > last
+
+    try:
+        with opened_content(source) as (file, syntax), quiet():
+            values = read_partial(file, beyond, None if complete else _MOST_VALUE, force=True)
+            at = file.tell()
+            return Header(source, values, syntax or _unmarked_syntax(values), at, file.seek(0, 2))
+    except (InputError, MemoryError):
+        raise
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+    except Exception as error:  # of a parser that meets bytes which are anything
+        why = type(error).__name__
+    raise InputError(f"{source.label}: could not be read ({why}), expected a DICOM file")
+
+
+@contextmanager
+def opened_content(source: Source) -> Iterator[tuple[BinaryIO, str]]:
+    """A file's content to read, inflated if it is deflated, and its transfer syntax, "" where it states none."""
+    with source.open() as file:
+        syntax = _stated_syntax(file)
+        if syntax != DEFLATED:
+            file.seek(0)
+            yield file, syntax
+            return
+        yield BytesIO(_inflated(source.label, file)), EXPLICIT
+
+
+def _stated_syntax(file: BinaryIO) -> str:
+    """The transfer syntax by the group of elements before the data set, at whose end the file stands then."""
+    start = file.read(START)
+    if not (is_dicom_start(start) and start.endswith(b"DICM")):
+        return ""
+    syntax = ""
+    while len(head := file.read(8)) == 8:
+        group, element, kind, length = unpack("<HH2sH", head)
+        if group != 2:
+            file.seek(-8, 1)
+            break
+        if kind in (b"OB", b"UN"):
+            length = unpack("<I", file.read(4).ljust(4, b"\0"))[0]
+        if length > _BLOCK:
+            break
+        value = file.read(length)
+        if element == 0x10:
+            syntax = value.decode("ascii", "replace").strip("\0 ")
+    return syntax
+
+
+def _inflated(name: str, file: BinaryIO) -> bytes:
+    """The data set of a deflated file, after an empty preamble that says nothing."""
+    inflater, blocks, size = zlib.decompressobj(-zlib.MAX_WBITS), list[bytes](), 0
+    while not inflater.eof:
+        packed = inflater.unconsumed_tail or file.read(_BLOCK)
+        if not packed:
+            break
+        block = inflater.decompress(packed, 16 * _BLOCK)
+        size += len(block)
+        check_memory(name, 2 * len(block) + size)  # once more, to join them
+        blocks.append(block)
+    return b"".join(blocks)
+
+
+def _unmarked_syntax(values: Dataset) -> str:
+    """The transfer syntax of a file that states none, as pydicom has found it."""
+    implicit, little = values.original_encoding
+    return IMPLICIT if implicit else EXPLICIT if little else BIG_ENDIAN
+
+
+def value(values: Dataset | None, keyword: str) -> Any:
+    """A value, or None where it is missing, empty, or cannot be understood."""
+    try:
+        found = None if values is None else values.get(keyword)
+        return None if found is None or (isinstance(found, (str, bytes)) and not found.strip()) else found
+    except Exception:
+        return None
+
+
+def numbers(values: Dataset | None, keyword: str, count: int) -> tuple[float, ...] | None:
+    """So many finite numbers, or None."""
+    found = value(values, keyword)
+    try:
+        listed = [float(one) for one in ([found] if isinstance(found, (str, int, float)) else found)]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return tuple(listed) if len(listed) == count and all(map(math.isfinite, listed)) else None
+
+
+def number(values: Dataset | None, keyword: str) -> float | None:
+    """A finite number, or None."""
+    found = numbers(values, keyword, 1)
+    return None if found is None else found[0]
+
+
+def whole(values: Dataset | None, keyword: str) -> int | None:
+    """A whole number, or None."""
+    found = number(values, keyword)
+    return None if found is None or found != int(found) else int(found)
+
+
+def text(values: Dataset | None, keyword: str) -> str:
+    """A text without spaces around it, "" where there is none."""
+    found = value(values, keyword)
+    return "" if found is None else str(found).strip()
+
+
+def item(values: Dataset | None, keyword: str, index: int = 0) -> Dataset | None:
+    """An item of a sequence, or None."""
+    found = value(values, keyword)
+    try:
+        return found[index]  # type: ignore[no-any-return]
+    except Exception:
+        return None

@@ -1,0 +1,218 @@
+"""Grey values of slices: stored numbers as they are, or decoded by SimpleITK in a process of its own; then slope and
+intercept.
+
+SimpleITK gets the pixels of one slice and nothing else: what it would make of slopes, of MONOCHROME1 and of the order
+of slices is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from struct import unpack
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from umamba2.errors import InputError
+from umamba2.scans.dicom.decoder import Decoder, Packed
+from umamba2.scans.dicom.headers import BIG_ENDIAN, EXPLICIT, IMPLICIT, Header, opened_content, value, whole
+from umamba2.scans.geometry import Array
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN)
+# Ways of packing that SimpleITK unpacks, by their UIDs after "1.2.840.10008.1.2.".
+PACKED = {
+    "4.50": "JPEG",
+    "4.51": "JPEG of 12 bits",
+    "4.57": "lossless JPEG",
+    "4.70": "lossless JPEG",
+    "4.80": "JPEG-LS",
+    "4.81": "JPEG-LS",
+    "4.90": "JPEG 2000",
+    "4.91": "JPEG 2000",
+    "5": "RLE",
+}
+_ROOT = "1.2.840.10008.1.2."
+_PIXELS, _UNDEFINED = (0x7FE0, 0x0010), 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """How a file stores the number of a voxel.
+
+    Attributes:
+        allocated: Bits for each.
+        stored: Bits that count.
+        high: The highest of these.
+        signed: Whether they may be negative.
+    """
+
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
+
+    @property
+    def kind(self) -> np.dtype[np.generic]:
+        """The type of the numbers."""
+        return np.dtype(f"{'i' if self.signed else 'u'}{self.allocated // 8}")
+
+
+def numbers_of(header: Header) -> Numbers:
+    """How a file stores numbers.
+
+    Raises:
+        InputError: Not in a way that can be read.
+    """
+    values = header.values
+    allocated = whole(values, "BitsAllocated") or 16
+    stored = whole(values, "BitsStored") or allocated
+    high = whole(values, "HighBit")
+    if allocated not in (8, 16, 32) or not 0 < stored <= allocated:
+        found = f"found {stored} bits stored in {allocated}"
+        raise InputError(f"{header.label}: {found}, expected whole numbers of 8, 16 or 32 bits")
+    if high is None or not stored - 1 <= high < allocated:
+        high = stored - 1
+    return Numbers(allocated, stored, high, whole(values, "PixelRepresentation") == 1)
+
+
+def check_size(header: Header, rows: int, columns: int, count: int) -> None:
+    """Raise InputError for a file that is too short for its slices, or packed in a way that cannot be read."""
+    there = header.size - header.pixels_at
+    if header.syntax in NATIVE:
+        needed = rows * columns * count * numbers_of(header).allocated // 8
+    elif header.syntax.removeprefix(_ROOT) in PACKED:
+        needed = 8 * count  # the mark of each slice
+    else:
+        kinds = ", ".join(dict.fromkeys(PACKED.values()))
+        found = f"pixels in the transfer syntax {header.syntax[:64]}"
+        raise InputError(f"{header.label}: found {found}, expected plain or deflated ones, or {kinds}")
+    if there < needed:
+        raise InputError(
+            f"{header.label}: found the end of the file too early ({there} bytes of pixels), "
+            f"expected {count} slices of {columns} x {rows} voxels"
+        )
+
+
+def stored_slices(header: Header, rows: int, columns: int, count: int, decoder: Decoder) -> Iterator[Array]:
+    """The slices of a file in its order, (rows, columns) of `Numbers.kind`, as stored.
+
+    Args:
+        header: The file's.
+        rows: Of a slice.
+        columns: Of a slice.
+        count: Of slices.
+        decoder: For packed pixels.
+
+    Raises:
+        InputError: Some are missing or damaged.
+    """
+    stored = numbers_of(header)
+    with opened_content(header.source) as (file, _):
+        file.seek(header.pixels_at)
+        length = _start_of_pixels(header, file)
+        if header.syntax in NATIVE:
+            size = rows * columns * stored.allocated // 8
+            kind = stored.kind.newbyteorder(">" if header.syntax == BIG_ENDIAN else "<")
+            if length != _UNDEFINED and length < size * count:
+                found = f"found {length} bytes of pixels"
+                raise InputError(f"{header.label}: {found}, expected {count} slices of {columns} x {rows} voxels")
+            for _ in range(count):
+                content = file.read(size)
+                if len(content) < size:
+                    raise InputError(f"{header.label}: found the end of the file too early, expected all voxels")
+                yield np.frombuffer(content, kind).reshape(rows, columns).astype(stored.kind, copy=False)
+            return
+        frames = _packed_frames(header, file, count)
+        for packed in frames:
+            how = Packed(header.syntax, rows, columns, stored.allocated, stored.stored, stored.high, stored.signed)
+            yield decoder.decode(header.label, packed, how)
+
+
+def _start_of_pixels(header: Header, file: BinaryIO) -> int:
+    """The length of the pixels, at whose first byte the file stands then."""
+    order = ">" if header.syntax == BIG_ENDIAN else "<"
+    head = file.read(8).ljust(8, b"\0")
+    group, element = unpack(f"{order}HH", head[:4])
+    if (group, element) != _PIXELS:
+        raise InputError(f"{header.label}: found no pixels, expected a slice with its voxels")
+    implicit, _ = header.values.original_encoding
+    if implicit:
+        return int(unpack(f"{order}I", head[4:])[0])
+    return int(unpack(f"{order}I", file.read(4).ljust(4, b"\0"))[0])
+
+
+def _packed_frames(header: Header, file: BinaryIO, count: int) -> Iterator[bytes]:
+    """The packed slices of a file, which stands at the first byte of its pixels."""
+    from pydicom.encaps import generate_frames
+
+    offsets, lengths = (value(header.values, f"ExtendedOffsetTable{end}") for end in ("", "Lengths"))
+    extended = (offsets, lengths) if isinstance(offsets, bytes) and isinstance(lengths, bytes) else None
+    number = 0
+    try:
+        for frame in generate_frames(file, number_of_frames=count, extended_offsets=extended):
+            if number == count:
+                break
+            number += 1
+            yield frame
+    except InputError:
+        raise
+    except Exception as error:
+        why = type(error).__name__
+        raise InputError(f"{header.label}: found damaged pixels ({why}), expected {count} packed slices") from None
+    if number < count:
+        raise InputError(f"{header.label}: found {number} packed slices, expected {count}")
+
+
+def meant(stored: Array, how: Numbers, values: Dataset) -> tuple[Array, bool]:
+    """The numbers that a slice's stored ones mean, and whether they have more bits than stated.
+
+    Bits beside those that count hold the sign, nothing, or an overlay. Where they hold something else, the statement
+    is what is wrong: taking the bits away would turn the brightest voxels dark.
+    """
+    if how.stored == how.allocated:
+        return stored, False
+    overlay = any(tag.group & 0xFF00 == 0x6000 for tag in values.keys())  # noqa: SIM118 (a Dataset runs over its elements)
+    shift = how.high + 1 - how.stored
+    if shift or overlay:
+        bits = stored.view(np.dtype(f"u{stored.dtype.itemsize}")) >> shift & ((1 << how.stored) - 1)
+        return _signed(bits, how), False
+    low, high = int(stored.min()), int(stored.max())
+    if how.signed:
+        half = 1 << (how.stored - 1)
+        if -half <= low and high < half:
+            return stored, False
+        if low >= 0 and high < 2 * half:  # the sign was not carried on into the bits beyond
+            return _signed(stored.view(np.dtype(f"u{stored.dtype.itemsize}")), how), False
+        return stored, True
+    return stored, high >= 1 << how.stored
+
+
+def _signed(bits: Array, how: Numbers) -> Array:
+    """Unsigned numbers as what their highest stored bit makes of them."""
+    if not how.signed:
+        return bits
+    half = 1 << (how.stored - 1)
+    return ((bits.astype(np.int64) ^ half) - half).astype(how.kind)
+
+
+def padding_of(values: Dataset, how: Numbers) -> tuple[int, int] | None:
+    """The lowest and highest stored number that a file gives to voxels outside of its image, or None."""
+    first = whole(values, "PixelPaddingValue")
+    if first is None and isinstance(raw := value(values, "PixelPaddingValue"), bytes) and len(raw) == 2:
+        first = int.from_bytes(raw, "little", signed=how.signed)
+    if first is None:
+        return None
+    last = whole(values, "PixelPaddingRangeLimit")
+    ends = sorted(_wrapped(end, how) for end in (first, first if last is None else last))
+    return ends[0], ends[1]
+
+
+def _wrapped(number: int, how: Numbers) -> int:
+    """A number that was written with the wrong sign, as it was meant."""
+    size = 1 << how.allocated
+    low = -size // 2 if how.signed else 0
+    return number - size if number >= low + size else number + size if number < low else number

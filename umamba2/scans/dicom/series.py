@@ -1,0 +1,231 @@
+"""Which slices belong together, and which of several volumes is read.
+
+No message here holds anything of a patient: series are told apart by their number and size. Only who asks for a series
+by --series and misses hears the UIDs that there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+
+from umamba2.errors import InputError
+from umamba2.scans.dicom.frames import Frame, frame_count, frames_of
+from umamba2.scans.dicom.headers import Header, read_header, text, value, whole
+from umamba2.scans.dicom.sources import Source
+
+_SAME_DIRECTION = 2e-3  # cosines of slices that lie alike differ by at most that
+_SAME_SPACING = 0.01  # of the smaller one
+_NO_SCANS = (  # images that are none of a patient: segmentations, maps, doses
+    "1.2.840.10008.5.1.4.1.1.66.4",
+    "1.2.840.10008.5.1.4.1.1.66.7",
+    "1.2.840.10008.5.1.4.1.1.30",
+    "1.2.840.10008.5.1.4.1.1.481.2",
+)
+
+
+@dataclass
+class Series:
+    """Slices that make a volume.
+
+    Attributes:
+        frames: The slices, in the order of the files.
+        patient: Whose, as far as the files say; to compare, not to show.
+        study: The UID of the visit; likewise.
+        uid: Of the series; likewise.
+        number: Of the series, or None.
+        gathered: Whether each slice claims to be a series of its own.
+    """
+
+    frames: list[Frame]
+    patient: str
+    study: str
+    uid: str
+    number: int | None
+    gathered: bool = False
+    key: tuple[object, ...] = field(default=(), repr=False)
+
+    @property
+    def header(self) -> Header:
+        """The first file's."""
+        return self.frames[0].header
+
+    @property
+    def voxels(self) -> int:
+        """How many."""
+        return len(self.frames) * rows_of(self.header) * columns_of(self.header)
+
+    def describe(self) -> str:
+        """The series in a few words, none of them a patient's."""
+        size = f"{columns_of(self.header)} x {rows_of(self.header)} x {len(self.frames)} voxels"
+        return f"series {'without number' if self.number is None else self.number} ({size})"
+
+
+def rows_of(header: Header) -> int:
+    """The number of rows of a slice, 0 if it has none."""
+    return max(0, whole(header.values, "Rows") or 0)
+
+
+def columns_of(header: Header) -> int:
+    """The number of columns of a slice, 0 if it has none."""
+    return max(0, whole(header.values, "Columns") or 0)
+
+
+def find_series(sources: Iterable[Source], warnings: list[str], name: str, complete: bool = False) -> list[Series]:
+    """All volumes in some files, the largest first. Localizers, pictures and what is no scan are left out.
+
+    Args:
+        sources: The files.
+        warnings: Gets a line for what is odd.
+        name: What messages call the scan.
+        complete: Whether headers are wanted with all values, whatever their size.
+
+    Raises:
+        InputError: A file cannot be read, or no two slices belong together.
+    """
+    groups = dict[tuple[object, ...], list[Frame]]()
+    for source in sources:
+        try:
+            header = read_header(source, complete=complete)
+            _check_image(header)
+        except InputError:
+            if source.sure:
+                raise
+            continue  # it only looked like DICOM
+        if is_scan(header):
+            groups.setdefault(_key(header), []).extend(frames_of(header))
+    found = [series for key, frames in groups.items() for series in _split(key, frames)]
+    volumes = [series for series in found if len(series.frames) > 1]
+    if not volumes:
+        volumes = [series for series in _gathered(found) if len(series.frames) > 1]
+        if volumes:
+            said = f"found a series UID of its own for each of {len(volumes[0].frames)} slices, expected one for all"
+            warnings.append(f"{name}: {said}; taken together")
+    if not volumes:
+        what = {0: "no slice", 1: "one slice"}.get(len(found), f"{len(found)} slices that do not belong together")
+        raise InputError(f"{name}: found {what}, expected the slices of a volume (give the folder that holds them)")
+    return sorted(volumes, key=lambda series: -series.voxels)
+
+
+def _check_image(header: Header) -> None:
+    """Raise InputError for the header of an image that ends too early to say its size, and for one of nothing."""
+    from pydicom.uid import UID
+
+    kind = text(header.values, "SOPClassUID")
+    image = not kind or "Image Storage" in UID(kind).name
+    if image and not (rows_of(header) and columns_of(header)):
+        raise InputError(f"{header.label}: found no size of its image, expected a complete DICOM file")
+
+
+def is_scan(header: Header) -> bool:
+    """Whether a file holds grey slices of a patient."""
+    values = header.values
+    if not rows_of(header) or not columns_of(header) or text(values, "SOPClassUID") in _NO_SCANS:
+        return False
+    if (whole(values, "SamplesPerPixel") or 1) != 1:
+        return False
+    kind = value(values, "ImageType")
+    words = [kind] if isinstance(kind, str) else list(kind or ())
+    photometric = text(values, "PhotometricInterpretation") or "MONOCHROME2"
+    return "LOCALIZER" not in [str(word).upper() for word in words] and photometric.startswith("MONOCHROME")
+
+
+def choose(volumes: list[Series], wanted: str | None, warnings: list[str], name: str) -> Series:
+    """The volume to read: the one asked for, else the largest of the one patient that there is.
+
+    Args:
+        volumes: As `find_series` returns them.
+        wanted: A series' UID or number, or None.
+        warnings: Gets a line that names the others.
+        name: What messages call the scan.
+
+    Raises:
+        InputError: There is none that was asked for, or there are several; or the files are of several patients.
+    """
+    if wanted is not None:
+        volumes = _wanted(volumes, wanted, name)
+    patients = {series.patient for series in volumes}
+    if len(patients) > 1:
+        expected = "one (--series UID chooses)" if wanted is None else "a UID that only one has"
+        raise InputError(f"{name}: found scans of {len(patients)} patients, expected {expected}")
+    chosen, *others = volumes
+    if others:
+        listed = ", ".join(series.describe() for series in others[:5]) + (", ..." if len(others) > 5 else "")
+        taken = f"took the largest, {chosen.describe()}, and left out {listed}"
+        warnings.append(f"{name}: found {len(volumes)} volumes, expected one; {taken}")
+    return chosen
+
+
+def _wanted(volumes: list[Series], wanted: str, name: str) -> list[Series]:
+    found = [series for series in volumes if series.uid == wanted]
+    if not found and wanted.isdigit():
+        found = [series for series in volumes if series.number == int(wanted)]
+    uids = list(dict.fromkeys(series.uid for series in found or volumes))
+    if not found or len(uids) > 1:
+        listed = "; ".join(f"{s.uid} = {s.describe()}" for s in (found or volumes)[:20])
+        count = f"{len(uids)} of series" if found else "none of series"
+        raise InputError(f"{name}: found {count} {wanted[:70]}, expected one of {listed}")
+    return found
+
+
+def _key(header: Header) -> tuple[object, ...]:
+    """What slices that belong together have in common."""
+    values = header.values
+    who = text(values, "PatientID") or text(values, "PatientName")
+    study, series = text(values, "StudyInstanceUID"), text(values, "SeriesInstanceUID")
+    # Volumes in one file are complete, unless the file says that others go on with it.
+    alone = (text(values, "ConcatenationUID") or header.label) if frame_count(header) > 1 else ""
+    return who, study, series, rows_of(header), columns_of(header), alone
+
+
+def _split(key: tuple[object, ...], frames: list[Frame]) -> list[Series]:
+    """The slices of a series apart by their direction and spacing, and by pass where there are several."""
+    parts = list[list[Frame]]()
+    for frame in frames:
+        part = next((part for part in parts if _alike(part[0], frame)), None)
+        if part is None:
+            parts.append([frame])
+        else:
+            part.append(frame)
+    volumes = list[list[Frame]]()
+    for part in parts:
+        passes = [list(group) for _, group in groupby(sorted(part, key=_acquisition), key=_acquisition)]
+        volumes += passes if len(passes) > 1 and _overlap(part) else [part]
+    values = frames[0].header.values
+    who, study, uid = (str(one) for one in key[:3])
+    number = whole(values, "SeriesNumber")
+    return [Series(volume, who or study, study, uid, number, key=key) for volume in volumes]
+
+
+def _acquisition(frame: Frame) -> str:
+    return frame.acquisition
+
+
+def _overlap(frames: list[Frame]) -> bool:
+    places = [frame.position for frame in frames if frame.position is not None]
+    return len(set(places)) < len(places)
+
+
+def _alike(one: Frame, other: Frame) -> bool:
+    if (one.axes is None) != (other.axes is None) or (one.spacing is None) != (other.spacing is None):
+        return False
+    if one.axes is not None and np.abs(np.subtract(one.axes, other.axes or ())).max() > _SAME_DIRECTION:
+        return False
+    return one.spacing is None or bool(np.allclose(one.spacing, other.spacing or (), rtol=_SAME_SPACING, atol=0))
+
+
+def _gathered(singles: list[Series]) -> list[Series]:
+    """Slices that claim to be a series each, together where all else is alike."""
+    together = list[Series]()
+    for one in singles:
+        for series in together:
+            key, other = series.key, one.key
+            if (*key[:2], *key[3:]) == (*other[:2], *other[3:]) and _alike(series.frames[0], one.frames[0]):
+                series.frames += one.frames
+                break
+        else:
+            together.append(Series(list(one.frames), one.patient, one.study, one.uid, one.number, True, one.key))
+    return together

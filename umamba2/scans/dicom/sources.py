@@ -1,0 +1,144 @@
+"""The DICOM files that a folder, a zip or a path stands for, as things to open.
+
+Zips are read in place: nothing of them is ever written to a disk, and the names in them, which may be those of
+patients, are neither used nor said.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from umamba2.errors import InputError
+from umamba2.scans.dicom.files import (
+    MARK,
+    START,
+    files_below,
+    has_dicom_ending,
+    is_dicom,
+    is_dicom_start,
+    is_hidden,
+    is_marked,
+)
+from umamba2.scans.voxels import check_memory
+
+_MOST_EXPANSION = 200  # of a zip as a whole: DICOM shrinks to a half or a third, air alone to a thousandth
+_SMALL = 100 << 20  # bytes: no zip below needs a look at its expansion, and no member below is read piece by piece
+_ZIPS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+# What the zipfile module raises for archives that are damaged, encrypted or packed in a way that it does not know.
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A DICOM file.
+
+    Attributes:
+        label: What messages call it.
+        open: Opens it; what it returns can be read and sought.
+        sure: Whether it is DICOM by its mark or its name, so that it is a fault if it cannot be read.
+    """
+
+    label: str
+    open: Callable[[], BinaryIO]
+    sure: bool = True
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[list[Source]]:
+    """The DICOM files of a folder and all folders below it, of a zip, or a single one; in the order of their names.
+
+    Raises:
+        InputError: There is none, or a zip cannot be read or would grow beyond all measure.
+    """
+    if path.is_dir():
+        files = (file for _, inner in files_below(path) for file in inner)
+        yield [source for file in files if (source := source_of(file)) is not None]
+    elif path.suffix.lower() != ".zip" or is_dicom(path):
+        yield [Source(str(path), _file_opener(path))]
+    else:
+        try:
+            archive = zipfile.ZipFile(path)
+        except _UNREADABLE as error:
+            raise InputError(f"{path}: found a damaged zip ({_brief(error)}), expected a whole one") from None
+        with archive:
+            yield _of_zip(path, archive)
+
+
+def _file_opener(path: Path) -> Callable[[], BinaryIO]:
+    def open_file() -> BinaryIO:
+        return open(path, "rb")
+
+    return open_file
+
+
+def source_of(path: Path) -> Source | None:
+    """A file of a folder, if it is DICOM or must once have been."""
+    if path.name.upper() == "DICOMDIR" or not path.is_file():
+        return None
+    empty = "." not in path.name and path.stat().st_size == 0  # a slice whose copy failed
+    sure = is_marked(path) or has_dicom_ending(path.name) or empty
+    return Source(str(path), _file_opener(path), sure) if sure or is_dicom(path) else None
+
+
+def _of_zip(path: Path, archive: zipfile.ZipFile) -> list[Source]:
+    sources, inner = list[tuple[str, zipfile.ZipInfo, bool]](), 0
+    for number, member in enumerate(archive.infolist(), start=1):
+        parts = member.filename.replace("\\", "/").split("/")
+        if member.is_dir() or stat.S_ISLNK(member.external_attr >> 16) or any(is_hidden(part) for part in parts[:-1]):
+            continue
+        if is_hidden(parts[-1]) or parts[-1].upper() == "DICOMDIR":
+            continue
+        label = f"{path}: file {number}"
+        try:
+            with archive.open(member) as file:
+                start = file.read(START)
+        except _UNREADABLE as error:
+            if has_dicom_ending(parts[-1]) or "." not in parts[-1]:
+                raise InputError(f"{label}: could not be read ({_brief(error)}), expected a whole zip") from None
+            continue
+        inner += start[:4] in _ZIPS
+        sure = start.endswith(MARK) or has_dicom_ending(parts[-1]) or ("." not in parts[-1] and not start)
+        if sure or is_dicom_start(start):
+            sources.append((label, member, sure))
+    if not sources:
+        found = "a zip in the zip" if inner else "no DICOM file"
+        raise InputError(f"{path}: found {found}, expected the files of a scan")
+    if len({member.header_offset for _, member, _ in sources}) < len(sources):
+        raise InputError(f"{path}: found several names for one file, expected each file once")
+    size, packed = sum(member.file_size for _, member, _ in sources), path.stat().st_size
+    if size > max(_SMALL, _MOST_EXPANSION * packed):
+        found = f"{size / 1e9:.1f} GB in a zip of {packed / 1e9:.3f} GB"
+        raise InputError(f"{path}: found {found}, expected at most {_MOST_EXPANSION} times its size")
+    check_memory(str(path), size)
+    return [Source(label, _opener(archive, member, label), sure) for label, member, sure in sources]
+
+
+def _opener(archive: zipfile.ZipFile, member: zipfile.ZipInfo, label: str) -> Callable[[], BinaryIO]:
+    def open_member() -> BinaryIO:
+        try:
+            with archive.open(member) as file:
+                return BytesIO(file.read())  # to the end, where its checksum is
+        except _UNREADABLE as error:
+            raise InputError(f"{label}: could not be read ({_brief(error)}), expected a whole zip") from None
+
+    return open_member
+
+
+def _brief(error: BaseException) -> str:
+    """What is wrong with a zip, without the names in it."""
+    if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
+        return "it is encrypted" if "encrypted" in str(error) else type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return os.strerror(error.errno or 0)
+    if "CRC" in str(error):
+        return "a checksum is wrong"
+    return "a packing that is not known" if isinstance(error, NotImplementedError) else type(error).__name__
