@@ -29,7 +29,7 @@ class StandIn:
         self.calls: list = []
         self.deadlines: list = []
 
-    def predict(self, volume, spacing, clicks=None, deadline=None, record=None):
+    def predict(self, volume, spacing, clicks=None, deadline=None, record=None, passes=None, watch=None):
         assert volume.dtype in (np.uint8, np.int16, np.float32)
         assert volume.ndim == len(spacing) == 3
         assert np.isfinite(volume).all()

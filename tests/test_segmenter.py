@@ -124,7 +124,7 @@ def test_everything_that_is_wrong_is_in_the_record(tmp_path):
 
 
 def _warning(predict):
-    def wrapped(volume, spacing, clicks=None, deadline=None, record=None):
+    def wrapped(volume, spacing, clicks=None, deadline=None, record=None, passes=None, watch=None):
         record.warn("something odd")
         return predict(volume, spacing, clicks, deadline, record)
 
@@ -176,7 +176,7 @@ def test_oblique_scans_come_back_on_their_grid(tmp_path):
 class Sided(StandIn):
     """Finds what lies to the left, low and in front in an array that lies as it learned: one bright corner each."""
 
-    def predict(self, volume, spacing, clicks=None, deadline=None, record=None):
+    def predict(self, volume, spacing, clicks=None, deadline=None, record=None, passes=None, watch=None):
         self.calls.append((volume.shape, tuple(spacing), clicks))
         labels = np.zeros(volume.shape, np.uint8)
         labels[:, :, volume.shape[2] // 2 :] = 1  # the patient's left where x grows to the left
@@ -232,3 +232,69 @@ def test_doubts_about_orientation_are_warnings(tmp_path):
     assert not any(": orientation: " in line for line in warnings(oblique, "keep") + warnings(bare, "keep"))
     with pytest.raises(umamba2.InputError, match="orientation: found 'LLS'"):
         Segmenter(StandIn("stsr"), CHALLENGES["stsr"], orientation="LLS").segment(oblique)
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clickable(tmp_path_factory):
+    model = make_model(
+        tmp_path_factory.mktemp("clickable") / "m", "umamba2.nets.UMamba2Click", 3, folds=(0, 1), mirror_axes=(0, 1, 2)
+    )
+    return umamba2.load(model, challenge=INTERACTIVE, device="cpu", precision="fp32", orientation="LPS")
+
+
+def clicked_scan(tmp_path, code="LPS", spacing=(0.3, 0.3, 0.3)):
+    import SimpleITK as sitk
+
+    array = np.random.default_rng(5).normal(800, 900, (20, 40, 36)).astype(np.int16)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    path = tmp_path / "scan.nii.gz"
+    sitk.WriteImage(sitk.DICOMOrient(image, code), str(path))
+    return path
+
+
+@pytest.mark.parametrize(("code", "spacing"), [("LPS", (0.3, 0.3, 0.3)), ("RSA", (0.25, 0.4, 0.3))])
+def test_a_session_ends_as_the_command_line_does_with_its_click_file(tmp_path, clickable, code, spacing):
+    path = clicked_scan(tmp_path, code, spacing)
+    session = clickable.session(path)
+    session.click("left", voxel=(3, 4, 5))
+    session.click("right", voxel=(17, 14, 15))
+    session.click("left", voxel=(1, 1, 1))
+    session.move(2, voxel=(18, 19, 9))
+    session.remove(3)
+    (tmp_path / "clicks.json").write_text(session.click_file())
+    whole = session.finish()
+    expected = clickable.segment(path, tmp_path / "clicks.json")
+    np.testing.assert_array_equal(whole.labels, expected.labels)
+    assert whole.geometry == expected.geometry == session.geometry
+    assert set(np.unique(whole.labels)) == {0, 1, 2}
+    assert sum(whole.record.passes_done) > whole.record.tiles
+    assert session.structures == whole.structures
+
+
+def test_models_without_clicks_have_no_sessions(tmp_path):
+    segmenter = umamba2.load(make_model(tmp_path / "m"), challenge="none", device="cpu")
+    with pytest.raises(umamba2.InputError, match="found a model that takes no clicks"):
+        segmenter.session((np.zeros((3, 3, 3)), (1, 1, 1)))
+
+
+def test_who_watches_is_told_of_every_pass_and_can_stop(tmp_path, clickable):
+    path, seen = clicked_scan(tmp_path), []
+    segmentation = clickable.segment(path, watch=lambda *numbers: seen.append(numbers))
+    total = segmentation.record.passes_asked * segmentation.record.tiles
+    assert total > segmentation.record.tiles > 1
+    assert seen == [(done, total) for done in range(total + 1)]
+
+    def stop(done, total):
+        if done == 3:
+            raise umamba2.Cancelled("enough")
+
+    with pytest.raises(umamba2.Cancelled, match="enough"):
+        clickable.segment(path, watch=stop)
+    session = clickable.session(path)
+    with pytest.raises(umamba2.Cancelled):
+        session.finish(watch=stop)
+    np.testing.assert_array_equal(session.finish().labels, segmentation.labels)

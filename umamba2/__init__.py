@@ -16,13 +16,17 @@ from umamba2.lazy import lazily
 
 if TYPE_CHECKING:
     from umamba2.engine.predict import Predictor
-    from umamba2.errors import InputError, MissingExtra, ModelError, OutOfMemory
+    from umamba2.engine.session import Answer, Click, Session
+    from umamba2.errors import Cancelled, InputError, MissingExtra, ModelError, OutOfMemory
     from umamba2.scans.clicks import Clicks
     from umamba2.scans.volumes import Geometry, Volume, read_volume, write_labels
     from umamba2.segmenter import Segmentation, Segmenter, load
 
 __version__ = "0.1.0"
 __all__ = [
+    "Answer",
+    "Cancelled",
+    "Click",
     "Clicks",
     "Geometry",
     "InputError",
@@ -32,6 +36,7 @@ __all__ = [
     "Predictor",
     "Segmentation",
     "Segmenter",
+    "Session",
     "Volume",
     "load",
     "read_volume",
@@ -42,6 +47,9 @@ if not TYPE_CHECKING:  # a type checker shall find what is above, and nothing el
     __getattr__ = lazily(
         __name__,
         {
+            "Answer": "engine.session",
+            "Cancelled": "errors",
+            "Click": "engine.session",
             "Clicks": "scans.clicks",
             "Geometry": "scans.volumes",
             "InputError": "errors",
@@ -51,6 +59,7 @@ if not TYPE_CHECKING:  # a type checker shall find what is above, and nothing el
             "Predictor": "engine.predict",
             "Segmentation": "segmenter",
             "Segmenter": "segmenter",
+            "Session": "engine.session",
             "Volume": "scans.volumes",
             "load": "segmenter",
             "read_volume": "scans.volumes",

@@ -53,5 +53,9 @@ def needing(extra: str, what: str) -> Iterator[None]:
         raise MissingExtra(f"{what}: found no {name}, expected pip install 'umamba2[{extra}]'") from None
 
 
+class Cancelled(Exception):
+    """What somebody who watches a computation raises to have it stopped."""
+
+
 class Terminated(BaseException):
     """The process was asked to end. No Exception, so that nobody takes it for a fault to try something else after."""

@@ -11,7 +11,7 @@ The command line, the container, the server and the evalutils class all come thr
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -23,11 +23,14 @@ from umamba2.anatomy.numberings import from_training, ids_of
 from umamba2.anatomy.structures import WRITTEN_NUMBERINGS
 from umamba2.challenges import CHALLENGES, Challenge, find_challenge
 from umamba2.engine.postprocess import postprocess
+from umamba2.engine.progress import Watch
 from umamba2.engine.record import Record
+from umamba2.engine.session import Session
 from umamba2.errors import InputError, ModelError, Terminated
 from umamba2.messages import unexpected
 from umamba2.models.locate import demo_model, find_model, model_folder
 from umamba2.scans.clicks import Clicks, no_clicks, read_clicks
+from umamba2.scans.geometry import Triple
 from umamba2.scans.orientation import UPRIGHT, tilt, turned, turned_back, turned_points
 from umamba2.scans.orientation import code as code_of
 from umamba2.scans.volumes import Geometry, Volume, as_volume, read_volume, write_labels
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from umamba2.engine.predict import Predictor
 
 Scan: TypeAlias = "str | Path | Volume | tuple[npt.NDArray[Any], Sequence[float]]"
+Predict: TypeAlias = "Callable[[npt.NDArray[Any], Triple, Clicks | None], npt.NDArray[np.uint8]]"
 PLAIN = "none"  # in place of a challenge: the network's own answer and ids
 AUTO, KEEP = "auto", "keep"  # in place of an orientation: what the model states; never turn, never warn
 MOST_TILT = 20.0  # degrees between a scan's axes and the patient's; training scans lean less
@@ -131,6 +135,7 @@ class Segmenter:
         clicks: str | Path | Clicks | None = None,
         deadline: float | None = None,
         record: Record | None = None,
+        watch: Watch | None = None,
     ) -> Segmentation:
         """Segment one scan.
 
@@ -141,6 +146,8 @@ class Segmenter:
             deadline: On `time.monotonic`'s clock, when the network must be done; post-processing comes after it. Gives
                 up mirror images first, then folds, overlap and detail. None: no limit.
             record: Where to note how it went, for callers who want it even if this fails; None for a new one.
+            watch: Is told after each pass of the network over a tile how many are done and how many there are. What it
+                raises, such as `umamba2.Cancelled`, ends the work and is raised here.
 
         Raises:
             InputError: The scan cannot be read or segmented; the message names it.
@@ -151,21 +158,57 @@ class Segmenter:
             for warning in volume.warnings:
                 record.warn(warning)
             used = self._clicks(clicks, volume, record)
+
+        def predict(array: npt.NDArray[Any], spacing: Triple, clicks: Clicks | None) -> npt.NDArray[np.uint8]:
+            return self.predictor.predict(array, spacing, clicks, deadline, record, watch=watch)
+
+        labels = self._labels(volume, name, used, record, predict)
+        return Segmentation(labels, volume.geometry, self.structures, record)
+
+    def session(self, scan: Scan) -> Session[Segmentation]:
+        """A scan to click on, for models that take clicks: answers at once, and the full result in the end.
+
+        Nothing is computed before the first click or `Session.look`.
+
+        Args:
+            scan: As for `segment`.
+
+        Raises:
+            InputError: The model takes no clicks, or the scan cannot be read.
+        """
+        if not self.takes_clicks:
+            raise InputError("session: found a model that takes no clicks, expected one that takes them")
+        volume, name = _volume(scan)
+
+        def look(clicks: Clicks, record: Record, watch: Watch | None) -> npt.NDArray[np.uint8]:
+            def predict(array: npt.NDArray[Any], spacing: Triple, used: Clicks | None) -> npt.NDArray[np.uint8]:
+                return self.predictor.predict(array, spacing, used, None, record, passes=1, watch=watch)
+
+            return self._labels(volume, name, clicks, record, predict)
+
+        def finish(clicks: Clicks, watch: Watch | None) -> Segmentation:
+            return self.segment(volume, clicks, watch=watch)
+
+        return Session(volume, self.structures, look, finish)
+
+    def _labels(
+        self, volume: Volume, name: str, clicks: Clicks | None, record: Record, predict: Predict
+    ) -> npt.NDArray[np.uint8]:
+        """The labels of a scan on its own grid: turned, predicted, post-processed and turned back."""
         noted = len(record.warnings)
         try:
             code = self._turn_to(volume, record)
             array, grid = turned(volume.array, volume.grid, code)
-            if used is not None:
-                places = turned_points(used.coordinates, volume.array.shape, volume.grid, code)
-                used = Clicks(places, used.labels)
-            labels = self.predictor.predict(array, grid.zyx_spacing, used, deadline, record)
-            labels = self._finished(labels, grid.zyx_spacing, used, record)
-            labels = np.ascontiguousarray(turned_back(labels, volume.grid, code))
+            if clicks is not None:
+                places = turned_points(clicks.coordinates, volume.array.shape, volume.grid, code)
+                clicks = Clicks(places, clicks.labels)
+            labels = predict(array, grid.zyx_spacing, clicks)
+            labels = self._finished(labels, grid.zyx_spacing, clicks, record)
+            return np.ascontiguousarray(turned_back(labels, volume.grid, code))
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
         finally:  # the engine does not know the file
             record.warnings[noted:] = [f"{name}: {warning}" for warning in record.warnings[noted:]]
-        return Segmentation(labels, volume.geometry, self.structures, record)
 
     def _clicks(self, clicks: str | Path | Clicks | None, volume: Volume, record: Record) -> Clicks | None:
         if not self.takes_clicks:

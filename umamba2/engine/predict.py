@@ -17,6 +17,7 @@ from umamba2.engine.budget import Budget
 from umamba2.engine.cpu import activations
 from umamba2.engine.network import resolve_device, resolve_precision
 from umamba2.engine.preprocess import prepare
+from umamba2.engine.progress import Watch
 from umamba2.engine.record import Record, forget_peak_memory, peak_memory
 from umamba2.engine.runner import Runner
 from umamba2.engine.window import SlidingWindow
@@ -118,6 +119,8 @@ class Predictor:
         clicks: Clicks | tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
         deadline: float | None = None,
         record: Record | None = None,
+        passes: int | None = None,
+        watch: Watch | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Segment one scan.
 
@@ -132,6 +135,9 @@ class Predictor:
             deadline: When to be done, on `time.monotonic`'s clock. Mirror images are given up first, then folds, then
                 overlap, then detail; what is left is labelled from a coarse look, which is taken even without any time.
             record: Takes the numbers and the warnings; without one, warnings are Python's.
+            passes: How many of the folds and mirror images to run at most; None for all.
+            watch: Is told after each pass over a tile how many are done and how many there are. What it raises ends
+                the work and is raised here.
 
         Returns:
             Training ids, (z, y, x).
@@ -144,7 +150,8 @@ class Predictor:
             raise InputError("deadline: found nan, expected seconds on time.monotonic's clock, or None")
         own_record = record is None
         record = Record() if record is None else record
-        record.passes_asked, record.tile_step = len(self.runner.passes), self.tile_step
+        asked = len(self.runner.passes) if passes is None else min(passes, len(self.runner.passes))
+        record.passes_asked, record.tile_step = asked, self.tile_step
         for problem in self.runner.warnings:
             record.warn(problem)
         forget_peak_memory()
@@ -155,10 +162,10 @@ class Predictor:
                 record.warn(problem)
             grid_clicks = scan_clicks and Clicks(prepared.to_grid(scan_clicks.coordinates), scan_clicks.labels)
         with record.timed("network"):
-            budget = Budget(deadline, len(self.runner.passes))
+            budget = Budget(deadline, asked)
             try:  # not bound to a variable: the window may hold an exception, whose traceback keeps a tile's memory
                 box_labels = SlidingWindow(
-                    self.runner, prepared, grid_clicks, self.blend, budget, record, self.progress
+                    self.runner, prepared, grid_clicks, self.blend, budget, record, self.progress, watch
                 ).labels(self.tile_step)
             finally:
                 activations.release()

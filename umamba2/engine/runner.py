@@ -30,6 +30,7 @@ FINEST_MAPS = 3.9  # peak activation memory on a CPU, as a multiple of the fines
 
 Warn = Callable[[str], None]
 FreeMemory = Callable[[], "str | None"]
+AfterPass = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Runner:
         passes: Sequence[Pass],
         warn: Warn,
         free_memory: FreeMemory = lambda: None,
+        after_pass: AfterPass = lambda done: None,
     ) -> Tensor:
         """The mean logits of some passes over a tile: (classes, z, y, x), in fp32 or in the network's own type.
 
@@ -104,28 +106,30 @@ class Runner:
             passes: Some of `passes`.
             warn: Is told what was given up.
             free_memory: Frees memory that others hold, and says what it did; None if there is nothing left to free.
+            after_pass: Is told how many of the passes are done.
 
         Raises:
             DeviceChanged: The networks are on the CPU now; the caller should plan anew and try again.
             NotFinite: The logits are not finite in fp32 either.
             OutOfMemory: Not even the smallest step is possible.
         """
-        logits = self._retry_with_less_memory(tile, clicks, passes, warn, free_memory)
+        logits = self._retry_with_less_memory(tile, clicks, passes, warn, free_memory, after_pass)
         if self.dtype != torch.float32 and not _finite(logits):
             warn(f"network: found NaN or infinite logits in {_name(self.dtype)}, running that tile again in fp32")
             del logits
-            logits = self._in_fp32()._retry_with_less_memory(tile, clicks, passes, warn, free_memory)
+            logits = self._in_fp32()._retry_with_less_memory(tile, clicks, passes, warn, free_memory, after_pass)
         if not _finite(logits):
             raise NotFinite
         return logits
 
     def _retry_with_less_memory(
-        self, tile: Tensor, clicks: Clicks | None, passes: Sequence[Pass], warn: Warn, free_memory: FreeMemory
-    ) -> Tensor:
+        self, tile: Tensor, clicks: Clicks | None, passes: Sequence[Pass], warn: Warn, free_memory: FreeMemory,
+        after_pass: AfterPass,
+    ) -> Tensor:  # fmt: skip
         device = self.device
         while True:
             try:
-                return self._mean(tile, clicks, passes)
+                return self._mean(tile, clicks, passes, after_pass)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -201,7 +205,8 @@ class Runner:
         if self.dtype != torch.float32:  # what was asked for in fp32 stays in fp32
             self.dtype = resolve_precision("auto", self.device)
 
-    def _mean(self, tile: Tensor, clicks: Clicks | None, passes: Sequence[Pass]) -> Tensor:
+    def _mean(self, tile: Tensor, clicks: Clicks | None, passes: Sequence[Pass], after_pass: AfterPass) -> Tensor:
+        done = 0
         tile = tile[None, None].to(self.device, self.dtype)
         total: Tensor | None = None
         for fold, images in groupby(sorted(passes, key=lambda p: p.fold), key=lambda p: p.fold):
@@ -213,6 +218,8 @@ class Runner:
                     outputs = run_in_subtiles(
                         self.nets[fold], seen, self._click_tensors(clicks, group), self.halvings, self.multiple
                     )
+                done += len(group)
+                after_pass(done)
                 for output, a in zip(torch.unbind(outputs), group):
                     if len(passes) == 1 and not a:
                         return output

@@ -19,6 +19,7 @@ from umamba2.engine.cpu import activations
 from umamba2.engine.faults import DeviceChanged, NotFinite, is_out_of_memory
 from umamba2.engine.labelmap import OtherGrid, SameGrid
 from umamba2.engine.preprocess import Prepared
+from umamba2.engine.progress import Progress, Watch
 from umamba2.engine.record import Record
 from umamba2.engine.runner import Runner
 from umamba2.engine.tiles import Box, Sweep, Tile, padding
@@ -45,14 +46,16 @@ class SlidingWindow:
         budget: The time that is left.
         record: Takes the numbers and the warnings.
         progress: Show a bar over the tiles.
+        watch: Is told of every pass, and may stop the work by raising something.
     """
 
     def __init__(
         self, runner: Runner, prepared: Prepared, clicks: Clicks | None, blend: str, budget: Budget, record: Record,
-        progress: bool = False,
+        progress: bool = False, watch: Watch | None = None,
     ):  # fmt: skip
         self.runner, self.prepared, self.blend = runner, prepared, blend
         self.budget, self.record, self.progress = budget, record, progress
+        self.watched = Progress(watch)
         self.patch = tuple(runner.plan.patch_size)
         self.shape = tuple(prepared.tensor.shape[1:])
         self.pads = padding(self.shape, self.patch)
@@ -101,11 +104,13 @@ class SlidingWindow:
         air = [bool(self.volume[tile.box].max() <= lowest + AIR_TOLERANCE) for tile in tiles]
         record.tiles, record.tiles_of_air = len(tiles), sum(air)
         left = len(tiles) - sum(air)  # tiles without an answer
+        self.watched.total = left * self.budget.asked
+        self.watched.at(0)
         for tile, empty in zip(tqdm(tiles, "tiles", disable=not self.progress, leave=False), air):
             if empty:
                 scores.add(tile, None)
                 continue
-            began = time.monotonic()
+            began, before = time.monotonic(), self.watched.total - left * self.budget.asked
             logits, passes = self._answer(tile, left, scores)
             answered = time.monotonic()
             try:
@@ -117,6 +122,8 @@ class SlidingWindow:
                 record.tiles_lost += left
                 break
             left -= 1
+            if passes < self.budget.asked:
+                self.watched.at(before + self.budget.asked)
             if logits is None:
                 record.tiles_lost += 1
             elif passes:
@@ -141,6 +148,11 @@ class SlidingWindow:
             (classes, z, y, x), or None without any answer, and the number of passes.
         """
         passes, device_changed = self.budget.passes(left), False
+        before = self.watched.total - left * self.budget.asked
+
+        def after_pass(done: int) -> None:
+            self.watched.at(before + done)
+
         while self._failure is None:
             try:
                 if device_changed:
@@ -153,8 +165,9 @@ class SlidingWindow:
                     clicks = _inside(self.clicks, tile.box)
                     tile_passes = self.runner.passes[:passes]
                     logits = self.runner.logits(
-                        self.volume[tile.box], clicks, tile_passes, self.record.warn, scores.to_host
-                    )
+                        self.volume[tile.box], clicks, tile_passes, self.record.warn, scores.to_host,
+                        after_pass,
+                    )  # fmt: skip
                     return logits, passes
                 self.coarse.refine()
                 break
@@ -164,6 +177,8 @@ class SlidingWindow:
                 self.record.warn(str(error))
                 break
             except (Exception, Terminated) as error:
+                if error is self.watched.stopped:
+                    raise
                 self._stop(error)
         return self.coarse.part(tile.box), 0
 
@@ -208,7 +223,7 @@ class SlidingWindow:
         most = 0 if outer is None else max(stop - start for start, stop in sweep.rows())  # kept until it is resampled
         rows = most * math.prod(self.volume.shape) // self.volume.shape[outer or 0]
         kept = sum(score_bytes(voxels, self.runner.num_classes) for voxels in (sweep.pending_voxels, rows))
-        return kept + self.runner.tile_bytes(len(self.runner.passes))
+        return kept + self.runner.tile_bytes(self.budget.asked)
 
     def _to_device_if_it_fits(self, volume: Tensor) -> Tensor:
         """The volume on the networks' device, or where it is if there is too little memory."""

@@ -152,6 +152,13 @@ def to_patient(geometry: Geometry, points: Array) -> Array:
     return placed
 
 
+def to_voxels(geometry: Geometry, points: Array) -> Array:
+    """Array indices (n, 3), (z, y, x), whole or not, of points (n, 3) in patient coordinates, mm, LPS."""
+    axes = np.reshape(geometry.direction, (3, 3)) * geometry.spacing
+    placed: Array = np.linalg.solve(axes, (np.asarray(points, float) - geometry.origin).T).T[:, ::-1]
+    return placed
+
+
 def _patient_axes(geometry: Geometry) -> list[tuple[int, float]]:
     """For the grid axes x, y and z: the patient axis (0 L, 1 P, 2 S) next to each, and the cosine between them."""
     direction = np.reshape(geometry.direction, (3, 3))  # [patient axis][grid axis]
