@@ -29,8 +29,8 @@ OUTPUTS = "images/oral-pharyngeal-segmentation"
 PATIENCE = 120  # seconds; much longer than anything here takes
 
 
-def wait_until(condition, what):
-    end = time.monotonic() + PATIENCE
+def wait_until(condition, what, seconds=PATIENCE):
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited in vain for {what}"
         time.sleep(0.02)
@@ -253,6 +253,135 @@ def test_sigterm_waits_for_no_slow_client(tmp_path, model):
     assert slow.is_alive()
     served.process.send_signal(signal.SIGTERM)
     assert served.process.wait(30) == 0  # the client would go on for a minute
+
+
+# A server with little patience and few places, whose calls take until somebody says "go".
+BUSY = """
+import sys, time
+from pathlib import Path
+from umamba2.serving import server
+from umamba2.serving.__main__ import main
+def invoke(*_):
+    with open("calls", "a") as calls:
+        print("call", file=calls)
+    while not Path("go").exists():
+        time.sleep(0.01)
+    return 201, {}
+server.invoke, server.MOST_CALLS, server.MOST_CONNECTIONS, server._Handler.timeout = invoke, 3, 6, 1
+sys.exit(main())
+"""
+CALL = b"POST /invoke HTTP/1.1\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory, model):
+    served = Served(tmp_path_factory.mktemp("busy"), model, BUSY)
+    wait_until(lambda: served.ask("GET", "/health")[0] == 200, "the model")
+    yield served
+    served.process.kill()
+    served.process.wait()
+
+
+@pytest.fixture
+def busy(impatient):
+    for name in ("calls", "go"):
+        (impatient.input.parent / name).unlink(missing_ok=True)
+    impatient.errors()
+    return impatient
+
+
+def calls_begun(served):
+    calls = served.input.parent / "calls"
+    return len(calls.read_text().splitlines()) if calls.exists() else 0
+
+
+def test_calls_that_nobody_waits_for_are_not_begun(busy):
+    answers = []
+    first = threading.Thread(target=lambda: answers.append(busy.ask("POST", "/invoke")))
+    first.start()
+    wait_until(lambda: calls_begun(busy) == 1, "the first call")
+    for number in range(1, 11):
+        with socket.create_connection(("127.0.0.1", busy.port)) as connection:
+            connection.sendall(CALL)
+        wait_until(lambda: len(busy.stderr.read_text().splitlines()) == number, "a word on it")  # noqa: B023
+    assert set(busy.errors()) == {"error: connection: found it closed before its turn, expected a client that waits"}
+    others = [threading.Thread(target=lambda: answers.append(busy.ask("POST", "/invoke"))) for _ in range(3)]
+    for other in others:
+        other.start()
+    wait_until(lambda: answers, "the one that is too many")
+    assert answers == [(503, {"error": "/invoke: found 3 calls that wait, expected fewer"})]
+    (busy.input.parent / "go").touch()
+    for thread in (first, *others):
+        thread.join(PATIENCE)
+    assert answers[1:] == [(201, {})] * 3
+    assert calls_begun(busy) == 3
+
+
+@pytest.mark.parametrize(
+    "start", [b"GET /health HTTP/1.1\r\nX: ", b"POST /invoke HTTP/1.1\r\nContent-Length: 900\r\n\r\n"]
+)
+def test_a_byte_now_and_then_holds_nobody_up(busy, start):
+    """Six such clients take all places, until the time of each is over; who comes after them gets an answer."""
+    clients = [socket.create_connection(("127.0.0.1", busy.port)) for _ in range(6)]
+    for client in clients:
+        client.sendall(start)
+    dripping = threading.Event()
+
+    def drip():
+        while not dripping.wait(0.2):
+            for client in clients:
+                with suppress(OSError):
+                    client.sendall(b"y")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        assert busy.ask("GET", "/health")[0] == 200
+        for client in clients:
+            client.settimeout(PATIENCE)
+            with suppress(ConnectionResetError):
+                answer = client.makefile("rb").read()  # to its end, although the client still sends
+                assert answer.split()[1:2] == ([b"408"] if b"Content-Length" in start else [])
+    finally:
+        dripping.set()
+        thread.join()
+        for client in clients:
+            client.close()
+    assert calls_begun(busy) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="found no /proc, expected Linux")
+def test_connections_are_bounded(busy):
+    def threads():
+        lines = Path(f"/proc/{busy.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Threads:"))
+
+    before, most = threads(), 0
+    idle = [socket.create_connection(("127.0.0.1", busy.port)) for _ in range(30)]
+    try:
+        wait_until(lambda: threads() > before, "the first of them")
+        for _ in range(20):
+            most = max(most, threads())
+            time.sleep(0.02)
+    finally:
+        for connection in idle:
+            connection.close()
+    assert most - before <= 6
+    assert busy.ask("GET", "/health")[0] == 200
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 67108864", "Transfer-Encoding: chunked"])
+def test_a_body_is_taken_in_before_the_connection_ends(busy, framing):
+    """Else the client, which sends all of it first, would see a reset and no answer."""
+    (busy.input.parent / "go").touch()
+    head, _, body = busy.talk(f"POST /invoke HTTP/1.1\r\n{framing}\r\n\r\n".encode(), bytes(2**26)).partition(
+        b"\r\n\r\n"
+    )
+    if "chunked" in framing:
+        assert head.split()[1] == b"201"
+    else:
+        assert head.split()[1] == b"413"
+        assert json.loads(body)["error"] == "body: found 67108864 bytes, expected none, and at most 1048576"
 
 
 # A server whose stderr cannot be written from the first call on, as on a full disk.

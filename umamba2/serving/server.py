@@ -7,11 +7,15 @@ Every answer is a JSON object, and every error also one line on stderr. Threads 
 segmenting happens on the main one, call after call, so that /health answers during a long case and the libraries
 below keep one set of worker threads. Nothing in the input and output folders stays open, nor is any of it remembered:
 the platform empties both between calls.
+
+The standard library serves, because a web framework would bring neither of the two hard parts: a limit on the time that
+a whole request may take to arrive, and work that stays on the main thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -20,7 +24,8 @@ import socket
 import sys
 import threading
 import time
-from concurrent.futures import Future
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Empty, SimpleQueue
@@ -36,6 +41,8 @@ if TYPE_CHECKING:
 
 PORT = 4743  # the platform's
 Answer = tuple[int, dict[str, Any]]
+MOST_CONNECTIONS = 64  # at once; the next wait until one of them is done, which takes a few seconds at most
+MOST_CALLS = 8  # at once, the one in progress among them; the platform makes one after the other
 _POLL = 0.1  # seconds; a signal that comes just before a wait does not end it
 _LONGEST_BODY = 1 << 20  # bytes that are taken in
 _ROUTES = {"/health": "GET", "/invoke": "POST"}
@@ -45,13 +52,15 @@ class Server(ThreadingHTTPServer):
     """Listens from the start; `serve` loads the model and does the work."""
 
     daemon_threads = False  # closing waits for the answers that are on their way
-    request_queue_size = 32
+    request_queue_size = 128
 
     def __init__(self, address: tuple[str, int]):
         super().__init__(address, _Handler)
         self.ready = self.stopping = False
         self._calls: SimpleQueue[Future[Answer]] = SimpleQueue()
         self._accepting = threading.Lock()
+        self._connections = threading.Semaphore(MOST_CONNECTIONS)
+        self._callers = threading.Semaphore(MOST_CALLS)
         self._open: set[socket.socket] = set()  # connections with a client at the other end
 
     def serve(self, options: argparse.Namespace) -> None:
@@ -70,7 +79,9 @@ class Server(ThreadingHTTPServer):
             with self._accepting:
                 self.stopping = True
             while not self._calls.empty():  # calls that came too late
-                self._calls.get().set_result(_STOPPING)
+                call = self._calls.get()
+                if call.set_running_or_notify_cancel():
+                    call.set_result(_STOPPING)
             self.shutdown()
             listener.join()
             for connection in list(self._open):  # a client that is still asking would be waited for, however slow
@@ -91,6 +102,8 @@ class Server(ThreadingHTTPServer):
                 call = self._calls.get(timeout=_POLL)
             except Empty:
                 continue
+            if not call.set_running_or_notify_cancel():
+                continue
             answer = _STOPPING
             try:
                 with handling_sigterm() as sigterm:
@@ -99,16 +112,31 @@ class Server(ThreadingHTTPServer):
             finally:  # somebody is waiting, whatever happened
                 call.set_result(answer)
 
-    def invoke(self) -> Answer:
-        """Have the main thread handle what is in the input folder, and wait for the answer."""
+    def invoke(self, gone: Callable[[], bool]) -> Answer | None:
+        """Have the main thread handle what is in the input folder, and wait for the answer.
+
+        Args:
+            gone: Whether the caller has hung up: what nobody waits for is not begun.
+
+        Returns:
+            The answer, or None if there is nobody to give one to.
+        """
         call: Future[Answer] = Future()
-        with self._accepting:
-            if self.stopping:
-                return _STOPPING
-            if not self.ready:
-                return _LOADING
-            self._calls.put(call)
-        return call.result()
+        if not self._callers.acquire(blocking=False):
+            return 503, {"error": f"/invoke: found {MOST_CALLS} calls that wait, expected fewer"}
+        try:
+            with self._accepting:
+                if self.stopping:
+                    return _STOPPING
+                if not self.ready:
+                    return _LOADING
+                self._calls.put(call)
+            while not wait([call], _POLL).done:
+                if gone() and call.cancel():
+                    return None
+            return call.result()
+        finally:
+            self._callers.release()
 
     def _stop(self, *_: object) -> None:
         if not self.ready:
@@ -116,12 +144,16 @@ class Server(ThreadingHTTPServer):
         self.stopping = True
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        while not self._connections.acquire(timeout=_POLL):
+            if self.stopping:
+                return self.shutdown_request(request)
         self._open.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         self._open.discard(request)
         super().shutdown_request(request)
+        self._connections.release()
 
     def handle_error(self, *_: object) -> None:
         """A client that went away costs one line."""
@@ -166,9 +198,50 @@ def invoke(challenge: Challenge, segmenter: Segmenter, options: argparse.Namespa
     return 201, {"cases": len(outcomes), "warnings": problems}
 
 
+class _Arriving(io.RawIOBase):
+    """What a connection brings within so many seconds from now, however slowly it drips; TimeoutError after that."""
+
+    def __init__(self, connection: socket.socket, seconds: float):
+        self.connection, self.end = connection, time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.connection.settimeout(left)
+        return self.connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: Server
-    timeout = 5  # seconds for the client to send its request
+    timeout = 5  # seconds for the client to send its request, all of it, and as many to take the answer
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Arriving(self.connection, self.timeout))
+
+    def finish(self) -> None:
+        """Take in what the client still sends: closing on unread bytes resets a connection, and loses the answer."""
+        super().finish()
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            rest = _Arriving(self.connection, self.timeout)
+            while rest.read(1 << 16):
+                pass
+
+    def _gone(self) -> bool:
+        """Whether the client has hung up."""
+        self.connection.settimeout(0)
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def _handle(self) -> None:
         if not self._read_body():
@@ -180,18 +253,22 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(405, f"{self.command} {path}: found another method, expected {_ROUTES[path]}")
         elif path == "/health":
             self._answer(*((200, {"status": "ready"}) if self.server.ready else _LOADING))
+        elif (answer := self.server.invoke(self._gone)) is not None:
+            self._answer(*answer)
         else:
-            self._answer(*self.server.invoke())
+            say("error: connection: found it closed before its turn, expected a client that waits", sys.stderr)
 
     def _read_body(self) -> bool:
-        """Take in a body, which means nothing here, but closing on an unread one would lose the answer; False if it is
-        none, which is answered."""
+        """Take in a body, which means nothing here; False if it is none, or too long, which is answered."""
         stated = self.headers.get("Content-Length", "0")
         if not re.fullmatch(r"[0-9]{1,18}", stated):
             self.send_error(400, f"Content-Length: found {stated[:80]!r}, expected a number of bytes")
             return False
+        if int(stated) > _LONGEST_BODY:
+            self.send_error(413, f"body: found {stated} bytes, expected none, and at most {_LONGEST_BODY}")
+            return False
         try:
-            self.rfile.read(min(int(stated), _LONGEST_BODY))
+            self.rfile.read(int(stated))
         except TimeoutError:
             self.send_error(408, f"body: found less than {stated} bytes within {self.timeout} s, expected all of them")
             return False
@@ -207,6 +284,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, code: int, content: dict[str, Any]) -> None:
         body = json.dumps(content).encode()
+        self.connection.settimeout(self.timeout)
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
