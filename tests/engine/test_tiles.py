@@ -46,7 +46,7 @@ def test_gaussian_is_nnunets(patch):
     ours = gaussian(patch)
     torch.testing.assert_close(ours[theirs > 1e-3], theirs[theirs > 1e-3], rtol=1e-3, atol=0)
     assert ours.max() == 10
-    assert ours.min() > 0
+    assert ours.min() == 2.0**-24  # not less: what fp16 holds, so that no weight is ever 0 there
 
 
 @given(shape=st.tuples(*[st.integers(1, 20)] * 3))
@@ -57,7 +57,7 @@ def test_padding_reaches_the_patch_and_is_centred(shape):
 
 
 def test_mirrors_are_all_combinations():
-    assert list(mirrors((1, 2))) == [(), (1,), (2,), (1, 2)]
+    assert list(mirrors((0, 2))) == [(), (0,), (2,), (0, 2)]
     assert list(mirrors(())) == [()]
 
 

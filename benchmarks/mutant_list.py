@@ -1,0 +1,432 @@
+"""The mutants: one place of the package each, what stands there, what stands there instead, and who should notice.
+
+To add one, find the group of its file or add one. The old text must be in the file exactly once, which a test checks;
+keep it short, so that it outlives other changes. Name the narrowest tests that should fail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change that tests should notice.
+
+    Attributes:
+        old: What is in the file exactly once.
+        new: What is there instead.
+        equivalent: Why nobody can notice, if so.
+        tests: Who should notice, if others than the group's.
+    """
+
+    old: str
+    new: str
+    equivalent: str = ""
+    tests: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The mutants of a file below `umamba2/`, and the arguments of pytest that choose the tests that should notice."""
+
+    file: str
+    tests: str
+    mutants: tuple[Mutant, ...]
+
+
+M = Mutant
+GROUPS = (
+    # --- the sliding window -------------------------------------------------------------------------------------------
+    Group(
+        "engine/tiles.py",
+        "tests/engine/test_tiles.py",
+        (
+            M("math.ceil((size - patch) / (patch * step))", "math.floor((size - patch) / (patch * step))"),
+            M("return [round(stride * i)", "return [int(stride * i)"),
+            M("(PEAK * weight)", "weight"),
+            M("n // 2) / (n / 8)", "n // 2) / (n / 4)"),
+            M("- n // 2) /", "- n / 2) /"),
+            M("min=SMALLEST_WEIGHT", "min=0"),
+            M("(m // 2, m - m // 2)", "(m - m // 2, m // 2)"),
+            M("if bits >> i & 1", "if bits >> i & 1 and axis"),
+            M("all(s.last == i", "any(s.last == i"),
+            M("self._segments[self.outer]]", "self._segments[0]]"),
+            M("self.pending_voxels, order = min(", "self.pending_voxels, order = max("),
+            M("sum(start <= a for start in starts) - 1", "sum(start < a for start in starts)"),
+        ),
+    ),
+    Group(
+        "engine/blend.py",
+        "tests/engine/test_window.py -k 'sums or half or published or small or whole or goes_on'",
+        (
+            M("(scores - scores.amax(0))", "scores"),
+            M("scale = 100 / logits.amax().float().clamp(min=1)", "scale = 100 / logits.amax().float()"),
+            M(".clamp_(min=LOWEST_HALF)", ""),
+            M("4 * elements <= FULL_PRECISION_BYTES", "4 * elements < FULL_PRECISION_BYTES"),
+            M('blend == "nnunet" and not argmax_only', 'blend == "nnunet"', "argmax is the same; sums save a division"),
+            M("scores += sums.scores[:, rows]", "scores = sums.scores[:, rows].float()"),
+            M("weight = weight if sums.weight is None else weight + sums.weight[rows]", "pass"),
+            M("if not cell.last and sums is None", "if not cell.last"),
+            M("scores.div_(weight) if self._needs_mean else scores", "scores"),
+            M("scores if sums.weight is None else scores / sums.weight[rows]", "scores"),
+            M("(slice(row, end), *box[1:])", "(slice(start, end), *box[1:])"),
+            M("self.dtype = score_dtype(classes * sweep.pending_voxels)", "self.dtype = score_dtype(0)"),
+        ),
+    ),
+    Group(
+        "engine/labelmap.py",
+        "tests/engine/test_window.py -k 'labels_equal or background or best or whole'",
+        (
+            M("max(side.start - before, 0)", "side.start - before"),
+            M("min(side.stop - before, size)", "side.stop - before"),
+            M("start + before - side.start, stop", "start - side.start, stop"),
+            M("NO_SCORE = -1000.0", "NO_SCORE = 1000.0"),
+            M("place[0][where] = 0", "pass"),
+            M("countdown = 255 - torch", "countdown = torch"),
+            M("r.start <= side.start < r.stop", "r.start <= side.start <= r.stop"),
+            M("self._pending[0].missing == 0", "self._pending[0].missing <= 1"),
+            M("return self._resample(rows.scores.cpu())", "return None"),
+        ),
+    ),
+    Group(
+        "engine/runner.py",
+        "tests/engine/test_window.py tests/engine/test_predict.py "
+        "-k 'mirror or fold or pairs or batch or nan or cpu or smaller or clicks or whole'",
+        (
+            M("self._swap[[left, right]] = torch.tensor([right, left])", "pass"),
+            M("model.plan.transpose.index(2) if", "2 if"),
+            M(
+                "for axes in mirrors(mirror_axes) for fold in self.nets",
+                "for fold in self.nets for axes in mirrors(mirror_axes)",
+            ),
+            M("self.dtype != torch.float32 and not _finite", "not _finite"),
+            M("self.batch //= 2", "self.batch = 1"),
+            M("total /= len(passes)", "pass"),
+            M("slice(size - rows.stop, size - rows.start) if 0 in axes else rows", "rows"),
+            M("some.flip([a + 1 for a in axes])", "some.flip([a + 1 for a in axes[:1]])"),
+            M("total[:, rows] += some", "total[:, rows] = some"),
+            M("raise DeviceChanged", "continue"),
+            M("if self.dtype != torch.float32:  # what", "if True:  # what"),
+            M("self._in_fp32()._retry", "self._retry"),
+            M("* (passes > 1)", "* 1"),
+            M("more > MOST_HALVINGS or", ""),
+        ),
+    ),
+    Group(
+        "engine/window.py",
+        "tests/engine/test_window.py tests/engine/test_predict.py "
+        "-k 'clicks or air or time or failure or coarse or cpu or memory or free or waits or size or too_little'",
+        (
+            M("clicks.coordinates + np.array([before", "clicks.coordinates - np.array([before"),
+            M("for n in pad])", "for n in pad[::-1]])"),
+            M("<= lowest + AIR_TOLERANCE", "<= lowest + 1"),
+            M("left -= 1", "pass"),
+            M("self.budget.forget()", "pass"),
+            M("passes = min(passes, self.budget.passes(left))", "pass"),
+            M("local >= -0.5", "local >= 0"),
+            M("(local < size - 0.5)", "(local < size + 0.5)"),
+            M("memory.available() - RESERVED_BYTES", "memory.available()"),
+            M("[s for s in sweeps if self.budget.affords(len(s.tiles))] or sweeps[-1:]", "sweeps[:1]"),
+            M("size > memory.free_on_gpu(device) / 2", "size > memory.free_on_gpu(device)"),
+            M("self._failure = error\n                record.tiles_lost += left", "record.tiles_lost += left"),
+            M("record.tiles_lost += left", "record.tiles_lost += 1"),
+            M("(s for s in STEPS if s > step)", "(s for s in STEPS)"),
+            M("self.budget.spent(passes, answered - began", "self.budget.spent(1, answered - began"),
+        ),
+    ),
+    Group(
+        "engine/budget.py",
+        "tests/engine/test_window.py -k 'time or pass or slow or overlap or detail or budget or plan'",
+        (
+            M("None if deadline == math.inf else deadline", "deadline"),
+            M("seconds / passes)", "seconds)"),
+            M("(self.left - extra * tiles)", "self.left"),
+            M(">= 2 * self.pace", ">= self.pace"),
+            M("tiles > 1 and self.left", "self.left"),
+            M("max(recent[-1], sum(recent) / len(recent))", "sum(recent) / len(recent)"),
+            M("if self.left <= 0", "if self.left < 0"),
+        ),
+    ),
+    Group(
+        "engine/subtiles.py",
+        "tests/engine/test_window.py -k 'pieces'",
+        (
+            M("(0.5 + OVERLAP)", "0.5"),
+            M("-int(-half // multiple[axis])", "int(half // multiple[axis])"),
+            M("key=lambda a: -shape[a]", "key=lambda a: shape[a]"),
+            M("(at + 0.5) * (whole / size) - 0.5", "at"),
+            M("torch.where(inside, clicks.labels, -1)", "clicks.labels"),
+            M("if size < shape[axis]", "if size <= shape[axis]"),
+            M("middle = start + (stop - start) // 2", "middle = start + size"),
+        ),
+    ),
+    Group(
+        "engine/coarse.py",
+        "tests/engine/test_window.py -k 'time or look or detail or coarse'",
+        (
+            M("(clicks.coordinates + 0.5) * scale - 0.5", "clicks.coordinates"),
+            M("not self._refined and", ""),
+            M("self.budget.spent(1, pace)", "pass"),
+            M("side.stop) + 0.5)", "side.stop))"),
+            M("pace = seconds / ratio", "pace = seconds"),
+        ),
+    ),
+    Group(
+        "engine/resample.py",
+        "tests/engine/test_preprocess.py",
+        (
+            M("> plan.separate_z_threshold", ">= plan.separate_z_threshold"),
+            M("coarsest[0] if len(coarsest) == 1 else None", "coarsest[0]"),
+            M("for candidate in (spacing, plan.spacing)", "for candidate in (spacing,)"),
+            M("(at - 0.5).clamp(min=0)", "at"),
+            M("ready = int((high < taken).sum())", "ready = int((low < taken).sum())"),
+        ),
+    ),
+    # --- what is before and after it ------------------------------------------------------------------------------
+    Group(
+        "engine/harmonise.py",
+        "tests/engine/test_harmonise.py tests/engine/test_padding.py -m 'not slow'",
+        (
+            M("AIR, SOFT_TISSUE = -1000.0, 40.0", "AIR, SOFT_TISSUE = -1100.0, 40.0"),
+            M("AIR, SOFT_TISSUE = -1000.0, 40.0", "AIR, SOFT_TISSUE = -1000.0, 44.0"),
+            M("CROSSED = 0.02", "CROSSED = 0.022"),
+            M("MUCH = 2 / 3", "MUCH = 2.2 / 3"),
+        ),
+    ),
+    Group(
+        "engine/greys.py",
+        "tests/engine/test_harmonise.py tests/engine/test_padding.py -m 'not slow'",
+        (
+            M("BINS = 512", "BINS = 563"),
+            M("BLUR = 6 ", "BLUR = 6.6 "),
+            M("DEEP = 0.25", "DEEP = 0.275"),
+            M("SMALLEST = 0.005", "SMALLEST = 0.0055"),
+            M("SHARE = 0.5", "SHARE = 0.55"),
+            M("DISTINCT = 32", "DISTINCT = 35"),
+            M("UPPER = 0.6", "UPPER = 0.66"),
+            M(">= 0.75 * part.max()", ">= 0.825 * part.max()"),
+        ),
+    ),
+    Group(
+        "engine/preprocess.py",
+        "tests/engine/test_preprocess.py tests/engine/test_padding.py -m 'not slow'",
+        (
+            M("(inside + 0.5) * scale - 0.5", "inside * scale"),
+            M('max(intensity["std"], 1e-8)', 'max(intensity["std"], 1.0)'),
+            M("round(s / t * n)", "int(s / t * n)"),
+            M("coordinates[:, list(self.transpose)]", "coordinates"),
+        ),
+    ),
+    Group(
+        "engine/postprocess.py",
+        "tests/engine/test_postprocess.py",
+        (
+            M("(labels[where] == label + 1)", "(result[where] == label + 1)"),
+            M(":.6g}", ":.12g}"),
+            M("size * factor < limit", "size * factor <= limit"),
+            M("np.rint(clicks.coordinates)", "np.floor(clicks.coordinates)"),
+            M("connectivity=connectivity", "connectivity=26"),
+        ),
+    ),
+    # --- scans --------------------------------------------------------------------------------------------------------
+    Group(
+        "scans/clicks.py",
+        "tests/scans/test_clicks.py tests/training/test_simulated_clicks.py",
+        (
+            M("-0.5 <= c < size - 0.5", "0 <= c < size - 0.5"),
+            M("-0.5 <= c < size - 0.5", "-0.5 <= c < size"),
+            M("rng.integers(-slice_noise,", "rng.integers(0,"),
+            M("rng.integers(-in_slice_noise,", "rng.integers(0,"),
+            M("np.median(here", "np.mean(here"),
+            M("labels < 0, labels, 1 - labels", "labels < 0, labels, labels"),
+            M("shape[axis] - 1 - coordinates", "shape[axis] - coordinates"),
+            M("if len(candidates) == 1 else None", "if candidates else None"),
+        ),
+    ),
+    Group(
+        "scans/orientation.py",
+        "tests/scans/test_orientation.py",
+        (
+            M("least = min(", "least = max("),
+            M("(geometry.size[own] - 1)", "geometry.size[own]"),
+            M("- 1 - result[:, axis]", "- result[:, axis]"),
+        ),
+    ),
+    Group(
+        "scans/spacing.py",
+        "tests/scans/test_spacing.py",
+        (
+            M("VOXEL = (0.05, 1.5)", "VOXEL = (0.05, 1.65)"),
+            M("VOXEL = (0.05, 1.5)", "VOXEL = (0.055, 1.5)"),
+            M("likely[-1]", "likely[0]"),
+            M("mm * factor for mm in geometry.origin", "mm for mm in geometry.origin"),
+        ),
+    ),
+    # --- anatomy, challenges, models, networks --------------------------------------------------------------------
+    Group(
+        "anatomy/structures.py",
+        "tests/anatomy",
+        (
+            M("12: 888.1,", "12: 976.9,"),
+            M("if one < other)", "if one > other)"),
+            M('"left": "right", "right": "left"', '"left": "right"'),
+        ),
+    ),
+    Group(
+        "challenges/stsr.py",
+        "tests/challenges tests/anatomy",
+        (M("tile_step=0.8", "tile_step=0.88"),),
+    ),
+    Group(
+        "challenges/toothfairy3.py",
+        "tests/challenges tests/engine/test_postprocess.py",
+        (M("connectivity=18", "connectivity=26"), M("connectivity=26", "connectivity=18")),
+    ),
+    Group(
+        "models/network.py",
+        "tests/models/test_folder.py",
+        (
+            M("merged = {**configurations[wanted], **merged}", "merged = {**merged, **configurations[wanted]}"),
+            M('anisotropy_threshold", 3)', 'anisotropy_threshold", 3.3)'),
+        ),
+    ),
+    Group(
+        "models/locate.py",
+        "tests/models tests/jobs/test_contract.py tests/test_segmenter.py -m 'not slow'",
+        (M("if len(wrapped) == 1 else ()", ""), M("if _holds_anything(place)", "if False")),
+    ),
+    Group(
+        "nets/mamba2.py",
+        "tests/nets/test_mamba2.py",
+        (
+            M("A=-self.A_log.exp()", "A=self.A_log.exp()"),
+            M("norm_before_gate=False", "norm_before_gate=True"),
+            M("steps + torch.log(-torch.expm1(-steps))", "steps"),
+            M("y = y * F.silu(z)\n", "y = y * z\n"),
+            M("if self.training else None", "if True else None"),
+        ),
+    ),
+    Group(
+        "nets/ssd.py",
+        "tests/nets/test_mamba2.py",
+        (M(".triu(1)", ".triu(0)"), M("state = state * since_start[:, -1]", "state = state * since_start[:, 0]")),
+    ),
+    Group(
+        "nets/prompts.py",
+        "tests/nets/test_nets.py",
+        (
+            M("coordinates.float() + 0.5", "coordinates.float()"),
+            M("dtype=torch.float32) + 0.5) / n", "dtype=torch.float32)) / n"),
+        ),
+    ),
+    # --- wings --------------------------------------------------------------------------------------------------------
+    Group(
+        "evaluation/stsr.py",
+        "tests/evaluation/test_graders.py -k stsr",
+        (
+            M("grid.zyx_spacing", "grid.spacing"),
+            M("overlap >= MATCH", "overlap > MATCH"),
+            M("TOLERANCE = 2.0", "TOLERANCE = 2.2"),
+            M("if theirs is not None:\n            predicted", "if True:\n            predicted"),
+        ),
+    ),
+    Group(
+        "evaluation/toothfairy3.py",
+        "tests/evaluation/test_graders.py -k 'not stsr'",
+        (
+            M("(labels >= 0) & (labels <= 255)", "labels >= 0"),
+            M("(a + b) / 2 for a, b", "a for a, b"),
+            M("= values[-1]", "= values[0]"),
+            M('if structure.group == "pulp"', "if False"),
+        ),
+    ),
+    Group(
+        "evaluation/metrics.py",
+        "tests/evaluation/test_metrics.py",
+        (
+            M("np.sqrt(squared, dtype=np.float64), 95)", "np.sqrt(squared, dtype=np.float64), 94)"),
+            M("return 0.0\n    areas", "return 1.0\n    areas"),
+        ),
+    ),
+    Group(
+        "training/losses.py",
+        "tests/training/test_losses.py",
+        (
+            M("enabled=False", "enabled=True"),
+            M(".mT.float().log_softmax", ".mT.log_softmax"),
+            M("dice[..., 1:]", "dice"),
+            M("share / len(others)", "share"),
+        ),
+    ),
+    Group(
+        "training/augment.py",
+        "tests/training/test_augment.py",
+        (
+            M("table[-1] = -1", "pass"),
+            M('self.left_right_axis in params["axes"]', "True"),
+            M("low * n + 1e-9", "low * n"),
+            M("torch.cat([img, self", "torch.cat([img.clone(), self", "the strong transforms work on a copy anyway"),
+        ),
+    ),
+    Group(
+        "training/semi_supervised.py",
+        "tests/training/test_semi_supervised.py",
+        (
+            M("logits.float().softmax(1)", "logits.softmax(1)"),
+            M("(best < confidence) | (label == 0)", "best < confidence"),
+            M("best < confidence", "best <= confidence"),
+            M("min(1.0, done / settings.ramp)", "done / settings.ramp"),
+        ),
+    ),
+    Group(
+        "training/clicks.py",
+        "tests/training/test_simulated_clicks.py",
+        (
+            M("< settings.fewest_voxels", "<= settings.fewest_voxels"),
+            M("settings.most + 1", "settings.most"),
+            M("labels == side + 1", "labels == 2 - side"),
+        ),
+    ),
+    Group(
+        "training/schedules.py",
+        "tests/training/test_schedules.py",
+        (
+            M("max(1, stage.epochs - 1)", "max(1, stage.epochs)"),
+            M("if epoch < stage.epochs", "if epoch <= stage.epochs"),
+        ),
+    ),
+    Group(
+        "reports/checks.py",
+        "tests/reports/test_checks.py tests/reports/test_field.py",
+        (
+            M("if fdi % 10 == 8]", "if fdi % 10 == 7]"),
+            M("elif m.volume < smallest and not m.at_border", "elif m.volume < smallest"),
+            M(
+                "if 1 < len(swapped) == len(pairs):\n        return [Remark(WARNING, texts.MIRRORED)]",
+                "if False:\n        return []",
+            ),
+        ),
+    ),
+    Group(
+        "exports/meshes.py",
+        "tests/exports/test_exports.py",
+        (M("if mesh.volume < 0", "if False"), M("vertices + start", "vertices"), M("(low, level)", "(low, high)")),
+    ),
+    # --- from file to file --------------------------------------------------------------------------------------------
+    Group(
+        "jobs/locate.py",
+        "tests/jobs/test_contract.py",
+        (
+            M("{suffix(Path(c.output_name))} == endings", "suffix(Path(c.output_name)) in endings"),
+            M("c.takes_clicks == clicks", "True"),
+            M('entry.get("interface")', 'entry.get("nothing")'),
+            M(".is_relative_to(folder.resolve()) and", ".exists() and"),
+        ),
+    ),
+    Group(
+        "files.py",
+        "tests/test_elsewhere.py tests/scans/test_files.py",
+        (M("os.O_CREAT | os.O_EXCL", "os.O_CREAT"), M("if os.path.realpath(found) == target", "if False")),
+    ),
+)
