@@ -42,6 +42,10 @@ def ids(path):
     return np.unique(read_labels(path)[0]).tolist()
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def test_plain_prediction_of_a_file(predict, tmp_path):
     image = write_image(tmp_path / "a.mha", scan((45, 2), (46, 4)))
     assert predict(MULTICLASS, image, tmp_path / "out") == (0, [])
@@ -70,7 +74,7 @@ def test_a_folder_of_images(predict, tmp_path):
     code, (warning,) = predict(STSR, tmp_path / "in", tmp_path / "out")
     assert code == 0
     assert warning.startswith(f"warning: {tmp_path / 'in/c.tif'}: found no voxel size, expected")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mha", "b.nrrd", "c.tif", "run.json"]
+    assert names(tmp_path / "out") == ["a.mha", "b.nrrd", "c.tif", "manifest.jsonl", "run.json"]
 
 
 def test_the_run_leaves_a_record_in_a_folder(predict, tmp_path):
@@ -170,7 +174,7 @@ def test_bad_images_cost_one_line_each_and_leave_no_output(predict, tmp_path):
         str(tmp_path / "in" / n) for n in ("b.mha", "c.nii.gz", "d.mha")
     ]
     assert all(line.startswith("error: ") and "expected" in line for line in errors)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mha", "run.json"]
+    assert names(tmp_path / "out") == ["a.mha", "manifest.jsonl", "run.json"]
 
 
 @pytest.mark.parametrize(

@@ -28,3 +28,11 @@ def positive(kind: Callable[[str], Number], unit: str = "") -> Callable[[str], N
         raise argparse.ArgumentTypeError(f"found {text}, expected {expected}")
 
     return parse
+
+
+def part(text: str) -> tuple[int, int]:
+    """An argparse type for ``i/n``, part i of n, counted from 1."""
+    number, _, count = text.partition("/")
+    if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+        return int(number), int(count)
+    raise argparse.ArgumentTypeError(f"found {text}, expected i/n with i from 1 to n, such as 2/8")

@@ -130,6 +130,36 @@ def _sweep(folder: Path) -> None:
                 os.close(handle)
 
 
+def try_lock(handle: int, start: int = 0, length: int = 0) -> bool:
+    """Lock a part of an open file against other processes, until `unlock`, or the end or death of this one.
+
+    Processes that this one starts do not keep the lock. Closing any handle on the file gives all its locks back.
+
+    Args:
+        handle: The file, open for writing.
+        start: The first byte of the part; it may lie beyond the end of the file.
+        length: In bytes; 0: to the end.
+
+    Returns:
+        False if another process has it. True where the system has no such locks, as on some network drives.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)  # not flock, which orphans would keep
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError:
+            pass
+    return True
+
+
+def unlock(handle: int, start: int = 0, length: int = 0) -> None:
+    """Give back what `try_lock` took with the same arguments."""
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.lockf(handle, fcntl.LOCK_UN, length, start)
+
+
 class OutputRegistry:
     """Which files are taken: those that are read, and each output with the input that it belongs to."""
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TextIO
 
 from umamba2.errors import InputError
 
+# Held while a line goes to stderr, or while a C library's own lines are kept from it (`umamba2.scans.itk`): what one
+# thread says must not be taken for what a library said in another.
+TALKING = threading.RLock()
 _LINE_BREAKERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -25,7 +29,8 @@ def say(line: str, stream: TextIO | None = None) -> None:
     line = _LINE_BREAKERS.sub(lambda found: repr(found[0])[1:-1], line)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
-        print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+        with TALKING if stream is sys.stderr else nullcontext():
+            print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except (OSError, ValueError):  # ValueError: it is closed
         # What is left in the buffer would fail once more when Python exits, and decide the exit code.
         with suppress(OSError, ValueError):

@@ -91,8 +91,8 @@ def test_predict_leaves_its_results_beside_the_segmentation(predict, tmp_path): 
     assert code == 0  # nothing was found in b, which is no failure
     b = tmp_path / "out/b.mha"
     assert errors == [f"warning: {b}: found no structure (every voxel is 0), expected at least one"]
-    names = ["a.mha", "a.preview.png", "a.report.html", "a.statistics.json", "b.mha", "run.json"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    names = ["a.mha", "a.preview.png", "a.report.html", "a.statistics.json", "b.mha", "manifest.jsonl", "run.json"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == names
     statistics = json.loads((tmp_path / "out/a.statistics.json").read_text())
     voxel = np.prod(OBLIQUE.spacing)
     assert [(s["id"], s["fdi"], s["name"], s["voxels"]) for s in statistics["structures"]] == [
@@ -114,8 +114,8 @@ def test_what_lies_beside_is_of_one_scan_and_of_now(predict, tmp_path):  # noqa:
     assert code == 0  # the segmentations are there
     assert warning == f"warning: {other}: found {statistics} taken by {image}, expected an output of its own"
     assert json.loads(statistics.read_text())["case"] == "a.mha"
-    names = {"a.mha", "a.nii.gz", "a.statistics.json", "run.json"}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    names = {"a.mha", "a.nii.gz", "a.statistics.json", "manifest.jsonl", "run.json"}
+    assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == names
     other.unlink()
     assert predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options) == (0, [])
     write_image(image, scan())

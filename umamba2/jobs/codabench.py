@@ -9,22 +9,23 @@ from pathlib import Path
 
 from umamba2.errors import InputError
 from umamba2.files import OutputRegistry, replacing
-from umamba2.jobs.contract import RUN_RECORD
+from umamba2.jobs.manifest import MANIFEST
 
 _NAME = re.compile(r"STS25_Validation_\d{4}_Mask\.nii\.gz")
+_RECORDS = re.compile(rf"run(\.\d+-of-\d+)?\.json|{re.escape(MANIFEST)}")  # of the runs that made them
 EXPECTED = "STS25_Validation_<four digits>_Mask.nii.gz"
 
 
 def package_predictions(folder: str | Path, out: str | Path | None = None) -> Path:
     """Zip the label maps of a folder, flat, for Codabench; returns the zip (default: ``<folder>.zip``).
 
-    The record of the run that made them stays outside. The zip appears under its name only when it is whole. Raises
+    The records of the runs that made them stay outside. The zip appears under its name only when it is whole. Raises
     InputError for a folder without files, a file whose name Codabench does not expect, and one that is empty.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: found no such folder, expected one with {EXPECTED}")
-    files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != RUN_RECORD)
+    files = sorted(path for path in folder.iterdir() if path.name[0] != "." and not _RECORDS.fullmatch(path.name))
     if not files:
         raise InputError(f"{folder}: found no files, expected at least one {EXPECTED}")
     for path in files:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from umamba2.challenges import CHALLENGES, Challenge
-from umamba2.errors import InputError
+from umamba2.arguments import part
+from umamba2.challenges import CHALLENGES
+from umamba2.errors import InputError, ModelError
 from umamba2.jobs.container import add_inference_options, time_of_end
 from umamba2.messages import say
 
 if TYPE_CHECKING:
-    from umamba2.jobs.job import AfterWriting, Case
+    from umamba2.jobs.job import AfterWriting, Case, Outcome
     from umamba2.segmenter import Segmenter
 
+# Options that do not decide what a case's output is; all others do.
+_NO_SETTINGS = {
+    *("command", "input", "output", "model", "clicks", "device", "strict", "quiet", "overwrite", "part"),
+}
 _SIDE_FILES = {
     "preview": "also write a picture of every result, <case>.preview.png",
     "statistics": "also write the volume of every structure, <case>.statistics.json",
@@ -28,7 +34,13 @@ def add_predict(commands: Any) -> None:
     parser = commands.add_parser("predict", help="segment scans", description="Segment one scan or a folder of them.")
     parser.set_defaults(command=predict)
     add = parser.add_argument
-    add("-i", "--input", required=True, type=Path, help="image, or folder of images")
+    add(
+        "-i",
+        "--input",
+        required=True,
+        type=Path,
+        help="scan, folder (searched below, too), pattern such as 'scans/*/ct.nii.gz', or CSV list of cases",
+    )
     add("-o", "--output", required=True, type=Path, help="folder (for one image also a file name)")
     add(
         "-m",
@@ -66,6 +78,8 @@ def add_predict(commands: Any) -> None:
         "take scans as they are",
     )
     add_inference_options(parser)
+    add("--overwrite", action="store_true", help="do finished cases again, too")
+    add("--part", type=part, metavar="I/N", help="every N-th case alone, for job arrays")
     add("--quiet", action="store_true", help="no progress bar")
 
 
@@ -83,37 +97,73 @@ def add_package(commands: Any) -> None:
 
 def predict(options: argparse.Namespace) -> int:
     """Segment what the options name; 0 if every case has an output (and, if strict, nothing was wrong), else 1."""
-    from umamba2.jobs.contract import leave_record
+    from umamba2.jobs.cases import cases_of, part_of
     from umamba2.jobs.job import run_cases, succeeded
 
-    cases = _cases(_images(options.input, CHALLENGES.get(options.challenge)), options)
-    segmenter = _segmenter(options)
-    if segmenter.challenge is not None and not options.quiet:
-        say(f"for {segmenter.challenge.name} ({segmenter.reasons['challenge']})")
-    if options.clicks is not None and not segmenter.takes_clicks:
-        found = "found a model without clicks, expected one that takes them (or no --clicks)"
-        raise InputError(f"{options.model or 'demo model'}: {found}")
-    finished = _side_files(options, segmenter)
+    cases = cases_of(options.input, options.output, options.clicks, CHALLENGES.get(options.challenge))
     until = time_of_end(options)
-    outcomes = run_cases(cases, segmenter, finished, until)
-    if not _names_a_file(options):
-        leave_record(options.output, outcomes, segmenter, until)
+    if [case.output for case in cases] == [options.output]:
+        segmenter = _segmenter(options)
+        outcomes = run_cases(cases, segmenter, _side_files(options, segmenter), until)
+    else:
+        outcomes = _batch(options, part_of(cases, options.part), until)
     return 0 if succeeded(outcomes, options.strict) else 1
 
 
-def _segmenter(options: argparse.Namespace) -> Segmenter:
-    from umamba2.models.locate import DEMO_MODELS, demo_model, model_folder
+def _batch(options: argparse.Namespace, cases: list[Case], until: float | None) -> list[Outcome]:
+    from umamba2.jobs.batch import Batch, Plan, Tools, summary
+    from umamba2.jobs.contract import leave_record
+    from umamba2.jobs.fingerprint import files_of_model, fingerprint
+    from umamba2.jobs.manifest import MANIFEST, Manifest
+
+    several = len(cases) > 1
+
+    @cache
+    def load() -> Tools:
+        segmenter = _segmenter(options, several)
+        return segmenter, _side_files(options, segmenter)
+
+    folder = _model_folder(options)
+    if not (options.output / MANIFEST).exists():
+        load()  # what is wrong with the model or an option is said before there is a folder
+    manifest = Manifest(options.output)
+    model = fingerprint(files_of_model(folder), (record.get("model") for record in manifest))
+    if model is None:
+        raise ModelError(f"{folder}: found no model, expected a model folder")
+    settings = {name: value for name, value in sorted(vars(options).items()) if name not in _NO_SETTINGS}
+    plan = Plan(options.output, model, settings, options.overwrite, manifest.end)
+    batch = Batch(plan, manifest, load, until, several and _shows_bars(options))
+    try:
+        batch.run(cases)
+    finally:
+        manifest.close()
+        leave_record(options.output, batch.outcomes, batch.segmenter, until, options.part)
+        if several or any(outcome.skipped for outcome in batch.outcomes):
+            say(summary(batch.outcomes))
+    return batch.outcomes
+
+
+def _model_folder(options: argparse.Namespace) -> Path:
+    from umamba2.models.locate import demo_model, find_model, model_folder
+
+    challenge = options.challenge if options.challenge in CHALLENGES else None
+    if options.model is None:
+        return demo_model(challenge)
+    folder = model_folder(options.model)
+    return find_model(challenge, [folder]) if challenge else folder
+
+
+def _segmenter(options: argparse.Namespace, several: bool = False) -> Segmenter:
+    from umamba2.models.locate import DEMO_MODELS
     from umamba2.segmenter import load
 
+    folder = _model_folder(options)
     if options.model is None:
-        model = demo_model(options.challenge if options.challenge in CHALLENGES else None)
-        say(f"warning: no --model: taking the demo model {model.name}, which has never seen a patient", sys.stderr)
-    else:
-        model = model_folder(options.model)
-        if model.parent == DEMO_MODELS and str(model) != options.model:  # another one of that name may be meant
-            say(f"{model.name} is a demo model, which has never seen a patient", sys.stderr)
-    return load(
-        model,
+        say(f"warning: no --model: taking the demo model {folder.name}, which has never seen a patient", sys.stderr)
+    elif folder.parent == DEMO_MODELS and str(folder) != options.model:  # another one of that name may be meant
+        say(f"{folder.name} is a demo model, which has never seen a patient", sys.stderr)
+    segmenter = load(
+        folder,
         challenge=options.challenge,
         device=options.device,
         precision=options.precision,
@@ -124,8 +174,18 @@ def _segmenter(options: argparse.Namespace) -> Segmenter:
         postprocess=not options.no_postprocess,
         numbering=options.numbering,
         orientation=options.orientation,
-        progress=not options.quiet and sys.stderr.isatty(),
+        progress=not several and _shows_bars(options),
     )
+    if segmenter.challenge is not None and not options.quiet:
+        say(f"for {segmenter.challenge.name} ({segmenter.reasons['challenge']})")
+    if options.clicks is not None and not segmenter.takes_clicks:
+        found = "found a model without clicks, expected one that takes them (or no --clicks)"
+        raise InputError(f"{options.model or 'demo model'}: {found}")
+    return segmenter
+
+
+def _shows_bars(options: argparse.Namespace) -> bool:
+    return not options.quiet and sys.stderr.isatty()
 
 
 def _side_files(options: argparse.Namespace, segmenter: Segmenter) -> AfterWriting | None:
@@ -137,44 +197,6 @@ def _side_files(options: argparse.Namespace, segmenter: Segmenter) -> AfterWriti
         names = ", ".join(f"--{option}" for option in _SIDE_FILES)
         raise InputError(f"{names}: found no challenge to name the structures, expected one")
     return side_files(options.preview, options.statistics, options.report, segmenter.challenge, segmenter.numbering)
-
-
-def _images(source: Path, challenge: Challenge | None) -> list[Path]:
-    from umamba2.jobs.locate import find_images
-    from umamba2.scans.volumes import SUFFIXES, list_volumes
-
-    if not source.is_dir():
-        return [source]
-    images = find_images(challenge, source) if challenge else list_volumes(source)
-    if not images:
-        raise InputError(f"{source}: found no images, expected at least one of {', '.join(SUFFIXES)}")
-    return images
-
-
-def _names_a_file(options: argparse.Namespace) -> bool:
-    """Whether --output names a file; otherwise a folder."""
-    output: Path = options.output
-    return not options.input.is_dir() and output.suffix != "" and not output.is_dir()
-
-
-def _cases(images: list[Path], options: argparse.Namespace) -> list[Case]:
-    from umamba2.jobs.job import Case
-    from umamba2.scans.clicks import click_file
-    from umamba2.scans.volumes import SUFFIXES, stem, suffix
-
-    output, clicks = options.output, options.clicks
-    to_file = _names_a_file(options)
-    if to_file and suffix(output) is None:
-        raise InputError(f"{output}: found an unknown file name ending, expected {', '.join(SUFFIXES)} or a folder")
-    in_folder = clicks is not None and clicks.is_dir()
-    if clicks is not None and not in_folder and len(images) > 1:
-        raise InputError(f"{clicks}: found one click file for {len(images)} images, expected a folder of them")
-    names = [stem(image) for image in images]
-    cases = []
-    for image, name in zip(images, names):
-        own_clicks = click_file(clicks, name, names) if in_folder else clicks
-        cases.append(Case(image, output if to_file else output / image.name, own_clicks))
-    return cases
 
 
 def _package(options: argparse.Namespace) -> int:

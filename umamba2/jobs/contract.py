@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -73,33 +74,50 @@ def run(
     return outcomes
 
 
-def leave_record(folder: Path, outcomes: list[Outcome], segmenter: Segmenter | None, until: float | None) -> None:
-    """Write what was done, and with what, to ``run.json`` in a folder.
+def leave_record(
+    folder: Path,
+    outcomes: list[Outcome],
+    segmenter: Segmenter | None,
+    until: float | None,
+    part: tuple[int, int] | None = None,
+) -> None:
+    """Write what was done, and with what, to ``run.json`` in a folder; of part i of n to ``run.i-of-n.json``.
 
     No segmentation is the worse for it if that fails: it costs a warning.
     """
+    path = folder / (RUN_RECORD if part is None else f"run.{part[0]}-of-{part[1]}.json")
     try:
-        record = json.dumps(_run_record(outcomes, segmenter, until), indent=1, default=str)
-        write_file(folder / RUN_RECORD, record)
+        write_file(path, json.dumps(_run_record(folder, outcomes, segmenter, until), indent=1, default=str))
     except Exception as error:
-        problem = str(error) if isinstance(error, InputError) else f"{folder / RUN_RECORD}: found {unexpected(error)}"
+        problem = str(error) if isinstance(error, InputError) else f"{path}: found {unexpected(error)}"
         say(f"warning: {problem}", sys.stderr)
 
 
-def _run_record(outcomes: list[Outcome], segmenter: Segmenter | None, until: float | None) -> dict[str, Any]:
-    packages = ("torch", "numpy", "SimpleITK", "connected-components-3d", "safetensors", "mamba-ssm")
-    versions = {"python": platform.python_version(), "umamba2": umamba2.__version__}
-    for package in packages:
+@cache
+def versions() -> dict[str, str]:
+    """The versions of what has a part in a result."""
+    found = {"python": platform.python_version(), "umamba2": umamba2.__version__}
+    for package in ("torch", "numpy", "SimpleITK", "connected-components-3d", "safetensors", "mamba-ssm"):
         with suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
+    return found
+
+
+def _run_record(
+    folder: Path, outcomes: list[Outcome], segmenter: Segmenter | None, until: float | None
+) -> dict[str, Any]:
+    def place(output: Path) -> str:  # two cases in different folders may have the same name
+        return output.relative_to(folder).as_posix() if output.is_relative_to(folder) else output.name
+
     return {
-        "versions": versions,
+        "versions": versions(),
         "settings": segmenter.settings if segmenter else {},
         "seconds_left": None if until is None else round(until - time.monotonic(), 3),
         "cases": [
             {
                 "image": outcome.case.image.name,
-                "output": outcome.case.output.name if outcome.written else None,
+                "output": place(outcome.case.output) if outcome.written else None,
+                "status": "skipped" if outcome.skipped else outcome.status,
                 **asdict(outcome.record),
                 "warnings": outcome.problems,
             }

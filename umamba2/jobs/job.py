@@ -23,28 +23,40 @@ from umamba2.segmenter import Segmenter
 MARGIN = 0.95  # of the time is used: a busy machine may take longer for the last steps than for those before
 SECONDS_PER_VOXEL = 3e-7  # for post-processing and writing: three times what they take on a slow CPU
 
-# What else to do with a case once its output is written: image, output, scan, label map in the output's ids.
-AfterWriting: TypeAlias = Callable[[Path, Path, Volume, npt.NDArray[np.uint8]], None]
+# What else to do with a case once its output is written: image, output, scan, label map in the output's ids. The files
+# that it writes.
+AfterWriting: TypeAlias = Callable[[Path, Path, Volume, npt.NDArray[np.uint8]], "list[Path]"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A scan to segment: the image, where its label map goes, and its click file if clicks are expected."""
+    """A scan to segment: the image, where its label map goes, its click file if clicks are expected, the line of a list
+    that asks for it, and why it cannot be done if that is known."""
 
     image: Path
     output: Path
     clicks: Path | None = None
+    line: str = ""
+    problem: str = ""
 
 
 @dataclass
 class Outcome:
-    """What became of a case: whether it has an output, one line for everything that was not as it should be, and how
-    the segmentation went."""
+    """What became of a case: whether it has an output (since an earlier run: ``skipped``), one line for everything that
+    was not as it should be, and how the segmentation went."""
 
     case: Case
     written: bool = False
     problems: list[str] = field(default_factory=list)
     record: Record = field(default_factory=Record)
+    skipped: bool = False
+
+    @property
+    def status(self) -> str:
+        """One of "done", "degraded" (there is an output, and something was wrong) and "failed"."""
+        if not self.written:
+            return "failed"
+        return "degraded" if self.problems else "done"
 
     def report(self, level: str, problem: str) -> None:
         """Note a problem, an "error" or a "warning", and say it on stderr."""
@@ -103,28 +115,32 @@ def run_cases(
         start = time.monotonic()
         try:
             outputs.claim(case.output, case.image)
-            volume = read_volume(case.image)
-            outcome.record.seconds["read"] = round(time.monotonic() - start, 3)
+            volume = read_scan(outcome)
             deadline = network_deadline(until, len(cases) - number, volume.array.size)
-            labels = _segmented(volume, segmenter, outcome, deadline, background_on_failure)
-            with outcome.record.timed("write"):
-                write_labels(case.output, labels, volume.geometry)
-            outcome.written = True
-            if finished is not None:
-                _finish(finished, outcome, volume, labels)
+            labels = segmented(volume, segmenter, outcome, deadline, background_on_failure)
+            write_scan(outcome, volume, labels, finished)
         except Exception as error:
-            outcome.report("error", _in_one_line(error, case.image))
+            outcome.report("error", in_one_line(error, case.image))
         else:
-            size, memory = "x".join(map(str, labels.shape)), _gigabytes(outcome.record.peak_memory or peak_memory())
-            seconds = time.monotonic() - start
-            say(f"{case.image.name}  {size}  {memory}{seconds:.1f} s  -> {case.output}")
+            report_written(outcome, labels.shape, time.monotonic() - start)
         outcomes.append(outcome)
     return outcomes
 
 
-def _segmented(
-    volume: Volume, segmenter: Segmenter | None, outcome: Outcome, deadline: float | None, background_on_failure: bool
+def read_scan(outcome: Outcome) -> Volume:
+    """Read the image of a case. Raises InputError if that is not possible."""
+    with outcome.record.timed("read"):
+        return read_volume(outcome.case.image)
+
+
+def segmented(
+    volume: Volume,
+    segmenter: Segmenter | None,
+    outcome: Outcome,
+    deadline: float | None,
+    background_on_failure: bool = False,
 ) -> npt.NDArray[np.uint8]:
+    """The label map of a case (see `run_cases`), its warnings reported. Raises InputError if there is none."""
     case, problem = outcome.case, ""
     try:
         with endable():
@@ -133,7 +149,7 @@ def _segmented(
             clicks = case.clicks if segmenter.takes_clicks else None
             return segmenter.segment(volume, clicks, deadline, outcome.record).labels
     except (Exception, Terminated) as error:
-        problem = _in_one_line(error, case.image)
+        problem = in_one_line(error, case.image)
     finally:
         outcome.report_warnings()
     if not background_on_failure:
@@ -142,19 +158,38 @@ def _segmented(
     return np.zeros(volume.array.shape, np.uint8)
 
 
-def _finish(finished: AfterWriting, outcome: Outcome, volume: Volume, labels: npt.NDArray[np.uint8]) -> None:
+def write_scan(
+    outcome: Outcome, volume: Volume, labels: npt.NDArray[np.uint8], finished: AfterWriting | None = None
+) -> list[Path]:
+    """Write the label map of a case, and what else ``finished`` makes of it: these other files.
+
+    Raises InputError if the label map cannot be written.
+    """
     case = outcome.case
-    try:
-        finished(case.image, case.output, volume, labels)
-    except Exception as error:  # the segmentation itself stands
-        outcome.report("warning", _in_one_line(error, case.image))
+    with outcome.record.timed("write"):
+        write_labels(case.output, labels, volume.geometry)
+    outcome.written = True
+    if finished is not None:
+        try:
+            return finished(case.image, case.output, volume, labels)
+        except Exception as error:  # the segmentation itself stands
+            outcome.report("warning", in_one_line(error, case.image))
+    return []
+
+
+def report_written(outcome: Outcome, shape: tuple[int, ...], seconds: float, progress: str = "") -> None:
+    """Say that a case has its output: size, memory, time."""
+    size, memory = "x".join(map(str, shape)), _gigabytes(outcome.record.peak_memory or peak_memory())
+    case = outcome.case
+    say(f"{case.image.name}  {size}  {memory}{seconds:.1f} s  -> {case.output}{progress}")
 
 
 def _gigabytes(memory: dict[str, int]) -> str:
     return "".join(f"{where} {size / 1e9:.2f} GB  " for where, size in memory.items())
 
 
-def _in_one_line(error: BaseException, image: Path) -> str:
+def in_one_line(error: BaseException, image: Path) -> str:
+    """What went wrong with an image, as one line."""
     if isinstance(error, InputError):
         return str(error)
     return f"{image}: found {unexpected(error)}, expected a label map"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from umamba2.scans.volumes import Volume
 
-    SideFiles = Callable[[Path, Path, Volume, npt.NDArray[Any]], None]
+    SideFiles = Callable[[Path, Path, Volume, npt.NDArray[Any]], list[Path]]
 
 
 def add_parser(commands: Any) -> None:
@@ -67,7 +67,7 @@ def side_files(preview: bool, statistics: bool, report: bool, challenge: Challen
 
     Returns:
         A function of the image's path, the output's path, the scan, and its labels (z, y, x) in the ids of the
-        numbering; None if no file is wanted.
+        numbering, which returns the files that it wrote; None if no file is wanted.
 
     Raises:
         MissingExtra: A library is missing.
@@ -86,7 +86,7 @@ def side_files(preview: bool, statistics: bool, report: bool, challenge: Challen
     )
     outputs = OutputRegistry()
 
-    def write(image: Path, output: Path, volume: Volume, labels: npt.NDArray[Any]) -> None:
+    def write(image: Path, output: Path, volume: Volume, labels: npt.NDArray[Any]) -> list[Path]:
         files = {output.with_name(stem(output) + ending): function for wanted, ending, function in kinds if wanted}
         for path in files:
             outputs.claim(path, image)
@@ -96,6 +96,7 @@ def side_files(preview: bool, statistics: bool, report: bool, challenge: Challen
         case = reports.ReportCase.of_volume(volume, image.name, found, challenge, numbering)
         for path, function in files.items():
             function(path, case)
+        return list(files)
 
     return write
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import re
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from umamba2.messages import TALKING
+
 _STDERR = 2
-_ONE_AT_A_TIME = threading.Lock()
 
 
 @contextmanager
 def captured_stderr() -> Iterator[list[str]]:
     """Catch the lines that the C libraries behind ITK print to stderr; the list is filled at the end."""
     heard: list[str] = []
-    with _ONE_AT_A_TIME:
+    with TALKING:
         sys.stderr.flush()
         try:
             saved = os.dup(_STDERR)

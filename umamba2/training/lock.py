@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from umamba2.errors import InputError
+from umamba2.files import try_lock
 
 
 @contextmanager
@@ -17,13 +18,6 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
-        with suppress(ImportError):  # Windows
-            import fcntl
-
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which orphaned workers would keep
-            except (BlockingIOError, PermissionError):
-                raise InputError(f"{folder}: found another run at work in it, expected none") from None
-            except OSError:
-                pass  # some network drives
+        if not try_lock(file.fileno()):
+            raise InputError(f"{folder}: found another run at work in it, expected none")
         yield

@@ -1,0 +1,531 @@
+"""Many cases into one folder: what survives, what is done again, and what two processes do with each other's cases."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from challenge_names import INTERACTIVE, STSR
+from stand_in import StandInLoader, load_stand_in, scan, write_clicks, write_image, write_model
+
+from umamba2 import cli
+from umamba2.jobs import batch as batches
+from umamba2.jobs import container
+from umamba2.jobs.manifest import Manifest
+from umamba2.models import folder as checkpoints
+from umamba2.scans.volumes import read_labels
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def predict(tmp_path, monkeypatch, capfd):
+    """Runs `umamba2 predict` on in/ into out/ with a stand-in; exit code, lines of stderr, last line of stdout."""
+    stand_in = types.ModuleType("umamba2.engine.predict")
+    stand_in.Predictor = StandInLoader
+    monkeypatch.setitem(sys.modules, "umamba2.engine.predict", stand_in)
+    monkeypatch.setattr(checkpoints, "load_model", load_stand_in)
+    monkeypatch.setattr(container, "process_start", time.monotonic)
+    write_model(tmp_path / "model", STSR)
+
+    def run(*options, source="in", out="out", model="model"):
+        StandInLoader.made.clear()
+        files = ["-i", str(tmp_path / source), "-o", str(tmp_path / out), "-m", str(tmp_path / model)]
+        code = cli.main(["predict", *files, "--orientation", "keep", *map(str, options)])
+        said = capfd.readouterr()
+        return code, said.err.splitlines(), said.out.splitlines()[-1] if said.out else ""
+
+    return run
+
+
+def calls():
+    return sum(len(made.calls) for made in StandInLoader.made)
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+
+
+def write_scans(folder, count, broken=()):
+    for number in range(count):
+        path = folder / f"case{number:03}.mha"
+        if number in broken:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"rubbish")
+        else:
+            write_image(path, scan((1 + number % 12, number % 7)))
+
+
+def test_two_hundred_scans_ten_of_them_broken(predict, tmp_path):
+    broken = set(range(5, 200, 20))
+    write_scans(tmp_path / "in", 200, broken)
+    code, errors, last = predict()
+    assert (code, last) == (1, "190 done, 0 skipped, 0 degraded, 10 failed")
+    assert sorted(line.split(": ")[1] for line in errors) == [
+        str(tmp_path / f"in/case{number:03}.mha") for number in sorted(broken)
+    ]
+    assert len(list((tmp_path / "out").glob("*.mha"))) == 190
+    assert calls() == 190
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.mha")}
+    code, errors, last = predict()
+    assert (code, len(errors), last) == (1, 10, "0 done, 190 skipped, 0 degraded, 10 failed")
+    assert calls() == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.mha")} == first
+    statuses = [case["status"] for case in json.loads((tmp_path / "out/run.json").read_text())["cases"]]
+    assert [number for number, status in enumerate(statuses) if status == "failed"] == sorted(broken)
+
+
+def test_a_record_says_what_was_done_and_with_what(predict, tmp_path):
+    write_image(tmp_path / "in/sub/a.mha", scan((1, 2)))
+    assert predict("--tile-step", "0.5")[0] == 0
+    (record,) = records(tmp_path / "out")
+    assert record["output"] == "sub/a.mha"
+    assert record["status"] == "done"
+    assert record["settings"]["tile_step"] == 0.5
+    assert record["versions"]["umamba2"]
+    assert record["seconds"].keys() >= {"read", "write"}
+    for name, file in (("scan", "in/sub/a.mha"), ("written", "out/sub/a.mha"), ("model", "model/model.json")):
+        content = (tmp_path / file).read_bytes()
+        assert record[name]["sha256"] == hashlib.sha256(content).hexdigest()
+        assert record[name]["bytes"] == len(content)
+
+
+def change_scan(folder):
+    write_image(folder / "in/case001.mha", scan((5, 5)))
+
+
+def rewrite_scan(folder):
+    path = folder / "in/case001.mha"
+    path.write_bytes(path.read_bytes())
+
+
+def delete_output(folder):
+    (folder / "out/case001.mha").unlink()
+
+
+def change_output(folder):
+    path = folder / "out/case001.mha"
+    content, stat = bytearray(path.read_bytes()), path.stat()
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as an archive does that is unpacked
+
+
+def change_model(folder):
+    (folder / "model/plans.json").write_text("{}")
+
+
+def edit_manifest(folder):
+    path = folder / "out/manifest.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 3
+    path.write_bytes(b"[1, 2]\n" + lines[0] + lines[1][:70] + b"\n\n\xff\xfe\n" + lines[2] + b'{"output": "case00')
+
+
+def odd_record(folder):
+    path = folder / "out/manifest.jsonl"
+    odd = {"output": "case001.mha", "scan": 3, "written": [], "settings_sha256": None, "warnings": 7, "status": {}}
+    path.write_text(path.read_text() + json.dumps(odd) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "again"),
+    [
+        (lambda folder: None, [], 0),
+        (rewrite_scan, [], 0),
+        (change_scan, [], 1),
+        (delete_output, [], 1),
+        (change_output, [], 1),
+        (edit_manifest, [], 1),
+        (odd_record, [], 1),
+        (change_model, [], 3),
+        (lambda folder: (folder / "out/manifest.jsonl").unlink(), [], 3),
+        (lambda folder: None, ["--tile-step", "0.5"], 3),
+        (lambda folder: None, ["--overwrite"], 3),
+        (lambda folder: None, ["--quiet", "--strict", "--device", "cpu"], 0),
+    ],
+)
+def test_what_is_done_again(predict, tmp_path, change, options, again):
+    write_scans(tmp_path / "in", 3)
+    assert predict()[0] == 0
+    change(tmp_path)
+    code, errors, last = predict(*options)
+    assert (code, calls()) == (0, again)
+    assert last == f"{again} done, {3 - again} skipped, 0 degraded, 0 failed"
+    if change is change_output:
+        assert errors == [
+            f"warning: {tmp_path / 'out/case001.mha'}: found changed since it was written, doing it again"
+        ]
+    else:
+        assert errors == []
+    predict(*(option for option in options if option != "--overwrite"))
+    assert calls() == 0
+
+
+def test_voxels_in_a_file_of_their_own_count(predict, tmp_path):
+    for value in (1, 2):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(scan((value, 2))), str(tmp_path / "in/a.mhd"))
+        assert predict()[0] == 0
+        assert calls() == 1
+        assert np.unique(read_labels(tmp_path / "out/a.mhd")[0]).tolist() == [0, value]
+
+
+def test_clicks_count(predict, tmp_path):
+    write_model(tmp_path / "model", INTERACTIVE)
+    write_image(tmp_path / "in/a.mha", scan())
+    write_image(tmp_path / "in/b.mha", scan())
+    options = ["--clicks", tmp_path / "clicks"]
+    for name in "ab":
+        write_clicks(tmp_path / f"clicks/iac_clicks_{name}.json", ("Left_IAC", [1, 1, 1]))
+    predict(*options)
+    assert calls() == 2
+    write_clicks(tmp_path / "clicks/iac_clicks_b.json", ("Left_IAC", [1, 2, 1]))
+    predict(*options)
+    assert calls() == 1
+    (tmp_path / "clicks/iac_clicks_b.json").unlink()
+    for again in (1, 0):  # missing clicks are a warning, each time
+        code, (warning,), last = predict(*options)
+        assert (code, calls()) == (0, again)
+        assert "iac_clicks_b_b.json: found no such file" in warning
+    assert last == "0 done, 2 skipped (1 of them degraded), 0 degraded, 0 failed"
+    assert predict(*options, "--strict")[0] == 1
+
+
+def test_files_beside_the_output_are_made_again(predict, tmp_path):
+    pytest.importorskip("edt")
+    write_model(tmp_path / "model", STSR, STSR)
+    write_image(tmp_path / "in/a.mha", scan((1, 2)))
+    for options, again in (([], 1), (["--statistics"], 1), (["--statistics"], 0)):
+        predict(*options)
+        assert calls() == again
+    (tmp_path / "out/a.statistics.json").unlink()
+    predict("--statistics")
+    assert calls() == 1
+
+
+def test_a_scan_that_changes_while_it_is_read(predict, tmp_path, monkeypatch):
+    write_scans(tmp_path / "in", 1)
+    path, read = tmp_path / "in/case000.mha", batches.read_scan
+
+    def read_and_change(outcome):
+        volume = read(outcome)
+        write_image(path, scan((3, 3)))
+        return volume
+
+    monkeypatch.setattr(batches, "read_scan", read_and_change)
+    code, (error,), _ = predict()
+    assert code == 1
+    assert error == f"error: {path}: found a file that changed while it was read, expected a complete one"
+
+
+def test_no_memory_no_reading_ahead(predict, tmp_path, monkeypatch):
+    write_scans(tmp_path / "in", 4)
+    held, seen = [], []
+    read, segmented = batches.read_scan, batches.segmented
+    monkeypatch.setattr(batches, "read_scan", lambda outcome: held.append(outcome) or read(outcome))
+
+    def slow(*arguments):
+        time.sleep(0.2)
+        seen.append(len(held))
+        return segmented(*arguments)
+
+    monkeypatch.setattr(batches, "segmented", slow)
+    for room, counts in ((batches.HEADROOM, [1, 2, 3, 4]), (1 << 50, [2, 3, 4, 4])):
+        held.clear(), seen.clear()
+        monkeypatch.setattr(batches.memory, "available", lambda room=room: room)
+        assert predict("--overwrite")[0] == 0
+        assert seen == counts
+
+
+def test_reading_and_writing_overlap_with_the_network(predict, tmp_path, monkeypatch):
+    write_scans(tmp_path / "in", 3)
+    monkeypatch.setattr(batches.memory, "available", lambda: 1 << 50)
+    meet = threading.Barrier(3, timeout=20)  # breaks unless one is read, one in the network and one written at once
+    read, segmented, write = batches.read_scan, batches.segmented, batches.write_scan
+
+    def stage(function, name):
+        def run(*arguments):
+            case = next(a for a in arguments if hasattr(a, "case")).case
+            if case.image.name == name:
+                meet.wait()
+            return function(*arguments)
+
+        return run
+
+    monkeypatch.setattr(batches, "read_scan", stage(read, "case002.mha"))
+    monkeypatch.setattr(batches, "segmented", stage(segmented, "case001.mha"))
+    monkeypatch.setattr(batches, "write_scan", stage(write, "case000.mha"))
+    assert predict()[::2] == (0, "3 done, 0 skipped, 0 degraded, 0 failed")
+
+
+def test_parts_are_the_same_whatever_is_done(predict, tmp_path):
+    write_scans(tmp_path / "in", 7)
+    assert predict("--part", "2/3")[2] == "2 done, 0 skipped, 0 degraded, 0 failed"
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.mha")) == ["case001.mha", "case004.mha"]
+    assert predict("--part", "2/3")[2] == "0 done, 2 skipped, 0 degraded, 0 failed"
+    assert predict("--part", "1/3")[2] == "3 done, 0 skipped, 0 degraded, 0 failed"
+    assert predict()[2] == "2 done, 5 skipped, 0 degraded, 0 failed"
+    assert {path.name for path in (tmp_path / "out").glob("run*")} == {"run.json", "run.1-of-3.json", "run.2-of-3.json"}
+    assert predict("--part", "9/9")[0] == 0  # more parts than cases
+
+
+def outputs(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if path.suffix in (".mha", ".gz"))
+
+
+def test_folders_within_folders_and_patterns(predict, tmp_path):
+    names = ["p1/ct.mha", "p1/old/ct.mha", "p 2/ct.nii.gz", "\u00e4\n,\u2028/ct.mha", ".hidden/ct.mha", "ct.mha"]
+    for name in names:
+        write_image(tmp_path / "in" / name, scan((1, 2)))
+    assert predict(out="in/out") == (0, [], "5 done, 0 skipped, 0 degraded, 0 failed")
+    assert outputs(tmp_path / "in/out") == sorted(name for name in names if ".hidden" not in name)
+    assert predict(out="in/out") == (0, [], "0 done, 5 skipped, 0 degraded, 0 failed")  # no output is an input
+    assert predict(source="in/p*/ct.*", out="globbed")[2] == "2 done, 0 skipped, 0 degraded, 0 failed"
+    assert outputs(tmp_path / "globbed") == ["p 2/ct.nii.gz", "p1/ct.mha"]
+    code, (error,), _ = predict(source="in/q*/ct.*", out="globbed")
+    assert (code, error.split(": found ")[1][:10]) == (1, "no images,")
+    code, errors, last = predict(out="in")
+    assert (code, last) == (1, "0 done, 0 skipped, 0 degraded, 10 failed")  # out/ is among the inputs now
+    assert all("found an input as its output" in line for line in errors)
+
+
+def test_a_pattern_that_is_a_name(predict, tmp_path):
+    write_image(tmp_path / "in/a[1].mha", scan((1, 2)))
+    assert predict(source="in/a[1].mha")[:2] == (0, [])
+    assert predict(source="in/a[1].mha") == (0, [], "0 done, 1 skipped, 0 degraded, 0 failed")
+    assert outputs(tmp_path / "out") == ["a[1].mha"]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_list_of_cases(predict, tmp_path, delimiter):
+    write_model(tmp_path / "model", INTERACTIVE)
+    write_scans(tmp_path / "in", 3)
+    write_clicks(tmp_path / "c.json", ("Left_IAC", [1, 1, 1]))
+    rows = [
+        ["\ufeffScan", "clicks", "name"],
+        ["in/case000.mha", "c.json", ""],
+        ["in/case000.mha", "", "again/with other clicks"],
+        [str(tmp_path / "in/case001.mha"), "c.json", "b.nii.gz"],
+    ]
+    (tmp_path / "list.csv").write_text("\n".join(delimiter.join(row) for row in rows) + "\n\n")
+    assert predict(source="list.csv")[::2] == (0, "3 done, 0 skipped, 0 degraded, 0 failed")
+    assert outputs(tmp_path / "out") == ["again/with other clicks.mha", "b.nii.gz", "case000.mha"]
+    assert [len(clicks.labels) for _, _, clicks in StandInLoader.made[-1].calls] == [1, 0, 1]
+
+
+def test_bad_rows_are_named_and_cost_nobody_else_anything(predict, tmp_path):
+    write_scans(tmp_path / "in", 2)
+    rows = [
+        "scan,clicks,name", "in/case000.mha,,", "in/gone.mha,,", ",,x", "in/case001.mha,gone.json,",
+        "in/case001.mha,,../out of it", '"in/case001.mha",,"two\nlines"', "in/case001.mha,", "in/case000.mha,,",
+        "in/case001.mha,,case000.mha", "in/case001.mha,,/abs", "in/case001.mha,,.",
+    ]  # fmt: skip
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    code, errors, last = predict(source="list.csv")
+    assert (code, last) == (1, "2 done, 0 skipped, 0 degraded, 9 failed")
+    lines = [line.split(": ")[2] for line in errors]
+    assert lines == [f"line {n}" for n in (3, 4, 5, 6, 9, 10, 11, 12, 13)]
+    assert outputs(tmp_path / "out") == ["case000.mha", "two\nlines.mha"]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "an empty file"), (b"scan\n", "no rows below the header"), (b"file\na\n", "the columns file"),
+        (b"scan,scan\na,b\n", "the columns scan, scan"), (b"scan\n\xff\xfe\n", "no readable CSV in UTF-8"),
+        (b"clicks,name\n", "the columns clicks, name"),
+    ],
+)  # fmt: skip
+def test_lists_that_are_none(predict, tmp_path, content, found):
+    (tmp_path / "list.csv").write_bytes(content)
+    code, (error,), _ = predict(source="list.csv")
+    assert code == 1
+    assert f"found {found}" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/", "-1/3", ""])
+def test_wrong_parts(predict, text):
+    with pytest.raises(SystemExit) as caught:
+        predict("--part", text)
+    assert caught.value.code == 2
+
+
+def test_a_folder_that_cannot_be_written(predict, tmp_path):
+    write_scans(tmp_path / "in", 2)
+    (tmp_path / "out").write_text("in the way")
+    code, (error,), _ = predict()
+    assert code == 1
+    assert error.startswith(f"error: {tmp_path / 'out/manifest.jsonl'}: could not be written (")
+
+
+def test_a_manifest_that_cannot_be_written_costs_a_warning(predict, tmp_path, monkeypatch):
+    write_scans(tmp_path / "in", 2)
+
+    def full(handle, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("umamba2.jobs.manifest.os.write", full)
+    code, warnings, last = predict()
+    assert (code, last) == (0, "2 done, 0 skipped, 0 degraded, 0 failed")
+    found = f"{tmp_path}/out/manifest.jsonl: could not be written (No space left on device)"
+    assert warnings == [f"warning: {found}, the next run will do {tmp_path}/out/case00{n}.mha again" for n in range(2)]
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+# Runs the command line with a stand-in that takes its time: for its first scan as long as the first argument says.
+SLOW = f"""
+import sys, time, types
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from stand_in import StandIn, StandInLoader, load_stand_in
+stand_in = types.ModuleType("umamba2.engine.predict")
+stand_in.Predictor = StandInLoader
+sys.modules["umamba2.engine.predict"] = stand_in
+from umamba2.models import folder
+folder.load_model = load_stand_in
+predict = StandIn.predict
+def slowly(self, *arguments):
+    time.sleep(0.02 if self.calls else float(sys.argv[1]))
+    return predict(self, *arguments)
+StandIn.predict = slowly
+from umamba2.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def start(folder, seconds=0.02, *options, out="out"):
+    files = ["-i", str(folder / "in"), "-o", str(folder / out), "-m", str(folder / "model"), "--orientation", "keep"]
+    command = [sys.executable, "-c", SLOW, str(seconds), "predict", *files, *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def prepared(folder, count):
+    write_model(folder / "model", STSR)
+    write_scans(folder / "in", count)
+    return folder
+
+
+def check_whole(folder):
+    """Every file under the name of an output is whole; how many there are."""
+    outputs = list(folder.rglob("*.mha"))
+    for path in outputs:
+        if not path.name.startswith("."):
+            assert read_labels(path)[0].shape == scan().shape
+    return sum(not path.name.startswith(".") for path in outputs)
+
+
+def finished(process):
+    """How many cases a process says it has done, once it has ended well."""
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    return int(said.splitlines()[-1].split(" done, ")[0])
+
+
+def wait_for(condition, *processes):
+    while not condition():
+        assert all(process.poll() is None for process in processes), processes[0].communicate()
+        time.sleep(0.02)
+
+
+def test_two_processes_do_each_case_once(tmp_path):
+    prepared(tmp_path, 30)
+    processes = [start(tmp_path), start(tmp_path, 0.1, "--part", "1/2")]
+    assert sum(map(finished, processes)) == 30
+    assert sorted(record["output"] for record in records(tmp_path / "out")) == [f"case{n:03}.mha" for n in range(30)]
+    assert check_whole(tmp_path / "out") == 30
+
+
+def test_a_case_is_taken_over_from_a_killed_process(tmp_path):
+    prepared(tmp_path, 4)
+    manifest = Manifest(tmp_path / "out")
+
+    def is_taken():
+        free = manifest.claim("case000.mha")
+        if free:
+            manifest.release("case000.mha")
+        return not free
+
+    first = start(tmp_path, 600)
+    wait_for(is_taken, first)
+    second = start(tmp_path)
+    wait_for(lambda: len(records(tmp_path / "out")) >= 2, first, second)
+    time.sleep(1)
+    assert second.poll() is None  # it waits
+    first.kill()
+    assert finished(second) == 4
+    first.communicate()
+
+
+@pytest.mark.slow
+def test_kill_at_any_moment(tmp_path):
+    """Whatever lies there is whole, every run goes on where the last one was stopped, and nothing is left over."""
+    prepared(tmp_path, 40)
+    moments = np.random.default_rng(0).uniform(0.8, 2.5, 12)
+    for moment in moments:
+        process = start(tmp_path)
+        try:
+            process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        check_whole(tmp_path / "out")
+    before = {record["output"] for record in records(tmp_path / "out")} if (tmp_path / "out").exists() else set()
+    assert finished(start(tmp_path)) == 40 - len(before)
+    assert check_whole(tmp_path / "out") == 40
+    assert sorted(record["output"] for record in records(tmp_path / "out")) == [f"case{n:03}.mha" for n in range(40)]
+    hidden = [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+    assert hidden == [".umamba2.lock"]
+
+
+@pytest.mark.slow
+def test_a_full_disk(tmp_path):
+    prepared(tmp_path, 60)
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def mount(*options):
+        return subprocess.run(["mount", "-t", "tmpfs", "-o", *options, "tmpfs", out], capture_output=True, check=False)
+
+    if mount("size=64k").returncode:
+        pytest.skip("may not mount")
+    try:
+        process = start(tmp_path)
+        said = process.communicate(timeout=120)[0]
+        assert process.returncode == 1, said
+        assert "could not be written" in said
+        assert 0 < check_whole(out) < 60
+        assert mount("remount,size=4m").returncode == 0
+        assert finished(start(tmp_path)) > 0
+        assert check_whole(out) == 60
+        assert finished(start(tmp_path)) == 0
+    finally:
+        subprocess.run(["umount", out], check=True)
+
+
+def test_an_interrupt_leaves_a_record(tmp_path):
+    prepared(tmp_path, 40)
+    process = start(tmp_path, 0.02)
+    wait_for(lambda: (tmp_path / "out/manifest.jsonl").exists() and len(records(tmp_path / "out")) > 3, process)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0].splitlines()
+    assert process.returncode == 130
+    assert said[-1] == "error: interrupted"
+    cases = json.loads((tmp_path / "out/run.json").read_text())["cases"]
+    done = [record["output"] for record in records(tmp_path / "out")]
+    assert [case["output"] for case in cases] == done
+    assert said[-2] == f"{len(done)} done, 0 skipped, 0 degraded, 0 failed"
+    assert check_whole(tmp_path / "out") == len(done) < 40

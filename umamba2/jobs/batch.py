@@ -1,0 +1,325 @@
+"""Many cases into one folder: what is finished is recorded at once, and not done again.
+
+While the network is at work on a scan, the next one is read and the last one is written. Any number of processes may
+work on one folder; each case is done by one of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from umamba2.engine.record import Record
+from umamba2.errors import InputError
+from umamba2.jobs.contract import versions
+from umamba2.jobs.fingerprint import Fingerprint, files_of_scan, fingerprint
+from umamba2.jobs.job import (
+    AfterWriting,
+    Case,
+    Outcome,
+    in_one_line,
+    network_deadline,
+    read_scan,
+    report_written,
+    segmented,
+    write_scan,
+)
+from umamba2.jobs.manifest import Manifest
+from umamba2.jobs.progress import Progress
+from umamba2.messages import say
+from umamba2.scans import memory
+from umamba2.scans.volumes import Volume
+from umamba2.segmenter import Segmenter
+
+HEADROOM = 4 << 30  # bytes that must be free for the network before anything is read ahead
+BYTES_PER_VOXEL = 20  # of a scan in the network (at most 8 until the first tile), and of the one that is read ahead
+_PATIENCE = 0.5  # seconds between looks at whether another process has finished a case
+
+Tools: TypeAlias = tuple[Segmenter, "AfterWriting | None"]  # the loaded model, and what else to do with each output
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides whether a case is finished; the same in all processes that work on a batch.
+
+    Attributes:
+        folder: The output folder.
+        model: The fingerprint of the model's files.
+        settings: Everything else that was asked for and decides the result.
+        overwrite: Whether what was finished before is done again.
+        since: The end of the manifest when this began: what is recorded later belongs to this batch.
+    """
+
+    folder: Path
+    model: Fingerprint
+    settings: dict[str, Any]
+    overwrite: bool = False
+    since: int = 0
+
+    @property
+    def settings_sha256(self) -> str:
+        """A checksum of the settings."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True, default=str).encode()).hexdigest()
+
+    def key(self, case: Case) -> str:
+        """What the manifest calls a case: the place of its output below the folder."""
+        return case.output.relative_to(self.folder).as_posix()
+
+
+@dataclass
+class _Task:
+    """A case that this process has claimed."""
+
+    outcome: Outcome
+    scan: Fingerprint | None
+    clicks: Fingerprint | None
+    volume: Volume | None = None
+    error: str = ""
+    beside: list[str] = field(default_factory=list)  # names of the files that were written beside the output
+
+    def read(self, folder: Path) -> None:
+        """Read the scan, or find out why it cannot be; ``folder`` is for outputs."""
+        image = self.outcome.case.image
+        try:
+            self.volume = read_scan(self.outcome)
+            if self.scan != fingerprint(files_of_scan(image, folder), [asdict(self.scan)] if self.scan else ()):
+                raise InputError(f"{image}: found a file that changed while it was read, expected a complete one")
+        except Exception as error:
+            self.volume, self.error = None, in_one_line(error, image)
+
+
+class Batch:
+    """Cases, one after the other, into a folder.
+
+    Args:
+        plan: What decides whether a case is finished.
+        manifest: The folder's.
+        load: Loads the model; called once, when the first case needs it.
+        until: When everything must be written, on `time.monotonic`'s clock; None: no limit.
+        bar: Whether to show a bar.
+
+    Attributes:
+        outcomes: What became of the cases that were dealt with, in no certain order.
+        segmenter: The loaded model, if it was needed.
+    """
+
+    def __init__(
+        self, plan: Plan, manifest: Manifest, load: Callable[[], Tools], until: float | None = None, bar: bool = False
+    ):
+        self.plan, self.manifest, self.until = plan, manifest, until
+        self.outcomes: list[Outcome] = []
+        self.segmenter: Segmenter | None = None
+        self._load, self._bar = load, bar
+        self._after: AfterWriting | None = None
+        self._progress = Progress(0)
+        self._stopping = threading.Event()
+
+    def run(self, cases: list[Case]) -> list[Outcome]:
+        """Do the cases that are not finished; their outcomes and those of the others, in the order of the cases.
+
+        A line on stdout for each case that is done, and on stderr for each problem. No case keeps the others from
+        running.
+
+        Raises:
+            ModelError: The model cannot be loaded.
+        """
+        self._progress = Progress(len(cases), self._bar)
+        claims = self._claims(cases)
+        with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
+            try:
+                self._work(claims, reader, writer)
+            except BaseException:
+                self._stopping.set()
+                raise
+            finally:
+                self._progress.close()
+        order = {id(case): number for number, case in enumerate(cases)}
+        self.outcomes.sort(key=lambda outcome: order[id(outcome.case)])
+        return self.outcomes
+
+    def _work(self, claims: Iterator[_Task], reader: ThreadPoolExecutor, writer: ThreadPoolExecutor) -> None:
+        task = reader.submit(self._take, claims).result()
+        writing: Future[None] | None = None
+        while task is not None:
+            if task.volume is None and not task.error:
+                task.read(self.plan.folder)
+            voxels = 0 if task.volume is None else task.volume.array.size
+            ahead = reader.submit(self._take, claims, voxels)
+            labels = self._segmented(task)
+            if writing is not None:
+                writing.result()  # one at a time
+            writing = writer.submit(self._finish, task, labels)
+            del labels
+            if not _room(voxels):
+                writing.result()
+            task = ahead.result()
+        if writing is not None:
+            writing.result()
+
+    # --- which case is next ----------------------------------------------------------------------------------------
+
+    def _take(self, claims: Iterator[_Task], beside: int | None = None) -> _Task | None:
+        """The next case, read if there is memory for it beside a scan of so many voxels."""
+        task = next(claims, None)
+        if task is not None and (beside is None or _room(max(beside, task.scan.bytes if task.scan else 0))):
+            task.read(self.plan.folder)
+        return task
+
+    def _claims(self, cases: list[Case]) -> Iterator[_Task]:
+        """The cases that are left to this process, each locked for it."""
+        waiting = []
+        for case in cases:
+            if case.problem:
+                outcome = Outcome(case)
+                outcome.report("error", case.problem)
+                self._close(outcome, worked=False)
+            elif self.manifest.claim(self.plan.key(case)):
+                yield from self._claimed(case)
+            else:
+                waiting.append(case)
+        while waiting:  # for other processes to finish them, or to die
+            for case in list(waiting):
+                if self.manifest.claim(self.plan.key(case)):
+                    waiting.remove(case)
+                    yield from self._claimed(case)
+            if waiting and self._stopping.wait(_PATIENCE):
+                return
+
+    def _claimed(self, case: Case) -> Iterator[_Task]:
+        outcome, key = Outcome(case), self.plan.key(case)
+        self.manifest.refresh()
+        known = self.manifest.find(key, self.plan.since if self.plan.overwrite else 0) or {}
+        scan = clicks = None
+        with suppress(OSError):  # who reads them will say what is wrong
+            clicks = fingerprint([case.clicks] if case.clicks else [], [_part(known, "clicks")])
+            scan = fingerprint(files_of_scan(case.image, self.plan.folder), [_part(known, "scan")])
+        if self._same(known, case, scan, clicks) and self._stands(known, case):
+            _resume(outcome, known)
+            self._close(outcome, worked=False)
+            self.manifest.release(key)
+        else:
+            yield _Task(outcome, scan, clicks)
+
+    def _same(self, known: dict[str, Any], case: Case, scan: Fingerprint | None, clicks: Fingerprint | None) -> bool:
+        """Whether a record is about the same scan and clicks, model and settings."""
+        pairs = (("scan", scan), ("clicks", clicks), ("model", self.plan.model))
+        return (
+            scan is not None
+            and (known.get("click_file") is None) == (case.clicks is None)  # it may be missing
+            and known.get("settings_sha256") == self.plan.settings_sha256
+            and all(_part(known, name).get("sha256") == (now and now.sha256) for name, now in pairs)
+        )
+
+    def _stands(self, known: dict[str, Any], case: Case) -> bool:
+        """Whether what a record says is still true, so that nothing is left to do."""
+        if known.get("status") == "failed":  # by another process, a moment ago: it would do so again
+            return self.manifest.find(self.plan.key(case), self.plan.since) is not None
+        written, beside = _part(known, "written"), known.get("beside") or []
+        found = fingerprint([case.output], [written])
+        if found is None or not all((case.output.parent / str(name)).exists() for name in beside):
+            return False
+        if found.sha256 != written.get("sha256"):
+            say(f"warning: {case.output}: found changed since it was written, doing it again", sys.stderr)
+            return False
+        return True
+
+    # --- what becomes of it ----------------------------------------------------------------------------------------
+
+    def _segmented(self, task: _Task) -> npt.NDArray[np.uint8] | None:
+        if task.volume is None:
+            return None
+        if self.segmenter is None:
+            self.segmenter, self._after = self._load()
+        left = max(1, self._progress.total - self._progress.finished)
+        deadline = network_deadline(self.until, left, task.volume.array.size)
+        try:
+            return segmented(task.volume, self.segmenter, task.outcome, deadline)
+        except Exception as error:
+            task.error = in_one_line(error, task.outcome.case.image)
+            return None
+
+    def _finish(self, task: _Task, labels: npt.NDArray[np.uint8] | None) -> None:
+        """Write a case's output and its record, and leave it to others again."""
+        outcome, case = task.outcome, task.outcome.case
+        try:
+            if labels is None or task.volume is None:
+                raise InputError(task.error)
+            task.beside = [path.name for path in write_scan(outcome, task.volume, labels, self._after)]
+        except Exception as error:
+            outcome.report("error", in_one_line(error, case.image))
+        task.volume = None
+        try:
+            self.manifest.append(self._record(task))
+        except OSError as error:
+            found = f"could not be written ({error.strerror or error}), the next run will do {case.output} again"
+            say(f"warning: {self.manifest.path}: {found}", sys.stderr)
+        self.manifest.release(self.plan.key(case))
+        progress = self._close(outcome)
+        if labels is not None and outcome.written:
+            report_written(outcome, labels.shape, sum(outcome.record.seconds.values()), progress)
+
+    def _record(self, task: _Task) -> dict[str, Any]:
+        outcome, case = task.outcome, task.outcome.case
+        written = fingerprint([case.output]) if outcome.written else None
+        return {
+            "output": self.plan.key(case),
+            "status": outcome.status,
+            "image": str(case.image),
+            "scan": task.scan and asdict(task.scan),
+            "click_file": case.clicks and str(case.clicks),
+            "clicks": task.clicks and asdict(task.clicks),
+            "model": asdict(self.plan.model),
+            "settings": self.plan.settings,
+            "settings_sha256": self.plan.settings_sha256,
+            "written": written and asdict(written),
+            "beside": task.beside,
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "versions": versions(),
+            **asdict(outcome.record),
+            "warnings": outcome.problems,
+        }
+
+    def _close(self, outcome: Outcome, worked: bool = True) -> str:
+        self.outcomes.append(outcome)
+        return self._progress.step(worked)
+
+
+def summary(outcomes: list[Outcome]) -> str:
+    """How many cases were done, skipped, done with doubts, and failed, and which failed."""
+    skipped = [outcome for outcome in outcomes if outcome.skipped]
+    new = [outcome.status for outcome in outcomes if not outcome.skipped]
+    doubtful = sum(outcome.status == "degraded" for outcome in skipped)
+    old = f"{len(skipped)} skipped" + (f" ({doubtful} of them degraded)" if doubtful else "")
+    return f"{new.count('done')} done, {old}, {new.count('degraded')} degraded, {new.count('failed')} failed"
+
+
+def _resume(outcome: Outcome, known: dict[str, Any]) -> None:
+    """Take an outcome from a record."""
+    kept = {f.name: known[f.name] for f in fields(Record) if f.name in known}
+    outcome.record, outcome.written = Record(**kept), known.get("status") != "failed"
+    outcome.skipped = outcome.written
+    problems = known.get("warnings")
+    for problem in problems if isinstance(problems, list) else []:
+        outcome.report("warning" if outcome.written else "error", str(problem))
+
+
+def _part(record: dict[str, Any], name: str) -> dict[str, Any]:
+    value = record.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _room(voxels: int) -> bool:
+    """Whether there is memory for another scan of so many voxels beside the network."""
+    return memory.available() >= HEADROOM + BYTES_PER_VOXEL * voxels

@@ -1,0 +1,104 @@
+"""Whether files are still what they were: their content, and a stamp that tells without reading them.
+
+SHA-256 reads a scan at about 1.7 GB/s, a tenth of what unpacking it takes. Where size, time of change and the rest of
+the stamp are as before, nothing is read at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from umamba2.errors import InputError
+from umamba2.scans.headers import metaimage_header, nrrd_header
+from umamba2.scans.volumes import suffix
+
+_WEIGHTS = (".json", ".pth", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What identifies the content of some files.
+
+    Attributes:
+        bytes: Their size.
+        sha256: Of a file's content; of several files, that of the list of their names and checksums.
+        stamp: Sizes and times. Any write changes ctime, which nobody can set back; that of a copy differs, too.
+    """
+
+    bytes: int
+    sha256: str
+    stamp: str
+
+
+def fingerprint(files: Iterable[Path], known: Iterable[Any] = ()) -> Fingerprint | None:
+    """The fingerprint of some files; None if there are none, or one is missing.
+
+    Args:
+        files: Their paths. Names count without the folder that they have in common.
+        known: Earlier fingerprints of them, as a record holds them: where the stamp of one fits, its checksum is taken.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    files = list(files)
+    try:
+        stats = [os.stat(file) for file in files]
+    except FileNotFoundError:
+        return None
+    if not files:
+        return None
+    root = os.path.commonpath([file.parent for file in files])
+    names = [os.path.relpath(file, root) for file in files] if len(files) > 1 else [""]
+    size = sum(stat.st_size for stat in stats)
+    rows = [f"{name!r} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}" for name, s in zip(names, stats)]
+    stamp = hashlib.sha256("\n".join(rows).encode()).hexdigest()[:32]
+    for earlier in known:
+        if isinstance(earlier, dict) and earlier.get("stamp") == stamp and isinstance(earlier.get("sha256"), str):
+            return Fingerprint(size, earlier["sha256"], stamp)
+    sums = [_sha256(file) for file in files]
+    if len(files) > 1:
+        text = "\n".join(f"{name!r} {checksum}" for name, checksum in zip(names, sums))
+        sums = [hashlib.sha256(text.encode()).hexdigest()]
+    return Fingerprint(size, sums[0], stamp)
+
+
+def files_of_scan(scan: Path, output: Path | None = None) -> list[Path]:
+    """The files that a scan consists of: all in and below a folder; a header and its voxels; else the file itself.
+
+    Args:
+        scan: The scan.
+        output: A folder that does not count, where it lies in that of the scan.
+    """
+    if scan.is_dir():
+        folders = (Path(folder) for folder, _, _ in os.walk(scan) if output is None or not _lies_in(folder, output))
+        return sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
+    header = {".mhd": metaimage_header, ".mha": metaimage_header, ".nrrd": nrrd_header}.get(suffix(scan) or "")
+    data = scan
+    with suppress(InputError, OSError):  # who reads the scan will say what is wrong
+        data = header(scan).data if header else scan
+    return [scan] if data == scan else [scan, data]
+
+
+def files_of_model(folder: Path) -> list[Path]:
+    """The files that decide what a model does, in either layout: weights, plans and descriptions."""
+    places = [folder, *sorted(folder.glob("fold_*"))]
+    found = [sorted(place.iterdir()) for place in places if place.is_dir()]
+    return [path for paths in found for path in paths if path.suffix in _WEIGHTS and path.is_file()]
+
+
+def _lies_in(folder: str, other: Path) -> bool:
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(other))
+
+
+def _sha256(file: Path) -> str:
+    checksum = hashlib.sha256()
+    with open(file, "rb") as content:
+        while block := content.read(1 << 22):
+            checksum.update(block)
+    return checksum.hexdigest()
