@@ -6,44 +6,34 @@ import os
 import zipfile
 
 import pytest
-from dicom_series import ORIGIN, header, save, voxels, write_slices
+from dicom_series import many_slices, save, write_slices
 
 from umamba2.scans.find import find_scans
-
-SMALL = voxels()[:3, :4, :4]
 
 
 def names(folder):
     return [str(path.relative_to(folder)) for path in find_scans(folder)]
 
 
-def multi_frame(path, **of_header):
-    ds = header(**of_header)
-    ds.NumberOfFrames, ds.Rows, ds.Columns = 3, 4, 4
-    ds.ImagePositionPatient = list(ORIGIN)
-    ds.PixelData = SMALL.astype("<i2").tobytes()
-    return save(ds, path)
-
-
 def test_images_and_dicom_side_by_side(tmp_path):
     for name in ("a.mha", "b/c.nii.gz", "b/.hidden.mha", "b/readme.txt", "results.mha/keep.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    write_slices(tmp_path / "d/deep/er", SMALL, patient="1")
-    write_slices(tmp_path / "e/first", SMALL, patient="2", series="1")
-    write_slices(tmp_path / "e/second", SMALL, patient="2", series="2")
+    write_slices(tmp_path / "d/deep/er", count=3, patient="1")
+    write_slices(tmp_path / "e/first", count=3, patient="2", series="1")
+    write_slices(tmp_path / "e/second", count=3, patient="2", series="2")
     assert names(tmp_path) == ["a.mha", "b/c.nii.gz", "d", "e"]
 
 
 def test_the_folder_itself_is_one_scan_where_all_is_of_one_study(tmp_path):
-    write_slices(tmp_path / "DICOM/PA000", SMALL)
+    write_slices(tmp_path / "DICOM/PA000", count=3)
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     assert names(tmp_path) == ["."]
 
 
 def test_two_studies_of_one_patient_are_two_scans(tmp_path):
-    write_slices(tmp_path / "before", SMALL, study="1")
-    write_slices(tmp_path / "after", SMALL, study="2")
+    write_slices(tmp_path / "before", count=3, study="1")
+    write_slices(tmp_path / "after", count=3, study="2")
     assert names(tmp_path) == ["after", "before"]
 
 
@@ -51,20 +41,20 @@ def test_anonymous_patients_are_not_one(tmp_path):
     def forget(ds, k):
         del ds.PatientID, ds.PatientName, ds.StudyInstanceUID
 
-    write_slices(tmp_path / "1", SMALL, forget)
-    write_slices(tmp_path / "2", SMALL, forget)
+    write_slices(tmp_path / "1", forget, count=3)
+    write_slices(tmp_path / "2", forget, count=3)
     assert names(tmp_path) == ["1", "2"]
 
 
 def test_files_of_many_slices_are_scans_of_their_own(tmp_path):
     for patient in ("1", "2"):
-        multi_frame(tmp_path / f"{patient}.dcm", patient=patient)
-    write_slices(tmp_path / "3", SMALL, patient="3")
+        save(many_slices(patient=patient), tmp_path / f"{patient}.dcm")
+    write_slices(tmp_path / "3", count=3, patient="3")
     assert names(tmp_path) == ["1.dcm", "2.dcm", "3"]
 
 
 def test_zips_count_if_they_hold_dicom_or_are_broken(tmp_path):
-    folder = write_slices(tmp_path / "a", SMALL)
+    folder = write_slices(tmp_path / "a", count=3)
     with zipfile.ZipFile(tmp_path / "scan.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
         archive.write(folder / "IM0000", "export/1")
@@ -75,7 +65,7 @@ def test_zips_count_if_they_hold_dicom_or_are_broken(tmp_path):
 
 
 def test_links_that_lead_back_and_pipes(tmp_path):
-    write_slices(tmp_path / "a", SMALL)
+    write_slices(tmp_path / "a", count=3)
     (tmp_path / "a/loop").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "a/pipe.dcm")
     (tmp_path / "a/nowhere").symlink_to(tmp_path / "missing")
@@ -83,8 +73,8 @@ def test_links_that_lead_back_and_pipes(tmp_path):
 
 
 def test_without_pydicom_every_folder_of_files_is_a_scan(tmp_path, monkeypatch):
-    write_slices(tmp_path / "a", SMALL, patient="1")
-    write_slices(tmp_path / "b", SMALL, patient="1")
+    write_slices(tmp_path / "a", count=3, patient="1")
+    write_slices(tmp_path / "b", count=3, patient="1")
     monkeypatch.setitem(__import__("sys").modules, "pydicom.filereader", None)
     assert names(tmp_path) == ["a", "b"]
 

@@ -13,6 +13,7 @@ from umamba2.challenges import CHALLENGES, MULTICLASS, Challenge, find_challenge
 from umamba2.errors import needing
 from umamba2.files import OutputRegistry
 from umamba2.messages import say
+from umamba2.scans.command import add_series
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -30,11 +31,12 @@ def add_parser(commands: Any) -> None:
         description="Write one HTML page: slices, surfaces, volumes, warnings, and scores if there is a ground truth.",
     )
     parser.set_defaults(command=run)
-    parser.add_argument("-i", "--image", required=True, type=Path, help="the scan")
+    parser.add_argument("-i", "--image", required=True, type=Path, help="the scan (image, or DICOM)")
     parser.add_argument("-s", "--labels", required=True, type=Path, help="its label map")
     parser.add_argument("-g", "--ground-truth", type=Path, help="the true label map, for Dice and HD95")
     parser.add_argument("-o", "--output", required=True, type=Path, help="where to write the page (.html)")
     parser.add_argument("--challenge", choices=CHALLENGES, default=MULTICLASS.name, help=f"default: {MULTICLASS.name}")
+    add_series(parser)
     parser.add_argument(
         "--numbering", "--label-map", choices=WRITTEN_NUMBERINGS, default="platform", help="ids in the files (platform)"
     )
@@ -47,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
 
     files = options.image, options.labels, options.ground_truth
     OutputRegistry(path for path in files if path is not None).claim(options.output, options.image)
-    case = read_case(*files, find_challenge(options.challenge), options.numbering)
+    case = read_case(*files, find_challenge(options.challenge), options.numbering, options.series)
     for warning in case.warnings:
         say(f"warning: {warning}", sys.stderr)
     write_report(options.output, case)

@@ -99,6 +99,7 @@ def read_case(
     truth: str | Path | None = None,
     challenge: Challenge = MULTICLASS,
     numbering: str = "platform",
+    series: str | None = None,
 ) -> ReportCase:
     """Read a scan, its label map and, if there is one, the ground truth.
 
@@ -108,11 +109,12 @@ def read_case(
         truth: The true segmentation; it may also have the ids of the dataset release.
         challenge: What names the structures.
         numbering: The ids in the label maps.
+        series: Which DICOM series, as in `read_volume`.
 
     Raises:
         InputError: A file cannot be read, has unknown ids or no structure, or the grids differ.
     """
-    volume = read_volume(image)
+    volume = read_volume(image, series)
     found = _read_ids(labels, volume, challenge, numbering)
     true = None if truth is None else _read_ids(truth, volume, challenge, numbering)
     return ReportCase.of_volume(volume, Path(image).name, found, challenge, numbering, true)

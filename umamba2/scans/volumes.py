@@ -107,6 +107,8 @@ def read_volume(path: str | Path, series: str | None = None) -> Volume:
     """
     path = Path(path)
     if not is_dicom_scan(path):
+        if series is not None:
+            raise InputError(f"{path}: found an image and --series {series[:70]}, expected DICOM")
         return _mended(_read(path))
     from umamba2.scans.dicom.read import read_dicom  # pydicom takes its time to import: not before it is needed
 

@@ -74,8 +74,10 @@ def stacked(series: Series, name: str, warnings: list[str]) -> Stack:
     positions = _positions(frames, normal)
     if positions is None:
         along = _other_places(series, step, name, warnings, oriented)
-        first = frames[0].position
-        anchor = np.array(first or (0.0, 0.0, 0.0)) - (0.0 if first is None else along[0]) * normal
+        # In one file the position is that of its first slice; several have it from the first slice there was.
+        index = 0 if len({frame.header.label for frame in frames}) == 1 else int(np.argmin(along))
+        first = frames[index].position
+        anchor = np.array(first or (0.0, 0.0, 0.0)) - (0.0 if first is None else along[index]) * normal
         positions = anchor + np.outer(along, normal)
     kept, copies = _in_order(positions @ normal, name, warnings)
     places = (positions @ normal)[kept]

@@ -9,7 +9,7 @@ from umamba2.scans.dicom.places import Stack
 from umamba2.scans.geometry import Array, Geometry
 from umamba2.scans.voxels import check_memory
 
-_LEAST_SHIFT = 0.5  # voxels from the first slice to the last; less shows nowhere
+_LEAST_SHIFT = 0.25  # voxels from the first slice to the last; less shows nowhere
 _MOST_TILT = 45.0  # degrees; gantries reach 30
 
 
@@ -43,8 +43,8 @@ def upright(array: Array, stack: Stack, name: str, warnings: list[str]) -> tuple
         origin = origin + (np.minimum(shift, 0) * stack.spacing) @ stack.axes
     z, y, x = array.shape
     columns = np.stack([*stack.axes, normal], axis=1) + 0.0  # no -0
-    left, back, up = (float(mm) for mm in origin)
-    spacing = (*stack.spacing, distance)
+    left, back, up = (round(float(mm), 9) for mm in origin)
+    spacing = (*stack.spacing, round(distance, 9))
     return array, Geometry((x, y, z), spacing, (left, back, up), tuple(columns.ravel().tolist()))
 
 
