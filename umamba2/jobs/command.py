@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError
 from umamba2.jobs.container import add_inference_options, time_of_end
 from umamba2.messages import say
+from umamba2.scans.command import add_series
 
 if TYPE_CHECKING:
     from umamba2.jobs.job import AfterWriting, Case, Outcome
@@ -78,6 +80,7 @@ def add_predict(commands: Any) -> None:
         "take scans as they are",
     )
     add_inference_options(parser)
+    add_series(parser)
     add("--overwrite", action="store_true", help="do finished cases again, too")
     add("--part", type=part, metavar="I/N", help="every N-th case alone, for job arrays")
     add("--quiet", action="store_true", help="no progress bar")
@@ -101,6 +104,7 @@ def predict(options: argparse.Namespace) -> int:
     from umamba2.jobs.job import run_cases, succeeded
 
     cases = cases_of(options.input, options.output, options.clicks, CHALLENGES.get(options.challenge))
+    cases = [replace(case, series=options.series) for case in cases]
     until = time_of_end(options)
     if [case.output for case in cases] == [options.output]:
         segmenter = _segmenter(options)

@@ -31,13 +31,14 @@ AfterWriting: TypeAlias = Callable[[Path, Path, Volume, npt.NDArray[np.uint8]], 
 @dataclass(frozen=True)
 class Case:
     """A scan to segment: the image, where its label map goes, its click file if clicks are expected, the line of a list
-    that asks for it, and why it cannot be done if that is known."""
+    that asks for it, why it cannot be done if that is known, and which DICOM series it is if that was asked for."""
 
     image: Path
     output: Path
     clicks: Path | None = None
     line: str = ""
     problem: str = ""
+    series: str | None = None
 
 
 @dataclass
@@ -130,7 +131,7 @@ def run_cases(
 def read_scan(outcome: Outcome) -> Volume:
     """Read the image of a case. Raises InputError if that is not possible."""
     with outcome.record.timed("read"):
-        return read_volume(outcome.case.image)
+        return read_volume(outcome.case.image, outcome.case.series)
 
 
 def segmented(
