@@ -66,3 +66,11 @@ def test_demo_models_give_the_labels_of_nnunets_predictor():
         single, half, single_structures, half_structures = map(float, shares)
         assert min(single, single_structures) >= 99.9
         assert min(half, half_structures) >= 99.5
+
+
+@pytest.mark.slow
+def test_a_mutant_is_noticed_and_the_package_left_as_it_is():
+    tiles = ROOT / "umamba2/engine/tiles.py"
+    before = tiles.read_bytes()
+    assert run("benchmarks/mutants.py", "--only", "(PEAK * weight)").splitlines()[-1] == "1 killed"
+    assert tiles.read_bytes() == before

@@ -277,6 +277,7 @@ def load(
     numbering: str | None = None,
     orientation: str = AUTO,
     progress: bool = False,
+    deterministic: bool = False,
 ) -> Segmenter:
     """Load a model with the settings of the challenge that it is for.
 
@@ -298,6 +299,7 @@ def load(
         orientation: How the model's training arrays lay in the patient, such as "LPS"; "auto" takes what the model
             says; "keep" takes every scan's array as it is, as the challenges' platforms do.
         progress: Whether to show a bar over the tiles on stderr.
+        deterministic: Whether a GPU shall give the same labels every time, which costs time; CPUs do so anyway.
 
     Raises:
         ModelError: There is no model, it cannot be read, or it is one for another challenge.
@@ -334,7 +336,9 @@ def load(
         settings["mirror_axes"] = tuple(mirror)
     elif not mirror:
         settings["mirror_axes"] = ()
-    predictor = Predictor.load(loaded, device=device, precision=precision, progress=progress, **settings)
+    predictor = Predictor.load(
+        loaded, device=device, precision=precision, progress=progress, deterministic=deterministic, **settings
+    )
     if wanted is not None:
         check_model(predictor, wanted, folder)
     return Segmenter(

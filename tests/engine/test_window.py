@@ -82,6 +82,17 @@ def streamed(sweep, patch, blend, logits_of, argmax_only=False):
     return out
 
 
+def test_scores_are_kept_in_half_precision_from_a_size_on_and_stay_finite(monkeypatch):
+    most = accumulate.FULL_PRECISION_BYTES // 4
+    assert [accumulate.score_dtype(n) for n in (most, most + 1)] == [torch.float32, torch.float16]
+    assert [accumulate.score_bytes(n, 2) for n in (most // 2, most)] == [4 * most, 4 * most]
+    kept = accumulate.relative_scores(torch.tensor([[3.0], [-1e6]]), torch.float16).half()
+    assert kept.flatten().tolist() == [0.0, -60000.0]  # -inf would become NaN when it is resampled
+    sweep = Sweep((12, 16, 16), (8, 8, 8), 0.5)
+    monkeypatch.setattr(accumulate, "FULL_PRECISION_BYTES", 4 * CLASSES * sweep.pending_voxels - 1)
+    assert Accumulator(sweep, (8, 8, 8), CLASSES, "nnunet", True, CPU, lambda *_: None).dtype == torch.float16
+
+
 sizes = st.tuples(*[st.integers(4, 20)] * 3)
 patches = st.tuples(*[st.integers(2, 9)] * 3)
 steps = st.sampled_from([0.3, 0.5, 0.95, 1.0])
@@ -181,6 +192,10 @@ def test_a_part_that_no_tile_answers_is_background():
         labels.finish((slice(0, 4), slice(2, 4), slice(0, 4)), torch.eye(3)[2][:, None, None, None].expand(3, 4, 2, 4))
         assert (labels.labels[:, :2] == 0).all()
         assert (labels.labels[:, 2:] == 2).all()
+    between = OtherGrid((4, 1, 1), [(0, 0)] * 3, (8, 1, 1), 0, False, [(0, 4)], 3, CPU)
+    between.finish((slice(0, 2), slice(0, 1), slice(0, 1)), None)
+    between.finish((slice(2, 4), slice(0, 1), slice(0, 1)), torch.eye(3)[2][:, None, None, None].expand(3, 2, 1, 1))
+    assert between.labels.flatten().tolist() == [0, 0, 0, 0, 0, 2, 2, 2]  # interpolated, too, as far as it reaches
 
 
 @pytest.mark.parametrize("spacing", [SPACING, (0.25, 0.3, 0.2)])

@@ -156,6 +156,7 @@ def test_settings_reach_the_predictor(job, tmp_path):
     assert settings == {
         "folder": tmp_path / "models/stsr", "folds": ["0", "all"], "device": "cpu", "precision": "fp32",
         "tile_step": 0.8, "mirror_axes": (1, 2), "left_right_pairs": (), "blend": "published", "progress": False,
+        "deterministic": False,
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import torch
 from umamba2.engine.blend import Accumulator
 from umamba2.engine.budget import Budget
 from umamba2.engine.cpu import activations
+from umamba2.engine.determinism import deterministic, fix_workspace
 from umamba2.engine.network import resolve_device, resolve_precision
 from umamba2.engine.preprocess import prepare
 from umamba2.engine.progress import Watch
@@ -42,7 +43,7 @@ class Predictor:
         self.plan, self.num_classes, self.challenge = model.plan, model.num_classes, model.challenge
         self.runner, self.takes_clicks = runner, runner.takes_clicks
         self.mirror_axes, self.tile_step, self.blend = tuple(mirror_axes), tile_step, blend
-        self.progress = False
+        self.progress = self.deterministic = False
 
     @classmethod
     def load(
@@ -56,6 +57,7 @@ class Predictor:
         left_right_pairs: Sequence[tuple[int, int]] | None = None,
         blend: str = "nnunet",
         progress: bool = False,
+        deterministic: bool = False,
     ) -> Predictor:
         """Load a model folder, or take a model that is loaded.
 
@@ -71,6 +73,7 @@ class Predictor:
                 in "left" and "right" alone.
             blend: "nnunet" or "published", see `engine.blend.Accumulator`.
             progress: Show a bar over the tiles.
+            deterministic: Give the same labels every time on a GPU, too, which costs time.
 
         Raises:
             InputError: There is no usable model in the folder, or a setting is out of range.
@@ -79,6 +82,8 @@ class Predictor:
             raise InputError(f"tile step: found {tile_step}, expected a number from {SMALLEST_STEP} to 1")
         if blend not in Accumulator.METHODS:
             raise InputError(f"blend: found {blend!r}, expected one of {', '.join(Accumulator.METHODS)}")
+        if deterministic:
+            fix_workspace()
         chosen = resolve_device(device)
         dtype = resolve_precision(precision, chosen)
         model = model if isinstance(model, Model) else load_model(model, folds)
@@ -94,7 +99,9 @@ class Predictor:
         # The model's axes are those of its plan, the caller's those of the array.
         axes = [a for a in model.mirror_axes if mirror_axes is None or model.plan.transpose[a] in mirror_axes]
         predictor = cls(model, Runner(model, chosen, dtype, axes, pairs), axes, tile_step, blend)
-        predictor.progress = progress
+        predictor.progress, predictor.deterministic = progress, deterministic
+        if deterministic:
+            predictor.runner.batch = 1  # and not what free memory allows
         return predictor
 
     @property
@@ -109,6 +116,7 @@ class Predictor:
             "tile_step": self.tile_step,
             "mirror_axes": list(self.mirror_axes),
             "blend": self.blend,
+            "deterministic": self.deterministic,
         }
 
     @torch.inference_mode()
@@ -161,7 +169,7 @@ class Predictor:
             for problem in prepared.warnings:
                 record.warn(problem)
             grid_clicks = scan_clicks and Clicks(prepared.to_grid(scan_clicks.coordinates), scan_clicks.labels)
-        with record.timed("network"):
+        with record.timed("network"), deterministic(self.deterministic):
             budget = Budget(deadline, asked)
             try:  # not bound to a variable: the window may hold an exception, whose traceback keeps a tile's memory
                 box_labels = SlidingWindow(

@@ -83,6 +83,7 @@ def add_predict(commands: Any) -> None:
     add_series(parser)
     add("--overwrite", action="store_true", help="do finished cases again, too")
     add("--part", type=part, metavar="I/N", help="every N-th case alone, for job arrays")
+    add("--deterministic", action="store_true", help="the same labels every time on a GPU, too; slower")
     add("--quiet", action="store_true", help="no progress bar")
 
 
@@ -179,6 +180,7 @@ def _segmenter(options: argparse.Namespace, several: bool = False) -> Segmenter:
         numbering=options.numbering,
         orientation=options.orientation,
         progress=not several and _shows_bars(options),
+        deterministic=options.deterministic,
     )
     if segmenter.challenge is not None and not options.quiet:
         say(f"for {segmenter.challenge.name} ({segmenter.reasons['challenge']})")

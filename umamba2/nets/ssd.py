@@ -39,10 +39,11 @@ def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int = 64)
     for start in range(0, length, chunk):
         now = slice(start, min(start + chunk, length))
         xs, Bs, Cs = x[:, now], B[:, now], C[:, now]
-        since_start = decay[:, now].cumsum(1)  # (b, q, h): log decay from the chunk's start to each token
+        later = torch.ones(xs.shape[1], xs.shape[1], dtype=torch.bool, device=x.device).triu(1)
+        # (b, q, h): log decay from the chunk's start to each token. CUDA's cumsum is not deterministic.
+        since_start = torch.einsum("ts,bsh->bth", (~later).to(x.dtype), decay[:, now])
         # 1. what tokens of this chunk tell later ones: exp(sum of decays between s and t) for s <= t
         between = since_start.unsqueeze(2) - since_start.unsqueeze(1)  # (b, t, s, h)
-        later = torch.ones(xs.shape[1], xs.shape[1], dtype=torch.bool, device=x.device).triu(1)
         weights = between.masked_fill(later[None, :, :, None], -torch.inf).exp()
         scores = torch.einsum("btn,bsn->bts", Cs, Bs)
         inside = torch.einsum("bts,btsh,bshp->bthp", scores, weights, xs)
