@@ -25,7 +25,7 @@ LAYERS = (
     ("training", "reports", "exports", "evaluation", "synthetic"),
     ("segmenter",),
     ("jobs",),
-    ("serving",),
+    ("serving", "web"),
     ("cli",),
     ("", "__main__"),  # the package itself
 )

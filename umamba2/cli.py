@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": ("segment scans", "umamba2.jobs.command:add_predict"),
     "read": ("write a scan as it would be segmented", "umamba2.scans.command:add_parser"),
     "evaluate": ("grade segmentations", "umamba2.evaluation.command:add_parser"),
+    "serve": ("open, segment and click in the browser", "umamba2.web.command:add_parser"),
     "report": ("write a page about a segmentation", "umamba2.reports.command:add_parser"),
     "export": ("turn a label map into meshes, or add names and colours to it", "umamba2.exports.command:add_parser"),
     "models": ("list the models at hand, or add one", "umamba2.models.command:add_models"),

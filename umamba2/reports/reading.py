@@ -115,8 +115,8 @@ def read_case(
         InputError: A file cannot be read, has unknown ids or no structure, or the grids differ.
     """
     volume = read_volume(image, series)
-    found = _read_ids(labels, volume, challenge, numbering)
-    true = None if truth is None else _read_ids(truth, volume, challenge, numbering)
+    found = read_ids(labels, volume, challenge, numbering)
+    true = None if truth is None else read_ids(truth, volume, challenge, numbering)
     return ReportCase.of_volume(volume, Path(image).name, found, challenge, numbering, true)
 
 
@@ -138,7 +138,18 @@ def _profiles(labels: Labels, classes: int) -> tuple[npt.NDArray[np.int64], ...]
     return along_z, along_y, along_x
 
 
-def _read_ids(path: str | Path, volume: Volume, challenge: Challenge, numbering: str) -> Labels:
+def read_ids(path: str | Path, volume: Volume, challenge: Challenge, numbering: str) -> Labels:
+    """Read a label map that belongs to a scan, in training ids.
+
+    Args:
+        path: The file.
+        volume: The scan.
+        challenge: What names the structures.
+        numbering: The ids in the file.
+
+    Raises:
+        InputError: It cannot be read, has unknown ids or no structure, or lies on another grid than the scan.
+    """
     labels, geometry = read_labels(path)
     for what in ("size", "spacing", "origin", "direction"):
         value, expected = getattr(geometry, what), getattr(volume.geometry, what)

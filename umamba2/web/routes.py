@@ -1,0 +1,277 @@
+"""The interface that the page uses, in JSON and bytes. Whatever takes time answers at once with a task to ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import zlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from umamba2.errors import InputError
+from umamba2.web import intake, work
+from umamba2.web.layers import CANALS, WHOLE
+from umamba2.web.models import Models
+from umamba2.web.saving import SAVED, save
+from umamba2.web.studies import Studies, Study
+from umamba2.web.tasks import Line, Task
+from umamba2.web.view import Box
+
+_PATIENCE = 10.0  # seconds that a question for news of a task waits for some
+_MOST_AT_ONCE = 20  # tasks of one study
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What requests are about.
+
+    Attributes:
+        models: The loaded models.
+        studies: The open scans.
+        line: What is computed.
+    """
+
+    models: Models
+    studies: Studies
+    line: Line
+
+    def routes(self) -> list[Route]:
+        """All routes of the interface."""
+        table: list[tuple[str, str, Handler]] = [
+            ("GET", "/api", self._about),
+            ("POST", "/api/scans", self._new),
+            ("GET", "/api/scans/{scan}", self._scan),
+            ("DELETE", "/api/scans/{scan}", self._close),
+            ("PUT", "/api/scans/{scan}/files", self._take),
+            ("POST", "/api/scans/{scan}/open", self._open),
+            ("GET", "/api/scans/{scan}/image", self._image),
+            ("GET", "/api/scans/{scan}/drawn", self._drawn),
+            ("POST", "/api/scans/{scan}/segment", self._segment),
+            ("PUT", "/api/scans/{scan}/labels", self._labels),
+            ("PUT", "/api/scans/{scan}/clicks", self._click_file),
+            ("POST", "/api/scans/{scan}/clicks", self._click),
+            ("POST", "/api/scans/{scan}/clicks/undo", self._undo),
+            ("POST", "/api/scans/{scan}/clicks/{click:int}", self._move),
+            ("DELETE", "/api/scans/{scan}/clicks/{click:int}", self._remove),
+            ("POST", "/api/scans/{scan}/saved", self._save),
+            ("GET", "/api/scans/{scan}/saved/{file}", self._saved),
+            ("GET", "/api/tasks/{task}", self._news),
+            ("DELETE", "/api/tasks/{task}", self._cancel),
+        ]
+        return [Route(path, handler, methods=[method]) for method, path, handler in table]
+
+    async def _about(self, request: Request) -> Response:
+        import umamba2
+
+        return JSONResponse({"version": umamba2.__version__, "models": self.models.facts()})
+
+    # --- scans
+
+    async def _new(self, request: Request) -> Response:
+        return JSONResponse({"scan": self.studies.new().name}, 201)
+
+    async def _scan(self, request: Request) -> Response:
+        study = self._study(request)
+        tasks = [self._told(task) for task in self.line.of(study.name)]
+        known = {"scan": study.name} if study.volume is None else await run_in_threadpool(work.facts, study)
+        return JSONResponse({**known, "tasks": tasks})
+
+    async def _close(self, request: Request) -> Response:
+        study = self._study(request)
+        for task in self.line.of(study.name):
+            self.line.cancel(task)
+        self.studies.close(study)
+        return JSONResponse({})
+
+    async def _take(self, request: Request) -> Response:
+        study = self._study(request)
+        if study.volume is not None:
+            raise InputError("scan: found one already, expected a new one for other files")
+        if study.received[1] >= intake.MOST_FILES:
+            raise intake.TooMuch(f"scan: found more than {intake.MOST_FILES:,} files, expected at most those")
+        study.received[1] += 1
+        path = intake.safe_path(study.sent, request.query_params.get("name", ""))
+        size = await intake.save_body(request, path, intake.MOST_BYTES - study.received[0])
+        study.received[0] += size
+        if study.received[0] > intake.MOST_BYTES:  # several files came at once
+            path.unlink(missing_ok=True)
+            raise intake.TooMuch(f"scan: found more than {intake.MOST_BYTES:,} bytes, expected at most those")
+        return JSONResponse({"bytes": size}, 201)
+
+    async def _open(self, request: Request) -> Response:
+        study = self._study(request)
+        if study.volume is not None:
+            raise InputError("scan: found one already, expected a new one for other files")
+        self.studies.check_memory()
+        return self._asked("open the scan", study, work.open_scan(study, self.studies))
+
+    async def _image(self, request: Request) -> Response:
+        study = self._study(request)
+        study.shown  # noqa: B018  an error if there is none
+        return FileResponse(study.folder / "scan.nii", media_type="application/octet-stream")
+
+    async def _drawn(self, request: Request) -> Response:
+        study = self._study(request)
+        box = _box(request.query_params.get("box"), study)
+        content = await run_in_threadpool(lambda: zlib.compress(study.drawn(box).tobytes(), 1))
+        return Response(content, media_type="application/octet-stream", headers={"Content-Encoding": "deflate"})
+
+    # --- what is found
+
+    async def _segment(self, request: Request) -> Response:
+        study, asked = self._study(request), await intake.read_json(request)
+        challenge = str(asked.get("challenge", ""))
+        if challenge not in self.models.names:
+            known = ", ".join(self.models.names)
+            raise InputError(f"challenge: found {challenge[:80]!r}, expected one of {known}")
+        study.scan  # noqa: B018  an error if there is none
+        return self._asked("segment everything", study, work.segment_all(study, self.models, challenge))
+
+    async def _labels(self, request: Request) -> Response:
+        study = self._study(request)
+        study.scan  # noqa: B018
+        path = await self._sent(request, study, intake.MOST_BYTES)
+        challenge = request.query_params.get("challenge", "")
+        if challenge not in self.models.names:
+            raise InputError(f"challenge: found {challenge[:80]!r}, expected one of {', '.join(self.models.names)}")
+        return self._asked("read the label map", study, work.read_label_map(path, study, challenge))
+
+    async def _click_file(self, request: Request) -> Response:
+        study = self._study(request)
+        study.scan  # noqa: B018
+        path = await self._sent(request, study, intake.MOST_JSON)
+        return self._asked("read the click file", study, work.read_click_file(path, study, self.models))
+
+    async def _click(self, request: Request) -> Response:
+        study, asked = self._study(request), await intake.read_json(request)
+        side, voxel = asked.get("side"), _voxel(asked, study)
+        if side not in work.SIDES:
+            raise InputError(f"side: found {str(side)[:80]!r}, expected left or right")
+        return self._clicked("click", study, lambda s, task: s.click(side, voxel=voxel, watch=task.watch))
+
+    async def _undo(self, request: Request) -> Response:
+        return self._clicked("undo", self._study(request), lambda s, task: s.undo(watch=task.watch))
+
+    async def _move(self, request: Request) -> Response:
+        study, number = self._study(request), request.path_params["click"]
+        voxel = _voxel(await intake.read_json(request), study)
+        return self._clicked("move a click", study, lambda s, task: s.move(number, voxel=voxel, watch=task.watch))
+
+    async def _remove(self, request: Request) -> Response:
+        number = request.path_params["click"]
+        return self._clicked("remove a click", self._study(request), lambda s, task: s.remove(number, watch=task.watch))
+
+    def _clicked(self, what: str, study: Study, change: Callable[[Any, Task], Any]) -> Response:
+        study.scan  # noqa: B018
+        return self._asked(what, study, work.click(study, self.models, change))
+
+    # --- saving
+
+    async def _save(self, request: Request) -> Response:
+        study, asked = self._study(request), await intake.read_json(request)
+        kind, what = asked.get("kind"), asked.get("what")
+        if kind not in (WHOLE, CANALS) or what not in SAVED:
+            raise InputError(f"save: found {str(what)[:80]!r}, expected one of {', '.join(SAVED)}")
+        return self._asked(f"save {what}", study, save(study, kind, what))
+
+    async def _saved(self, request: Request) -> Response:
+        folder = self._study(request).folder / "saved"
+        path = intake.safe_path(folder, request.path_params["file"])
+        if not path.is_file():
+            raise KeyError(path.name)
+        return FileResponse(path, filename=path.name, content_disposition_type="attachment")
+
+    # --- tasks
+
+    async def _news(self, request: Request) -> Response:
+        """How far a task is, as soon as that differs from the version which ``after`` names."""
+        task = self._task(request)
+        after, place = request.query_params.get("after", ""), request.query_params.get("place", "")
+        end = asyncio.get_running_loop().time() + _PATIENCE
+        while str(task.version) == after and str(self.line.place(task)) == place:
+            if asyncio.get_running_loop().time() > end:
+                break
+            await asyncio.sleep(0.03)
+        return JSONResponse(self._told(task))
+
+    async def _cancel(self, request: Request) -> Response:
+        task = self._task(request)
+        self.line.cancel(task)
+        return JSONResponse(self._told(task))
+
+    # --- what the handlers share
+
+    def _study(self, request: Request) -> Study:
+        return self.studies.find(request.path_params["scan"])
+
+    def _task(self, request: Request) -> Task:
+        task = self.line.find(request.path_params["task"])
+        if task is None:
+            raise KeyError(request.path_params["task"])
+        for study in self.studies:
+            if study.name == task.owner:
+                self.studies.find(study.name)  # somebody waits for it
+        return task
+
+    async def _sent(self, request: Request, study: Study, most: int) -> Any:
+        path = intake.safe_path(study.sent, request.query_params.get("name", ""))
+        path.unlink(missing_ok=True)  # from the time before
+        await intake.save_body(request, path, most)
+        return path
+
+    def _asked(self, what: str, study: Study, to_do: Callable[[Task], dict[str, Any]]) -> Response:
+        if len(self.line.of(study.name)) >= _MOST_AT_ONCE:
+            raise InputError(f"{what}: found {_MOST_AT_ONCE} tasks of this scan in line, expected fewer")
+
+        def plainly(task: Task) -> dict[str, Any]:
+            try:
+                return to_do(task)
+            except InputError as error:
+                raise InputError(study.plainly(str(error))) from None
+
+        return JSONResponse(self._told(self.line.add(what, study.name, plainly)), 202)
+
+    def _told(self, task: Task) -> dict[str, Any]:
+        return {
+            "task": task.name,
+            "what": task.what,
+            "state": task.state,
+            "place": self.line.place(task),
+            "done": task.done,
+            "total": task.total,
+            "result": task.result,
+            "error": task.error,
+            "version": task.version,
+        }
+
+
+def _voxel(asked: dict[str, Any], study: Study) -> tuple[float, float, float]:
+    """The voxel (z, y, x) of the file that a position in the viewer lies in. Raises InputError if there is none."""
+    position = asked.get("position")
+    numbers = isinstance(position, list) and len(position) == 3 and all(type(c) in (int, float) for c in position)
+    if not numbers or not all(math.isfinite(c) and abs(c) < 1e6 for c in position or ()):
+        raise InputError(f"position: found {str(position)[:80]}, expected three numbers in mm (x, y, z)")
+    voxel = np.rint(study.shown.voxel(position))
+    if not all(0 <= index < length for index, length in zip(voxel, study.scan.array.shape)):
+        raise InputError(f"position: found {str(position)[:80]}, expected a place inside the scan")
+    z, y, x = (int(index) for index in voxel)
+    return z, y, x
+
+
+def _box(text: str | None, study: Study) -> Box | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) == 6 and all(part.isdecimal() and len(part) < 7 for part in parts):
+        a, b, c, d, e, f = map(int, parts)
+        if all(low < high <= length for low, high, length in zip((a, b, c), (d, e, f), study.shown.shape)):
+            return (a, b, c), (d, e, f)
+    raise InputError(f"box: found {text[:80]!r}, expected six indices z,y,x,z,y,x inside {study.shown.shape}")

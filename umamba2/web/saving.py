@@ -1,0 +1,105 @@
+"""What can be saved of a study, as files: label maps, meshes, the clicks, the report."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from umamba2.errors import InputError
+from umamba2.files import write_file
+from umamba2.scans.clicks import NAMES, click_json
+from umamba2.scans.volumes import write_labels
+from umamba2.web.layers import CANALS, Layer
+from umamba2.web.studies import Study
+from umamba2.web.tasks import Task
+from umamba2.web.work import case_name, finish_clicks
+
+
+def save(study: Study, kind: str, what: str) -> Callable[[Task], dict[str, str]]:
+    """Write a file of what was found.
+
+    Args:
+        study: Whose.
+        kind: Of which label map, ``whole`` or ``canals``.
+        what: One of `SAVED`.
+
+    Returns:
+        The work of a task, whose result names the file in the study's folder ``saved``.
+    """
+
+    def work(task: Task) -> dict[str, str]:
+        if what != "clicks" and kind == CANALS:
+            finish_clicks(study, task)
+        folder = study.folder / "saved"
+        folder.mkdir(exist_ok=True)
+        return {"saved": SAVED[what](study, kind, folder).name}
+
+    return work
+
+
+def _labels(study: Study, kind: str, folder: Path) -> Path:
+    path = folder / f"{_stem(study, kind)}.nii.gz"
+    write_labels(path, _layer(study, kind).labels, study.scan.geometry)
+    return path
+
+
+def _segments(study: Study, kind: str, folder: Path) -> Path:
+    from umamba2.exports import export
+
+    source, layer = _labels(study, kind, study.folder), _layer(study, kind)
+    try:
+        export(source, folder, "seg.nrrd", challenge=layer.challenge, numbering=layer.numbering)
+    finally:
+        source.unlink()
+    return folder / f"{_stem(study, kind)}.seg.nrrd"
+
+
+def _meshes(study: Study, kind: str, folder: Path) -> Path:
+    from umamba2.exports import export
+
+    source, layer = _labels(study, kind, study.folder), _layer(study, kind)
+    try:
+        export(source, study.folder, "stl", smooth=True, challenge=layer.challenge, numbering=layer.numbering)
+    finally:
+        source.unlink()
+    path, meshes = folder / f"{_stem(study, kind)}.stl.zip", study.folder / _stem(study, kind)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for mesh in sorted(meshes.iterdir()):
+            archive.write(mesh, mesh.name)
+            mesh.unlink()
+    return path
+
+
+def _report(study: Study, kind: str, folder: Path) -> Path:
+    from umamba2.reports import write_report
+
+    path = folder / f"{_stem(study, kind)}.report.html"
+    write_report(path, _layer(study, kind).case(study.scan))
+    return path
+
+
+def _clicks(study: Study, kind: str, folder: Path) -> Path:
+    clicks = () if study.session is None else study.session.clicks
+    names = {label: name for name, label in NAMES.items()}
+    path = folder / f"iac_clicks_{case_name(study)}.json"
+    points = [(names[("left", "right").index(click.side)], [_whole(c) for c in click.voxel]) for click in clicks]
+    write_file(path, click_json(points))
+    return path
+
+
+def _layer(study: Study, kind: str) -> Layer:
+    if kind not in study.layers:
+        raise InputError(f"save: found nothing segmented yet ({kind}), expected something to save")
+    return study.layers[kind]
+
+
+def _stem(study: Study, kind: str) -> str:
+    return case_name(study) + (".canals" if kind == CANALS else ".labels")
+
+
+def _whole(index: float) -> int | float:
+    return int(index) if float(index).is_integer() else float(index)
+
+
+SAVED = {"labels": _labels, "segments": _segments, "meshes": _meshes, "report": _report, "clicks": _clicks}
