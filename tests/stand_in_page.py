@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from umamba2.challenges import CHALLENGES
 from umamba2.engine.record import Record
+from umamba2.engine.session import Session
 from umamba2.segmenter import Segmentation
 from umamba2.web.app import make_app
 from umamba2.web.gate import Gate
@@ -26,70 +27,6 @@ from umamba2.web.tasks import Line
 TOKEN = "the-token-of-the-tests"
 MULTICLASS, INTERACTIVE = "toothfairy3-multiclass", "toothfairy3-interactive"
 RADIUS = 3  # voxels, of what a click finds
-
-
-@dataclass(frozen=True)
-class Click:
-    id: int
-    side: str
-    voxel: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Answer:
-    changed: object
-    labels: np.ndarray | None
-    seconds: float
-    warnings: tuple[str, ...] = ()
-
-
-class Session:
-    """As `umamba2.segmenter.Session`: each click is a ball of its side's label, and the final answer is one larger."""
-
-    def __init__(self, segmenter, volume):
-        self.segmenter, self.volume = segmenter, volume
-        self.clicks: tuple[Click, ...] = ()
-        self.labels = np.zeros(volume.array.shape, np.uint8)
-        self.geometry, self.warnings = volume.geometry, ()
-        self.structures = {1: "left inferior alveolar canal", 2: "right inferior alveolar canal"}
-        self._before: list[tuple[Click, ...]] = []
-        self._last = 0
-
-    def click(self, side, position_mm=None, voxel=None, watch=None):
-        self._last += 1
-        return self._change((*self.clicks, Click(self._last, side, tuple(voxel))), watch)
-
-    def undo(self, watch=None):
-        clicks = self._before.pop() if self._before else self.clicks
-        answer = self._change(clicks, watch)
-        self._before.pop()
-        return answer
-
-    def move(self, id, position_mm=None, voxel=None, watch=None):
-        return self._change(tuple(Click(c.id, c.side, tuple(voxel)) if c.id == id else c for c in self.clicks), watch)
-
-    def remove(self, id, watch=None):
-        return self._change(tuple(c for c in self.clicks if c.id != id), watch)
-
-    def finish(self, watch=None):
-        return Segmentation(self._painted(self.clicks, 1), self.geometry, self.structures, Record())
-
-    def _change(self, clicks, watch):
-        self.segmenter.work(watch)
-        labels = self._painted(clicks, 0)
-        places = np.argwhere(labels != self.labels)
-        box = (tuple(places.min(0).tolist()), tuple((places.max(0) + 1).tolist())) if len(places) else None
-        self._before.append(self.clicks)
-        self.clicks, self.labels = clicks, labels
-        return Answer(box, None, 0.01)
-
-    def _painted(self, clicks, more):
-        labels = np.zeros(self.volume.array.shape, np.uint8)
-        grid = np.indices(labels.shape)
-        for click in clicks:
-            away = sum((axis - place) ** 2 for axis, place in zip(grid, click.voxel))
-            labels[away <= (RADIUS + more) ** 2] = 1 if click.side == "left" else 2
-        return labels
 
 
 @dataclass
@@ -124,7 +61,25 @@ class Segmenter:
         return Segmentation(labels, scan.geometry, {}, Record(warnings=["something odd"]))
 
     def session(self, scan):
-        return Session(self, scan)
+        """Each click is a ball of its side's label; the full answer has larger ones."""
+        names = {1: "left inferior alveolar canal", 2: "right inferior alveolar canal"}
+
+        def look(clicks, record, watch):
+            self.work(watch)
+            return balls(scan.array.shape, clicks, RADIUS)
+
+        def finish(clicks, watch):
+            return Segmentation(balls(scan.array.shape, clicks, RADIUS + 1), scan.geometry, names, Record())
+
+        return Session(scan, names, look, finish)
+
+
+def balls(shape, clicks, radius):
+    labels = np.zeros(shape, np.uint8)
+    grid = np.indices(shape)
+    for place, label in zip(clicks.coordinates, clicks.labels):
+        labels[sum((axis - at) ** 2 for axis, at in zip(grid, place)) <= radius**2] = label + 1
+    return labels
 
 
 def make_desk(folder: Path, **options) -> Desk:

@@ -46,6 +46,7 @@ class Browser:
 
     def __init__(self, context, url: str, query: str = "&render=0"):
         self.page = context.new_page()
+        self.page.set_default_timeout(180_000)  # software graphics on a busy machine
         self.asked: list[str] = []
         self.troubles: list[str] = []
         self.page.on("request", lambda request: self.asked.append(request.url))
@@ -54,7 +55,7 @@ class Browser:
         self.page.goto(f"{url}?token={TOKEN}{query}")
         self.until("window.umamba2?.ready")
 
-    def until(self, condition: str, seconds: float = 60) -> None:
+    def until(self, condition: str, seconds: float = 180) -> None:
         """Wait until a JavaScript expression is true (Playwright's own way needs `eval`, which the page forbids)."""
         end = time.monotonic() + seconds
         while not self.page.evaluate(f"Boolean({condition})"):
@@ -72,9 +73,8 @@ class Browser:
     def open(self, *files: Path) -> None:
         before = self.page.evaluate("umamba2.state.scan")
         self.page.set_input_files("#scan-files", [str(path) for path in files])
-        self.until(
-            f"umamba2.state.scan !== {json.dumps(before)} && said.textContent.endsWith('is open.') && !umamba2.state.acting"
-        )
+        self.until(f"umamba2.state.scan !== {json.dumps(before)} && !umamba2.state.acting")
+        self.until("said.textContent.endsWith('is open.')")
 
     def segment(self) -> None:
         self.page.click("#segment")

@@ -22,6 +22,7 @@ from umamba2.web.routes import Desk
 from umamba2.web.tasks import Busy
 
 PAGE = Path(__file__).parent / "static"
+_CODES: dict[type[Exception], int] = {TooMuch: 413, TooSlow: 408, Busy: 503}
 _LOOK_EVERY = 20.0  # seconds, for scans that nobody uses
 
 
@@ -70,7 +71,7 @@ async def _close_idle(desk: Desk) -> None:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    code = {TooMuch: 413, TooSlow: 408, Busy: 503}.get(type(error), 400)
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 400)
     # Who sends too much or too slowly is not listened to any longer.
     headers = {"Connection": "close"} if code in (408, 413) else None
     return JSONResponse({"error": str(error)}, code, headers)

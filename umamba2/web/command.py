@@ -30,10 +30,9 @@ def add_parser(commands: Any) -> None:
     add("--port", type=int, default=PORT, help=f"default: {PORT}; 0: any that is free")
     add(
         "--model",
-        type=Path,
         action="append",
         default=[],
-        help="model folder; may be given for each challenge (default: the demo models)",
+        help="model folder, or the name of a model; may be given for each challenge (default: the demo models)",
     )
     tokens = parser.add_mutually_exclusive_group()
     tokens.add_argument(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError
-from umamba2.models.locate import demo_model, is_model
+from umamba2.models.locate import demo_model, is_model, model_folder
 
 if TYPE_CHECKING:
     from umamba2.segmenter import Segmenter
@@ -37,12 +37,12 @@ class Models:
             raise ModelError("--model: found none, and no demo models, expected a model folder")
 
     @classmethod
-    def load(cls, folders: Iterable[Path]) -> Models:
-        """Load model folders, or folders that hold one for each challenge in a subfolder of its name."""
+    def load(cls, models: Iterable[str | Path]) -> Models:
+        """Load models by folder or name; a folder may hold one for each challenge in a subfolder of its name."""
         from umamba2.segmenter import load
 
         segmenters = []
-        for folder in folders:
+        for folder in map(model_folder, models):
             inner = [] if is_model(folder) else [folder / name for name in CHALLENGES if is_model(folder / name)]
             segmenters += [load(place) for place in inner or [folder]]
         return cls(segmenters)

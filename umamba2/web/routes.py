@@ -148,7 +148,7 @@ class Desk:
         study = self._study(request)
         study.scan  # noqa: B018
         path = await self._sent(request, study, intake.MOST_JSON)
-        return self._asked("read the click file", study, work.read_click_file(path, study, self.models))
+        return self._clicked("read the click file", study, lambda s, task: s.replace(path, watch=task.watch))
 
     async def _click(self, request: Request) -> Response:
         study, asked = self._study(request), await intake.read_json(request)
@@ -255,9 +255,9 @@ class Desk:
 
 def _voxel(asked: dict[str, Any], study: Study) -> tuple[float, float, float]:
     """The voxel (z, y, x) of the file that a position in the viewer lies in. Raises InputError if there is none."""
-    position = asked.get("position")
+    position: Any = asked.get("position")
     numbers = isinstance(position, list) and len(position) == 3 and all(type(c) in (int, float) for c in position)
-    if not numbers or not all(math.isfinite(c) and abs(c) < 1e6 for c in position or ()):
+    if not numbers or not all(math.isfinite(c) and abs(c) < 1e6 for c in position):
         raise InputError(f"position: found {str(position)[:80]}, expected three numbers in mm (x, y, z)")
     voxel = np.rint(study.shown.voxel(position))
     if not all(0 <= index < length for index, length in zip(voxel, study.scan.array.shape)):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from umamba2.errors import InputError
 from umamba2.files import write_file
-from umamba2.scans.clicks import NAMES, click_json
+from umamba2.scans.clicks import click_json
 from umamba2.scans.volumes import write_labels
 from umamba2.web.layers import CANALS, Layer
 from umamba2.web.studies import Study
@@ -80,11 +80,8 @@ def _report(study: Study, kind: str, folder: Path) -> Path:
 
 
 def _clicks(study: Study, kind: str, folder: Path) -> Path:
-    clicks = () if study.session is None else study.session.clicks
-    names = {label: name for name, label in NAMES.items()}
     path = folder / f"iac_clicks_{case_name(study)}.json"
-    points = [(names[("left", "right").index(click.side)], [_whole(c) for c in click.voxel]) for click in clicks]
-    write_file(path, click_json(points))
+    write_file(path, click_json(()) if study.session is None else study.session.click_file())
     return path
 
 
@@ -96,10 +93,6 @@ def _layer(study: Study, kind: str) -> Layer:
 
 def _stem(study: Study, kind: str) -> str:
     return case_name(study) + (".canals" if kind == CANALS else ".labels")
-
-
-def _whole(index: float) -> int | float:
-    return int(index) if float(index).is_integer() else float(index)
 
 
 SAVED = {"labels": _labels, "segments": _segments, "meshes": _meshes, "report": _report, "clicks": _clicks}

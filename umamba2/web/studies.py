@@ -21,7 +21,7 @@ from umamba2.web.layers import CANALS, WHOLE, Layer
 from umamba2.web.view import Box, View
 
 if TYPE_CHECKING:
-    from umamba2.segmenter import Session
+    from umamba2.engine.session import Session
 
 MOST_STUDIES = 16
 IDLE = 30 * 60.0  # seconds without a sign of the page, after which a scan is closed
@@ -50,7 +50,7 @@ class Study:
     volume: Volume | None = None
     view: View | None = None
     windows: dict[str, tuple[float, float]] = field(default_factory=dict)
-    session: Session | None = None
+    session: Session[Any] | None = None
     layers: dict[str, Layer] = field(default_factory=dict)
     listed: dict[str, dict[str, Any]] = field(default_factory=dict)
     received: list[int] = field(default_factory=lambda: [0, 0])

@@ -14,16 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from umamba2.errors import InputError
+from umamba2.errors import Cancelled, InputError
 from umamba2.messages import unexpected
 
 MOST_WAITING = 50  # tasks in line, of everybody together
 _MOST_REMEMBERED = 200  # finished tasks that can still be asked for
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
-
-
-class Cancelled(BaseException):
-    """Whoever asked for it does not want it any more. No Exception, so that no one takes it for a fault to survive."""
 
 
 class Busy(InputError):

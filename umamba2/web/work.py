@@ -12,7 +12,6 @@ from umamba2.anatomy.numberings import from_training
 from umamba2.challenges import find_challenge
 from umamba2.errors import InputError
 from umamba2.reports.reading import read_ids
-from umamba2.scans.clicks import read_clicks
 from umamba2.scans.volumes import read_volume, stem, suffix
 from umamba2.web.layers import CANALS, WHOLE, Layer, describe, describe_canals
 from umamba2.web.models import Models
@@ -22,7 +21,7 @@ from umamba2.web.view import View
 from umamba2.web.windows import windows
 
 if TYPE_CHECKING:
-    from umamba2.segmenter import Session
+    from umamba2.engine.session import Session
 
 Work = Callable[[Task], dict[str, Any]]
 SIDES = ("left", "right")
@@ -111,7 +110,7 @@ def segment_all(study: Study, models: Models, challenge: str) -> Work:
     return work
 
 
-def click(study: Study, models: Models, change: Callable[[Session, Task], Any]) -> Work:
+def click(study: Study, models: Models, change: Callable[[Session[Any], Task], Any]) -> Work:
     """Change the clicks; the session is made when the first one comes."""
 
     def work(task: Task) -> dict[str, Any]:
@@ -144,23 +143,6 @@ def finish_clicks(study: Study, task: Task) -> None:
         return
     found = study.session.finish(watch=task.watch)
     put(study, replace(layer, labels=found.labels, warnings=tuple(found.warnings), final=True))
-
-
-def read_click_file(path: Path, study: Study, models: Models) -> Work:
-    """Take the clicks of a file in place of all others."""
-
-    def work(task: Task) -> dict[str, Any]:
-        clicks, remarks = read_clicks(path, study.scan.array.shape)
-        if not len(clicks.labels):
-            raise InputError(f"{path.name}: found no usable click, expected at least one{_first(remarks)}")
-        fresh = models.find(needed_for_clicks(models)).session(study.scan)
-        for place, label in zip(clicks.coordinates.tolist(), clicks.labels):
-            answer = fresh.click(SIDES[label], voxel=(place[0], place[1], place[2]), watch=task.watch)
-        study.session = fresh
-        box = (0, 0, 0), study.scan.array.shape
-        return answered(study, models, replace(answer, changed=box, warnings=(*remarks, *answer.warnings)))
-
-    return work
 
 
 def read_label_map(path: Path, study: Study, challenge: str) -> Work:
@@ -201,7 +183,3 @@ def case_name(study: Study) -> str:
     """What files about a scan are called."""
     name = Path(study.scan.name).name
     return stem(name) if suffix(name) else name.removesuffix(".zip")
-
-
-def _first(remarks: tuple[str, ...]) -> str:
-    return f" ({remarks[0]})" if remarks else ""

@@ -49,8 +49,14 @@ export class Viewer {
       },
     });
     await this.nv.attachToCanvas(this.canvas);
+    // NiiVue draws after every change, and 3-D takes its time: once a frame is enough.
     const draw = this.nv.drawScene.bind(this.nv);
-    this.nv.drawScene = (...given) => { const done = draw(...given); this.placeMarks(); return done; };
+    let due = false;
+    this.nv.drawScene = () => {
+      if (due) return;
+      due = true;
+      requestAnimationFrame(() => { due = false; draw(); this.placeMarks(); });
+    };
     this.nv.onLocationChange = (place) => this.moved(this.position(), place.values[0]?.value);
     this.nv.onIntensityChange = () => this.windowed(this.window());
     this.listen();
