@@ -165,13 +165,15 @@ class Segmenter:
         labels = self._labels(volume, name, used, record, predict)
         return Segmentation(labels, volume.geometry, self.structures, record)
 
-    def session(self, scan: Scan) -> Session[Segmentation]:
+    def session(self, scan: Scan, most_bytes: int | None = None) -> Session[Segmentation]:
         """A scan to click on, for models that take clicks: answers at once, and the full result in the end.
 
         Nothing is computed before the first click or `Session.look`.
 
         Args:
             scan: As for `segment`.
+            most_bytes: How much memory to take at most for what later answers can use, beside the scan itself; None:
+                as much as is free. The rest is computed anew.
 
         Raises:
             InputError: The model takes no clicks, or the scan cannot be read.
@@ -180,16 +182,26 @@ class Segmenter:
             raise InputError("session: found a model that takes no clicks, expected one that takes them")
         volume, name = _volume(scan)
 
-        def look(clicks: Clicks, record: Record, watch: Watch | None) -> npt.NDArray[np.uint8]:
+        from umamba2.engine.keeping import Keeper
+
+        keeper = Keeper(most_bytes)
+
+        def answer(
+            clicks: Clicks, record: Record, watch: Watch | None, passes: int | None = 1
+        ) -> npt.NDArray[np.uint8]:
             def predict(array: npt.NDArray[Any], spacing: Triple, used: Clicks | None) -> npt.NDArray[np.uint8]:
-                return self.predictor.predict(array, spacing, used, None, record, passes=1, watch=watch)
+                return self.predictor.predict(array, spacing, used, None, record, passes, watch, keeper)
 
             return self._labels(volume, name, clicks, record, predict)
 
         def finish(clicks: Clicks, watch: Watch | None) -> Segmentation:
-            return self.segment(volume, clicks, watch=watch)
+            record = Record()
+            for warning in volume.warnings:
+                record.warn(warning)
+            labels = answer(clicks, record, watch, None)
+            return Segmentation(labels, volume.geometry, self.structures, record)
 
-        return Session(volume, self.structures, look, finish)
+        return Session(volume, self.structures, answer, finish, keeper)
 
     def _labels(
         self, volume: Volume, name: str, clicks: Clicks | None, record: Record, predict: Predict

@@ -71,7 +71,7 @@ class Accumulator:
 
         Args:
             tile: The next one of the sweep.
-            logits: (classes, z, y, x), which may be overwritten; None leaves the tile to its neighbours.
+            logits: (classes, z, y, x); None leaves the tile to its neighbours.
         """
         scale = None
         if logits is not None and self.blend == "published":
@@ -128,7 +128,7 @@ class Accumulator:
         own = tile.own(box)
         weight = self._weight[own]
         scores = logits[all_classes(own)].to(self.device, torch.float32)
-        return scores.mul_(weight if scale is None else weight * scale.to(self.device)), weight
+        return scores * (weight if scale is None else weight * scale.to(self.device)), weight
 
     def _empty_sums(self, cell: Cell) -> _Sums:
         size = [side.stop - side.start for side in cell.box]

@@ -16,6 +16,7 @@ from umamba2.engine.blend import Accumulator
 from umamba2.engine.budget import Budget
 from umamba2.engine.cpu import activations
 from umamba2.engine.determinism import deterministic, fix_workspace
+from umamba2.engine.keeping import Keeper
 from umamba2.engine.network import resolve_device, resolve_precision
 from umamba2.engine.preprocess import prepare
 from umamba2.engine.progress import Watch
@@ -129,6 +130,7 @@ class Predictor:
         record: Record | None = None,
         passes: int | None = None,
         watch: Watch | None = None,
+        keeper: Keeper | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Segment one scan.
 
@@ -146,6 +148,8 @@ class Predictor:
             passes: How many of the folds and mirror images to run at most; None for all.
             watch: Is told after each pass over a tile how many are done and how many there are. What it raises ends
                 the work and is raised here.
+            keeper: Keeps what other clicks on this very scan do not change, from one call to the next. The result is
+                the same with it and without.
 
         Returns:
             Training ids, (z, y, x).
@@ -165,7 +169,9 @@ class Predictor:
         forget_peak_memory()
         scan_clicks = None if clicks is None else self._checked(clicks)
         with record.timed("prepare"):
-            prepared = prepare(volume, spacing, self.plan)
+            prepared = keeper.prepared if keeper and keeper.prepared else prepare(volume, spacing, self.plan)
+            if keeper:
+                keeper.prepared = prepared
             for problem in prepared.warnings:
                 record.warn(problem)
             grid_clicks = scan_clicks and Clicks(prepared.to_grid(scan_clicks.coordinates), scan_clicks.labels)
@@ -173,7 +179,7 @@ class Predictor:
             budget = Budget(deadline, asked)
             try:  # not bound to a variable: the window may hold an exception, whose traceback keeps a tile's memory
                 box_labels = SlidingWindow(
-                    self.runner, prepared, grid_clicks, self.blend, budget, record, self.progress, watch
+                    self.runner, prepared, grid_clicks, self.blend, budget, record, self.progress, watch, keeper
                 ).labels(self.tile_step)
             finally:
                 activations.release()

@@ -15,21 +15,34 @@ class Progress:
         watch: Who wants to know; None: nobody.
 
     Attributes:
-        total: How many passes there are, as soon as that is known.
         stopped: What the watcher raised.
     """
 
     def __init__(self, watch: Watch | None = None):
-        self.total = 0
         self.stopped: BaseException | None = None
-        self._watch = watch
+        self._watch, self._total, self._before, self._of_tile = watch, 0, 0, 0
 
-    def at(self, done: int) -> None:
-        """So many passes are done."""
+    def expect(self, total: int) -> None:
+        """There will be so many passes."""
+        self._total = total
+        self._tell(0)
+
+    def passes_of_tile(self, done: int) -> None:
+        """So many passes over the tile at work are done; counted anew, they are those of another try."""
+        self._of_tile = done
+        self._tell(self._before + done)
+
+    def tile(self, passes: int) -> None:
+        """A tile that should get so many passes has its answer, however many it got."""
+        if self._of_tile < passes:
+            self._tell(self._before + passes)
+        self._before, self._of_tile = self._before + passes, 0
+
+    def _tell(self, done: int) -> None:
         if self._watch is None:
             return
         try:
-            self._watch(done, self.total)
+            self._watch(done, self._total)
         except BaseException as error:
             self.stopped = error
             raise

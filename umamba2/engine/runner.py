@@ -15,8 +15,9 @@ from torch import Tensor
 from umamba2.engine.blend import chunk_elements
 from umamba2.engine.cpu import activations
 from umamba2.engine.faults import DeviceChanged, NotFinite, is_out_of_memory
+from umamba2.engine.keeping import KeptTile
 from umamba2.engine.network import PRECISIONS, ready_network, resolve_precision, true_fp32
-from umamba2.engine.subtiles import halved, run_in_subtiles
+from umamba2.engine.subtiles import Network, halved, run_in_subtiles
 from umamba2.engine.tiles import mirrors
 from umamba2.errors import OutOfMemory
 from umamba2.models.folder import Model
@@ -93,6 +94,7 @@ class Runner:
         warn: Warn,
         free_memory: FreeMemory = lambda: None,
         after_pass: AfterPass = lambda done: None,
+        kept: KeptTile | None = None,
     ) -> Tensor:
         """The mean logits of some passes over a tile: (classes, z, y, x), in fp32 or in the network's own type.
 
@@ -107,13 +109,14 @@ class Runner:
             warn: Is told what was given up.
             free_memory: Frees memory that others hold, and says what it did; None if there is nothing left to free.
             after_pass: Is told how many of the passes are done.
+            kept: What earlier runs over this tile have left for this one.
 
         Raises:
             DeviceChanged: The networks are on the CPU now; the caller should plan anew and try again.
             NotFinite: The logits are not finite in fp32 either.
             OutOfMemory: Not even the smallest step is possible.
         """
-        logits = self._retry_with_less_memory(tile, clicks, passes, warn, free_memory, after_pass)
+        logits = self._retry_with_less_memory(tile, clicks, passes, warn, free_memory, after_pass, kept)
         if self.dtype != torch.float32 and not _finite(logits):
             warn(f"network: found NaN or infinite logits in {_name(self.dtype)}, running that tile again in fp32")
             del logits
@@ -124,12 +127,12 @@ class Runner:
 
     def _retry_with_less_memory(
         self, tile: Tensor, clicks: Clicks | None, passes: Sequence[Pass], warn: Warn, free_memory: FreeMemory,
-        after_pass: AfterPass,
+        after_pass: AfterPass, kept: KeptTile | None = None,
     ) -> Tensor:  # fmt: skip
         device = self.device
         while True:
             try:
-                return self._mean(tile, clicks, passes, after_pass)
+                return self._mean(tile, clicks, passes, after_pass, kept)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -164,6 +167,16 @@ class Runner:
         at_work = subtile * max(FINEST_MAPS * self._width, self._width + self.num_classes)
         at_work += tile * self.num_classes * (self.halvings > 0)
         return int(at_work * self.dtype.itemsize + 4 * tile * self.num_classes * (passes > 1))
+
+    def how(self, passes: int) -> tuple[object, ...]:
+        """Whatever decides the logits of a tile beside tile and clicks, as it is now."""
+        return self.device.type, self.dtype, self.halvings, tuple(self.passes[:passes])
+
+    def working_bytes(self) -> int:
+        """About how much memory one pass over a tile takes where the networks are."""
+        if self.device.type == "cpu":
+            return self.tile_bytes(1)
+        return math.prod(self.plan.patch_size) * (BYTES_PER_VOXEL * self._width + 8 * self.num_classes)
 
     def halve(self) -> str | None:
         """Run tiles in smaller sub-tiles from now on; how many, None if they cannot be smaller."""
@@ -205,7 +218,9 @@ class Runner:
         if self.dtype != torch.float32:  # what was asked for in fp32 stays in fp32
             self.dtype = resolve_precision("auto", self.device)
 
-    def _mean(self, tile: Tensor, clicks: Clicks | None, passes: Sequence[Pass], after_pass: AfterPass) -> Tensor:
+    def _mean(
+        self, tile: Tensor, clicks: Clicks | None, passes: Sequence[Pass], after_pass: AfterPass, kept: KeptTile | None
+    ) -> Tensor:
         done = 0
         tile = tile[None, None].to(self.device, self.dtype)
         total: Tensor | None = None
@@ -214,9 +229,14 @@ class Runner:
             for start in range(0, len(axes), self.batch):
                 group = axes[start : start + self.batch]
                 seen = _laid_out(torch.cat([_mirrored(tile, a) for a in group]))
+                net: Network = self.nets[fold]
+                if kept is not None and not self.halvings:
+                    how = (fold, tuple(group), self.device.type, self.dtype)
+                    spare = (fold, group) != (self.passes[0].fold, [self.passes[0].axes])
+                    net = kept.network(self.nets[fold], how, spare, self.working_bytes())
                 with true_fp32(self.dtype):
                     outputs = run_in_subtiles(
-                        self.nets[fold], seen, self._click_tensors(clicks, group), self.halvings, self.multiple
+                        net, seen, self._click_tensors(clicks, group), self.halvings, self.multiple
                     )
                 done += len(group)
                 after_pass(done)
@@ -261,9 +281,8 @@ class Runner:
         """As many as half of a GPU's free memory should hold; a CPU gains nothing from more than one."""
         if self.device.type != "cuda":
             return 1
-        one = math.prod(self.plan.patch_size) * (BYTES_PER_VOXEL * self._width + 8 * self.num_classes)
         images = max(1, len(self.passes) // len(self.nets))
-        return max(1, min(memory.free_on_gpu(self.device) // 2 // one, images))
+        return max(1, min(memory.free_on_gpu(self.device) // 2 // self.working_bytes(), images))
 
 
 def _mirrored(tile: Tensor, axes: Sequence[int]) -> Tensor:

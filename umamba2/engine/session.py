@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from umamba2.errors import InputError
 from umamba2.scans.clicks import MOST_CLICKS, NAMES, Clicks, click_json, no_clicks, read_clicks
 from umamba2.scans.orientation import to_voxels
 from umamba2.scans.volumes import Volume
+
+if TYPE_CHECKING:
+    from umamba2.engine.keeping import Keeper  # torch takes seconds to import: not before it is needed
 
 SIDES = ("left", "right")  # of the patient, by the label of a click
 Labels: TypeAlias = "npt.NDArray[np.uint8]"
@@ -71,6 +74,7 @@ class Session(Generic[Whole]):
         structures: The name of every id that a label map can have.
         look: Labels the scan, quickly.
         finish: Segments the scan in full.
+        keeper: What they keep from call to call.
 
     Attributes:
         geometry: Of the scan and its labels, as the file states it.
@@ -80,11 +84,12 @@ class Session(Generic[Whole]):
     """
 
     def __init__(
-        self, volume: Volume, structures: dict[int, str], look: Look, finish: Callable[[Clicks, Watch | None], Whole]
-    ):
+        self, volume: Volume, structures: dict[int, str], look: Look,
+        finish: Callable[[Clicks, Watch | None], Whole], keeper: Keeper | None = None,
+    ):  # fmt: skip
         self.geometry, self.structures = volume.geometry, structures
         self.labels: Labels = np.zeros(volume.array.shape, np.uint8)
-        self._look, self._finish = look, finish
+        self._look, self._finish, self._keeper = look, finish, keeper
         self._clicks: tuple[Click, ...] = ()
         self._before: list[tuple[Click, ...]] = []
         self._next_id = 1
@@ -99,6 +104,16 @@ class Session(Generic[Whole]):
     def warnings(self) -> tuple[str, ...]:
         """One line for everything that has not been as it should be, so far."""
         return tuple(self._warnings)
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much memory is taken for what later answers can use."""
+        return self._keeper.bytes if self._keeper else 0
+
+    def forget(self) -> None:
+        """Give that memory back; the next answer costs as much as the first."""
+        if self._keeper:
+            self._keeper.clear()
 
     def click_file(self) -> str:
         """The clicks as the content of a click file in Grand Challenge's form."""

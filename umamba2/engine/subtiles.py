@@ -11,11 +11,12 @@ from umamba2.engine.cpu import activations
 from umamba2.engine.tiles import Box, all_classes
 from umamba2.nets import ClickTensors
 
+Network = Callable[[Tensor, "ClickTensors | None"], Tensor]
 OVERLAP = 1 / 8  # of the halved axis, to either side of the middle
 
 
 def run_in_subtiles(
-    net: Callable[[Tensor, ClickTensors | None], Tensor],
+    net: Network,
     tiles: Tensor,
     clicks: ClickTensors | None,
     halvings: int,

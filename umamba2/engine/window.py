@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from umamba2.engine.budget import Budget
 from umamba2.engine.coarse import CoarseLook
 from umamba2.engine.cpu import activations
 from umamba2.engine.faults import DeviceChanged, NotFinite, is_out_of_memory
+from umamba2.engine.keeping import RESERVED_BYTES, Keeper, make_room
 from umamba2.engine.labelmap import OtherGrid, SameGrid
 from umamba2.engine.preprocess import Prepared
 from umamba2.engine.progress import Progress, Watch
@@ -29,7 +31,6 @@ from umamba2.scans import memory
 from umamba2.scans.clicks import Clicks
 
 STEPS = tuple(n / 20 for n in range(1, 21))  # of a patch: the wider ones are what time pressure may choose
-RESERVED_BYTES = 2**29  # of the host's memory: for the labels, and what is worked on at once
 AIR_TOLERANCE = 1e-3  # in the training data's standard deviations, about 1 HU: how far resampling moves constant air
 
 
@@ -47,15 +48,16 @@ class SlidingWindow:
         record: Takes the numbers and the warnings.
         progress: Show a bar over the tiles.
         watch: Is told of every pass, and may stop the work by raising something.
+        keeper: Has what was found in this scan with other clicks, and takes what is found now.
     """
 
     def __init__(
         self, runner: Runner, prepared: Prepared, clicks: Clicks | None, blend: str, budget: Budget, record: Record,
-        progress: bool = False, watch: Watch | None = None,
+        progress: bool = False, watch: Watch | None = None, keeper: Keeper | None = None,
     ):  # fmt: skip
         self.runner, self.prepared, self.blend = runner, prepared, blend
         self.budget, self.record, self.progress = budget, record, progress
-        self.watched = Progress(watch)
+        self.watched, self.keeper = Progress(watch), keeper
         self.patch = tuple(runner.plan.patch_size)
         self.shape = tuple(prepared.tensor.shape[1:])
         self.pads = padding(self.shape, self.patch)
@@ -104,14 +106,19 @@ class SlidingWindow:
         air = [bool(self.volume[tile.box].max() <= lowest + AIR_TOLERANCE) for tile in tiles]
         record.tiles, record.tiles_of_air = len(tiles), sum(air)
         left = len(tiles) - sum(air)  # tiles without an answer
-        self.watched.total = left * self.budget.asked
-        self.watched.at(0)
+        todo = [tile for tile, empty in zip(tiles, air) if not empty and self._kept_answer(tile) is None]
+        if self.keeper is not None:
+            self.keeper.need(_place(tile) for tile in todo)
+        self.watched.expect(len(todo) * self.budget.asked)
         for tile, empty in zip(tqdm(tiles, "tiles", disable=not self.progress, leave=False), air):
             if empty:
                 scores.add(tile, None)
                 continue
-            began, before = time.monotonic(), self.watched.total - left * self.budget.asked
-            logits, passes = self._answer(tile, left, scores)
+            began = time.monotonic()
+            logits, passes = self._kept_answer(tile), self.budget.asked
+            if logits is None:
+                logits, passes = self._answer(tile, left, scores)
+                self.watched.tile(self.budget.asked)
             answered = time.monotonic()
             try:
                 scores.add(tile, logits)
@@ -122,8 +129,6 @@ class SlidingWindow:
                 record.tiles_lost += left
                 break
             left -= 1
-            if passes < self.budget.asked:
-                self.watched.at(before + self.budget.asked)
             if logits is None:
                 record.tiles_lost += 1
             elif passes:
@@ -148,11 +153,6 @@ class SlidingWindow:
             (classes, z, y, x), or None without any answer, and the number of passes.
         """
         passes, device_changed = self.budget.passes(left), False
-        before = self.watched.total - left * self.budget.asked
-
-        def after_pass(done: int) -> None:
-            self.watched.at(before + done)
-
         while self._failure is None:
             try:
                 if device_changed:
@@ -165,9 +165,13 @@ class SlidingWindow:
                     clicks = _inside(self.clicks, tile.box)
                     tile_passes = self.runner.passes[:passes]
                     logits = self.runner.logits(
-                        self.volume[tile.box], clicks, tile_passes, self.record.warn, scores.to_host,
-                        after_pass,
+                        self.volume[tile.box], clicks, tile_passes, self.record.warn,
+                        partial(self._free_memory, scores),
+                        self.watched.passes_of_tile, self.keeper and self.keeper.tile(_place(tile)),
                     )  # fmt: skip
+                    if self.keeper is not None and passes == 1:
+                        how = self.runner.how(passes)
+                        self.keeper.keep_answer(_place(tile), how, clicks, logits, self.runner.working_bytes())
                     return logits, passes
                 self.coarse.refine()
                 break
@@ -181,6 +185,18 @@ class SlidingWindow:
                     raise
                 self._stop(error)
         return self.coarse.part(tile.box), 0
+
+    def _free_memory(self, scores: Accumulator) -> str | None:
+        """Free memory on the networks' device; what was done, None if there is nothing left to free."""
+        if self.keeper is not None and self.keeper.bytes:
+            self.keeper.clear()
+            return "nothing kept from earlier clicks"
+        return scores.to_host()
+
+    def _kept_answer(self, tile: Tile) -> Tensor | None:
+        if self.keeper is None or self.budget.asked > 1:
+            return None
+        return self.keeper.answer(_place(tile), self.runner.how(1), _inside(self.clicks, tile.box))
 
     def _stop(self, error: BaseException) -> None:
         self._failure = error
@@ -207,6 +223,7 @@ class SlidingWindow:
         Where a host's memory runs out no error is raised: the process is killed.
         """
         activations.release()
+        make_room(self._host_bytes(sweeps[0], outer) + RESERVED_BYTES)
         room, halvings = memory.available() - RESERVED_BYTES, self.runner.halvings
         needed = self._host_bytes(sweeps[0], outer)
         while not (fitting := [s for s in sweeps if self._host_bytes(s, outer) <= room]) and self.runner.halve():
@@ -251,6 +268,11 @@ def _inside(clicks: Clicks | None, box: Box) -> Clicks | None:
     size = np.array([side.stop - side.start for side in box])
     keep = ((local >= -0.5) & (local < size - 0.5)).all(axis=1)
     return Clicks(local[keep], clicks.labels[keep])
+
+
+def _place(tile: Tile) -> tuple[int, ...]:
+    """Tells a tile of a volume from all others, of other sweeps too."""
+    return tuple(side.start for side in tile.box)
 
 
 def _named(sweep: Sweep) -> str:

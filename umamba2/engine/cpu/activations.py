@@ -44,6 +44,12 @@ def release() -> None:
         _free.clear()
 
 
+def idle_bytes() -> int:
+    """How much memory is kept that nobody uses."""
+    with _lock:
+        return sum(block.nbytes for block in _free)
+
+
 def _block(size: int) -> Block:
     """The smallest free block of at least so many bytes, or a new one in place of the largest that is too small."""
     with _lock:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from typing import Any
@@ -117,6 +118,22 @@ class FastDecoder(nn.Module):
         x = skips.pop()
         for level in self.levels:
             x = level(x, skips.pop())
+        return self._logits(x)
+
+    def halfway(self, skips: list[Tensor]) -> list[Tensor]:
+        """What becomes of all skips but the deepest before that one matters; takes them out of the list.
+
+        Of memory that holds nothing else, because it is kept.
+        """
+        return [level.halfway(skips.pop()) for level in self.levels][::-1]  # type: ignore[operator]
+
+    def finish(self, x: Tensor, halfway: list[Tensor]) -> Tensor:
+        """The logits, bit by bit those of ``forward([*skips, x])``, from what `halfway` made of the skips."""
+        for level, ready in zip(self.levels, reversed(halfway), strict=True):
+            x = level.finish(x, ready)  # type: ignore[operator]
+        return self._logits(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
         classes, channels = self.head.weight.shape[:2]
         weight, bias = self.head.weight.view(classes, channels), self.head.bias.view(classes, 1)
         logits = activations.tensor((len(x), classes, *x.shape[2:]), x.dtype, x.device)
@@ -139,6 +156,14 @@ class ConcatLevel(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         up = convolve_transposed(x, self.up.weight, self.up.stride, self.up.padding, self.up.bias)
         return self.convs(torch.cat([up, skip], dim=1))
+
+    def halfway(self, skip: Tensor) -> Tensor:
+        """What becomes of the skip alone: nothing here."""
+        return skip.clone()
+
+    def finish(self, x: Tensor, ready: Tensor) -> Tensor:
+        """What ``forward(x, skip)`` gives, from ``halfway(skip)``."""
+        return self.forward(x, ready)
 
 
 class FastLevel(nn.Module):
@@ -169,16 +194,35 @@ class FastLevel(nn.Module):
         self.edges: Tensor = edges[0].transpose(0, 1)  # (z, C, y, x)
         self.padding = padding
 
+        self.multiple = math.lcm(self.skip.multiple, self.up.stride[0])
+
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self._convolved(x, skip, self.skip.write)
+
+    def halfway(self, skip: Tensor) -> Tensor:
+        """What becomes of the skip alone: it is convolved."""
+        size = len(skip), *self.skip.size(skip), self.skip.channels
+        ready = torch.empty(size, dtype=skip.dtype).permute(0, 4, 1, 2, 3)
+        for planes, result in zip(samples(skip), samples(ready), strict=True):
+            for start, portion in portions(result, self.multiple):  # those of `forward`, for the same bits
+                self.skip.write(planes, start, portion)
+        return ready
+
+    def finish(self, x: Tensor, ready: Tensor) -> Tensor:
+        """What ``forward(x, skip)`` gives, from ``halfway(skip)``."""
+        return self._convolved(x, ready, _copy)
+
+    def _convolved(self, x: Tensor, skip: Tensor, write: Callable[[Tensor, int, Tensor], object]) -> Tensor:
         out = empty_like_layout(skip, self.skip.channels, self.skip.size(skip))
-        multiple = math.lcm(self.skip.multiple, self.up.stride[0])
         for planes, below, result in zip(samples(skip), samples(x), samples(out), strict=True):
-            moments = write_portions(result, partial(self._write, planes, below), multiple)
+            moments = write_portions(result, partial(self._write, write, planes, below), self.multiple)
             _activate(result, self.norm.normaliser(moments))
         return self.rest(out)
 
-    def _write(self, skip: Tensor, below: Tensor, start: int, out: Tensor) -> None:
-        self.skip.write(skip, start, out)
+    def _write(
+        self, write: Callable[[Tensor, int, Tensor], object], skip: Tensor, below: Tensor, start: int, out: Tensor
+    ) -> None:
+        write(skip, start, out)
         out += self.up.planes(below, start, start + len(out))
         z = torch.arange(start, start + len(out))
         reach, last = self.padding[0], len(skip) - 1
@@ -214,6 +258,10 @@ def _activate(planes: Tensor, normalise: Normalise) -> None:
     for _, some in portions(planes):
         normalise(some)
         F.leaky_relu_(some, 0.01)
+
+
+def _copy(planes: Tensor, start: int, out: Tensor) -> None:
+    out.copy_(planes[start : start + len(out)])
 
 
 def _as_is(portion: Tensor) -> None:
