@@ -167,7 +167,7 @@ class SlidingWindow:
                     logits = self.runner.logits(
                         self.volume[tile.box], clicks, tile_passes, self.record.warn,
                         partial(self._free_memory, scores),
-                        self.watched.passes_of_tile, self.keeper and self.keeper.tile(_place(tile)),
+                        self.watched.passes_of_tile, None if self.keeper is None else self.keeper.tile(_place(tile)),
                     )  # fmt: skip
                     if self.keeper is not None and passes == 1:
                         how = self.runner.how(passes)
