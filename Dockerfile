@@ -2,6 +2,7 @@
 #
 # The default base runs on a T4 (compute capability 7.5) with any CUDA 12 driver. Not torch 2.9: its half-precision 3-D
 # convolutions do without cuDNN.
+# A tag can be moved; build.sh takes it by the digest that the tag stands for, and says which that is.
 ARG BASE_IMAGE=pytorch/pytorch:2.7.1-cuda12.6-cudnn9-runtime
 # The same with a compiler: only for FUSED=yes, and only while building.
 ARG DEVEL_IMAGE=pytorch/pytorch:2.7.1-cuda12.6-cudnn9-devel
@@ -12,8 +13,11 @@ FROM scratch AS fused-no
 WORKDIR /wheels
 
 FROM ${DEVEL_IMAGE} AS fused-yes
-RUN python -m pip wheel --no-cache-dir --no-build-isolation --no-deps --wheel-dir /wheels \
-    "causal-conv1d>=1.5.1" "mamba-ssm>=2.2.5"
+# FORCE_BUILD: both would rather download a wheel from elsewhere, which nobody has a hash of.
+COPY requirements-fused.lock /tmp/
+RUN MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE \
+    python -m pip wheel --no-cache-dir --no-build-isolation --no-deps --require-hashes --wheel-dir /wheels \
+    -r /tmp/requirements-fused.lock
 
 FROM fused-${FUSED} AS fused
 
@@ -27,15 +31,17 @@ RUN groupadd --system algorithm \
     && chown algorithm:algorithm /opt/algorithm /output /outputs
 
 # The base brings torch, built for its CUDA, and usually the numpy it was built with: both stay. The other pins are taken
-# as they are, and nothing behind them.
-COPY requirements.txt /tmp/requirements.txt
-RUN kept="torch" && if python -c "import numpy" 2>/dev/null; then kept="torch|numpy"; fi \
-    && grep -vE "^($kept)==" /tmp/requirements.txt > /tmp/missing.txt \
-    && python -m pip install --no-cache-dir --no-deps --disable-pip-version-check -r /tmp/missing.txt \
-    && rm /tmp/requirements.txt /tmp/missing.txt
-# mamba-ssm does import what it depends on.
+# as they are, file by file with the hash that PyPI states (scripts/lock.sh), and nothing behind them.
+COPY requirements.lock /tmp/requirements.lock
+RUN kept="none" && if python -c "import numpy" 2>/dev/null; then kept="numpy"; fi \
+    && awk -v kept="^$kept==" '/^[a-z]/ {skip = $0 ~ kept} !skip' /tmp/requirements.lock > /tmp/missing.txt \
+    && python -m pip install --no-cache-dir --no-deps --require-hashes --only-binary :all: \
+        --disable-pip-version-check -r /tmp/missing.txt \
+    && rm /tmp/requirements.lock /tmp/missing.txt
 RUN --mount=type=bind,from=fused,source=/wheels,target=/wheels \
-    if ls /wheels/*.whl >/dev/null 2>&1; then python -m pip install --no-cache-dir /wheels/*.whl; fi
+    if ls /wheels/*.whl >/dev/null 2>&1; then python -m pip install --no-cache-dir --no-deps --no-index /wheels/*.whl; fi
+# Nobody becomes somebody else in here, so no program needs the right to.
+RUN find / -xdev -type f -perm /6000 -exec chmod ug-s {} +
 
 WORKDIR /opt/app
 # Readable for the user `algorithm`, whatever umask or tool wrote the files. Models change less often than code.
@@ -45,6 +51,9 @@ COPY --chmod=755 ${RESOURCES}/ resources/
 COPY --chmod=755 umamba2/ umamba2/
 COPY --chmod=755 inference.py LICENSE scripts/entrypoint.sh ./
 COPY --chmod=755 predict.sh /opt/algorithm/
+# What is in the image from elsewhere, and under which licences, for people and for machines.
+RUN --mount=type=bind,source=scripts,target=/scripts \
+    python /scripts/inventory.py /opt/app --models /opt/app/resources && chmod 644 THIRD_PARTY.txt sbom.cdx.json
 # Bytecode now, because the root file system is read-only at run time and start-up counts.
 RUN python -m compileall -q umamba2 inference.py
 
@@ -60,6 +69,11 @@ ENV PYTHONPATH=/opt/app \
 LABEL org.opencontainers.image.title="umamba2" \
       org.opencontainers.image.description="Dental CBCT segmentation with U-Mamba2" \
       org.opencontainers.image.licenses="Apache-2.0"
+# The base by name and digest, as build.sh found it.
+ARG BASE_NAME=
+ARG BASE_DIGEST=
+LABEL org.opencontainers.image.base.name="${BASE_NAME}" \
+      org.opencontainers.image.base.digest="${BASE_DIGEST}"
 ARG CHALLENGE=
 # exec: one run per batch of cases; invoke: a server that is asked case by case.
 ARG API_METHOD=exec

@@ -13,7 +13,7 @@ Usage: ./build.sh [--challenge NAME] [--model FOLDER] [--api exec|invoke] [--tag
   --api exec|invoke  how Grand Challenge talks to the image: one run per job (exec, the default), or a server that
                      keeps the model loaded (invoke; needs --challenge)
   --tag TAG          name of the image (default: umamba2:latest)
-  --base IMAGE       base image with Python 3.10-3.12 and torch (default: see Dockerfile)
+  --base IMAGE       base image with Python 3.10-3.12 and torch (default: see Dockerfile); name@sha256:... fixes it
   --fused            add mamba-ssm and causal-conv1d, compiled in a builder stage (for GPUs of compute capability 8.0
                      or newer; a T4 does without them)
 
@@ -70,8 +70,14 @@ fi
 
 arguments=(--platform linux/amd64 --tag "$tag" --build-arg "RESOURCES=$resources" --build-arg "CHALLENGE=$challenge"
     --build-arg "API_METHOD=$api" --build-arg "FUSED=$fused" --build-arg "MODEL=$whose")
-[ -z "$base" ] || arguments+=(--build-arg "BASE_IMAGE=$base")
+# By digest, so that the base that is named below is the base that was used: a tag may be moved at any time.
+base="${base:-$(sed -n 's/^ARG BASE_IMAGE=//p' "$root/Dockerfile")}"
+docker image inspect "$base" >/dev/null 2>&1 || docker pull --quiet --platform linux/amd64 "$base" >/dev/null ||
+    fail "--base: found no image '$base' here or in its registry"
+digest="$(docker image inspect --format '{{join .RepoDigests "\n"}}' "$base" | head -n 1)" # empty: in no registry
+arguments+=(--build-arg "BASE_IMAGE=${digest:-$base}" --build-arg "BASE_NAME=$base" --build-arg "BASE_DIGEST=${digest#*@}")
 read -r -a further <<<"${UMAMBA2_BUILD_OPTIONS-}"
+echo "Base $base, ${digest:-image $(docker image inspect --format '{{.Id}}' "$base") of this machine, which no registry has}"
 DOCKER_BUILDKIT=1 docker build "${arguments[@]}" ${further[@]+"${further[@]}"} "$root"
 
 # The layers above the base are those down to the Dockerfile's first instruction.

@@ -11,6 +11,7 @@ Writes, and prints the size and sha256 of:
   NAME.tar.gz              the same image, for Codabench, where it has to be called NAME:latest
   model.tar.gz             the model that is in the image, for Grand Challenge to unpack at /opt/ml/model; what is there
                            comes before what is in the image
+  sbom.cdx.json            what the image holds (CycloneDX), and THIRD_PARTY.txt, the same with licences to read
 
   --tag TAG         image to export (default: umamba2:latest)
   --team NAME       your team's name on Codabench: lower case letters, digits, - and _ (default: TAG's name)
@@ -86,9 +87,17 @@ after="$(docker image inspect --format '{{.Id}}' "$image")"
 [ "$before" = "$after" ] || fail "the archive: found image $after after loading it, expected $before"
 finish grand-challenge.tar.gz "$team.tar.gz"
 
+container="$(docker create "$tag")"
+for name in sbom.cdx.json THIRD_PARTY.txt; do
+    docker cp "$container:/opt/app/$name" "$output/.partial.$name" >/dev/null 2>&1 || {
+        echo "No $name: found none in $tag, which an older build.sh has made" >&2
+        continue
+    }
+    mv "$output/.partial.$name" "$output/$name"
+    echo "$output/$name"
+done
 if [ -z "$model" ]; then
     unpacked="$(mktemp -d "${TMPDIR:-/tmp}/umamba2-model.XXXXXX")"
-    container="$(docker create "$tag")"
     docker cp "$container:/opt/app/resources/." "$unpacked" >/dev/null 2>&1 || true
     model="$unpacked"
     if ! has_model "$model"; then

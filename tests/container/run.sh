@@ -169,6 +169,20 @@ inspect() { docker image inspect --format "$2" "$1"; }
 api='{{index .Config.Labels "org.grand-challenge.api-method"}}'
 [ "$(inspect "$tag" "$api")" = exec ] || fail "expected the label exec"
 
+step "what is in it"
+grep -q "^Base base, image sha256:" "$work/build.log" || fail "expected build.sh to say which base it took"
+[ "$(inspect "$tag" '{{index .Config.Labels "org.opencontainers.image.base.name"}}')" = base ] || fail "expected the base's name"
+"$root/scripts/check_image.sh" --tag "$tag"
+printf 'FROM %s\nUSER root\nENV HF_TOKEN=x\nRUN chmod u+s /bin/cat && touch /opt/app/.env /opt/app/scan.mha \
+    && echo -----BEGIN RSA PRIVATE KEY >/tmp/a && chmod a+w /opt/app/inference.py\n' "$tag" |
+    docker build --quiet "${options[@]}" --tag "$tag-bad" - >/dev/null
+if "$root/scripts/check_image.sh" --tag "$tag-bad" >"$work/bad.txt" 2>&1; then fail "check_image.sh found nothing wrong"; fi
+for found in "setuid or setgid: .*cat" "hidden: /opt/app/.env" "a scan: /opt/app/scan.mha" "contents of a secret: /tmp/a" \
+    "may change it: /opt/app/inference.py" "in the configuration: HF_TOKEN" "in the history: 1 lines" "found 7 things"; do
+    grep -q "$found" "$work/bad.txt" || fail "expected '$found' of check_image.sh, found: $(cat "$work/bad.txt")"
+done
+docker image rm --force "$tag-bad" >/dev/null
+
 step "test.sh"
 "$root/test.sh" --tag "$tag"
 
@@ -205,9 +219,14 @@ docker image rm --force "$tag-own" ownteam:latest >/dev/null
 
 step "export.sh"
 "$root/export.sh" --tag "$tag" --team citeam --output "$work/export"
-for name in grand-challenge.tar.gz citeam.tar.gz model.tar.gz; do
+for name in grand-challenge.tar.gz citeam.tar.gz model.tar.gz sbom.cdx.json THIRD_PARTY.txt; do
     [ -s "$work/export/$name" ] || fail "found no $name"
 done
+for name in torch numpy simpleitk connected-components-3d safetensors tqdm; do
+    grep -q "\"purl\": \"pkg:pypi/$name@" "$work/export/sbom.cdx.json" || fail "found no $name in sbom.cdx.json"
+done
+grep -q "^connected-components-3d .*: LGPL-3.0" "$work/export/THIRD_PARTY.txt" || fail "found no licence in THIRD_PARTY.txt"
+grep -q '"name": "stsr/fold_0.safetensors"' "$work/export/sbom.cdx.json" || fail "found no model in sbom.cdx.json"
 
 step "reload"
 exported="$(inspect "$tag" '{{.Id}}')"
