@@ -80,7 +80,7 @@ def test_nothing_of_the_patient_comes_out(tmp_path, capsys):
     broken = tmp_path / "broken.zip"
     broken.write_bytes(archive.read_bytes().replace(b"DICM", b"DICX"))
     assert main(["read", str(broken), "-o", str(tmp_path / "out/b.nrrd")]) == 1
-    said = "\n".join(sum(told(capsys), []))
+    said = "\n".join(line for lines in told(capsys) for line in lines)
     assert "found 2 volumes" in said
     assert "missing slices" in said
     written = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
