@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from struct import pack
+from struct import pack, unpack
 from threading import Timer
 from types import TracebackType
 from typing import cast
@@ -22,6 +22,7 @@ from umamba2.scans.geometry import Array
 
 _SECONDS, _BYTES_PER_SECOND = 60, 1_000_000  # for one slice: a hundredth of what even a slow machine does
 _MEMORY = 4 << 30  # bytes of addresses for the child, besides what its slice takes
+_RLE = "1.2.840.10008.1.2.5"
 _J2K = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 # For each line with a path: says what the file holds and sends it, or says what is wrong.
 _CHILD = """
@@ -92,6 +93,8 @@ class Decoder:
         Raises:
             InputError: It is damaged, or not of that size.
         """
+        if how.syntax == _RLE and not _rle_is_whole(packed, how):
+            raise InputError(f"{label}: found damaged pixels, expected {how.columns} x {how.rows} voxels")
         stated = _of_codestream(packed) if how.syntax in _J2K else None
         bits, signed = stated or (how.stored, how.signed)
         allocated = how.allocated if bits <= how.allocated else 16 if bits <= 16 else 32
@@ -108,7 +111,8 @@ class Decoder:
         finally:
             timer.cancel()
         if isinstance(found, str):
-            raise InputError(f"{label}: found damaged pixels ({found}), expected {how.columns} x {how.rows} voxels")
+            why = "" if found == "RuntimeError" else f" ({found})"  # which says that the codec gave up
+            raise InputError(f"{label}: found damaged pixels{why}, expected {how.columns} x {how.rows} voxels")
         if found.size != size or found.dtype.kind not in "iu":
             shape = " x ".join(map(str, reversed(found.shape)))
             raise InputError(f"{label}: found {shape} packed voxels, expected {how.columns} x {how.rows}")
@@ -175,6 +179,25 @@ def _bare_file(packed: bytes, how: Packed, allocated: int, bits: int, high: int,
     content += pack("<HHI", 0xFFFE, 0xE0DD, 0)
     length = element(2, 0, b"UL", pack("<I", len(meta)))
     return bytes(128) + b"DICM" + length + meta + content
+
+
+def _rle_is_whole(packed: bytes, how: Packed) -> bool:
+    """Whether run lengths make as many bytes as there are, which GDCM does not ask (it makes up zeros)."""
+    if len(packed) < 64:
+        return False
+    count, *starts = unpack("<16I", packed[:64])
+    ends = [*starts[1:count], len(packed)]
+    if count != how.allocated // 8:
+        return False
+    for start, end in zip(starts, ends):
+        made, at = 0, start
+        while at < end and made < how.rows * how.columns:
+            run = packed[at]
+            made += run + 1 if run < 128 else 257 - run if run > 128 else 0
+            at += run + 2 if run < 128 else 2 if run > 128 else 1
+        if made < how.rows * how.columns or at > len(packed):
+            return False
+    return True
 
 
 def _of_codestream(packed: bytes) -> tuple[int, bool] | None:

@@ -73,4 +73,4 @@ def files_below(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of that name is none to look at."""
-    return name.startswith(".") or name == "__MACOSX"
+    return (name.startswith(".") and name not in (".", "..")) or name == "__MACOSX"

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from umamba2.errors import InputError
-from umamba2.scans.dicom.headers import Header, item, number, numbers, text, value, whole
+from umamba2.scans.dicom.headers import Header, columns_of, item, number, numbers, rows_of, text, value, whole
+from umamba2.scans.dicom.pixels import check_size
 from umamba2.scans.geometry import Array
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_FRAMES = (1, 1 << 20)
+_MOST_FRAMES = 1 << 14  # ten times what the finest scanners make
 _NEAR_ONE = 0.02  # how far a direction's length and the cosine between two of them may be from what they should be
 
 
@@ -88,8 +89,9 @@ def frame_count(header: Header) -> int:
     """
     stated = value(header.values, "NumberOfFrames")
     count = 1 if stated is None else whole(header.values, "NumberOfFrames")
-    if count is None or not _FRAMES[0] <= count <= _FRAMES[1]:
-        raise InputError(f"{header.label}: found {str(stated)[:40]!r} as its number of slices, expected at least one")
+    if count is None or not 1 <= count <= _MOST_FRAMES:
+        found = f"found {str(stated)[:40]!r} as its number of slices"
+        raise InputError(f"{header.label}: {found}, expected 1 to {_MOST_FRAMES}")
     return count
 
 
@@ -97,9 +99,14 @@ def frames_of(header: Header) -> list[Frame]:
     """The slices of a file, in its order.
 
     Raises:
-        InputError: Directions are stated that are none.
+        InputError: Directions are stated that are none, or more slices than the file can hold.
     """
     look, count = Lookup(header.values), frame_count(header)
+    if count > 1:
+        check_size(header, rows_of(header), columns_of(header), count)
+    if look.count not in (0, count):
+        found = f"found what is said of {look.count} slices"
+        raise InputError(f"{header.label}: {found}, expected it of the {count} that the file holds")
     offsets = _offsets(header.values, count)
     acquisition = text(header.values, "AcquisitionNumber")
     frames = []

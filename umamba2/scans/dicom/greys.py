@@ -8,11 +8,12 @@ import numpy as np
 
 from umamba2.errors import InputError
 from umamba2.scans.dicom.frames import Frame
-from umamba2.scans.dicom.headers import text
+from umamba2.scans.dicom.headers import is_stated, text
 from umamba2.scans.dicom.pixels import Numbers, meant, numbers_of, padding_of
 from umamba2.scans.geometry import Array
 
 _WHOLE = np.iinfo(np.int16)
+_MOST_WHOLE = 1 << 30  # of a slope or an intercept that is taken as a whole number
 
 
 class Greys:
@@ -82,7 +83,8 @@ class Greys:
         ends = padding_of(header.values, how)
         padding = None if ends is None else (numbers >= ends[0]) & (numbers <= ends[1])
         slope, intercept = frame.scale[0] or 1.0, frame.scale[1] or 0.0
-        kind: Any = np.int64 if slope.is_integer() and intercept.is_integer() else np.float64
+        is_whole = slope.is_integer() and intercept.is_integer() and max(abs(slope), abs(intercept)) < _MOST_WHOLE
+        kind: Any = np.int64 if is_whole else np.float64
         greys = numbers.astype(kind)
         greys *= kind(slope)
         greys += kind(intercept)
@@ -95,7 +97,8 @@ class Greys:
             fits = greys.dtype.kind == "i" and _WHOLE.min <= greys.min() and greys.max() <= _WHOLE.max
             if not fits:
                 self.array = self.array.astype(np.float32)
-        self.array[layer] = greys
+        with np.errstate(over="ignore"):  # what becomes infinite is said where the volume is made
+            self.array[layer] = greys
 
     def _replace_padding(self) -> None:
         """Make padding the smallest other value, unless others have values below and above it: then it is none."""
@@ -130,6 +133,9 @@ def check_scale(series: list[Frame], name: str, warnings: list[str]) -> None:
         found = "found MONOCHROME1 (low values shown bright), expected MONOCHROME2"
         warnings.append(f"{name}: {found}; values taken as they are")
     for which, what in enumerate(("RescaleSlope", "RescaleIntercept")):
+        for frame in series:
+            if frame.scale[which] is None and is_stated(frame.header.values, what):
+                raise InputError(f"{frame.header.label}: found a {what} that is no number, expected one")
         lacking = sum(frame.scale[which] is None for frame in series)
         if 0 < lacking < len(series):
             warnings.append(f"{name}: found no {what} in {lacking} of {len(series)} slices, expected it in all or none")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from umamba2.errors import InputError, needing
 from umamba2.scans.dicom.files import START, is_dicom_start
-from umamba2.scans.dicom.sources import Source
+from umamba2.scans.dicom.sources import MOST_EXPANSION, SMALL, Source
 from umamba2.scans.voxels import check_memory
 
 if TYPE_CHECKING:
@@ -131,6 +131,9 @@ def _stated_syntax(file: BinaryIO) -> str:
 
 def _inflated(name: str, file: BinaryIO) -> bytes:
     """The data set of a deflated file, after an empty preamble that says nothing."""
+    at = file.tell()
+    packed_size = file.seek(0, 2)
+    file.seek(at)
     inflater, blocks, size = zlib.decompressobj(-zlib.MAX_WBITS), list[bytes](), 0
     while not inflater.eof:
         packed = inflater.unconsumed_tail or file.read(_BLOCK)
@@ -138,6 +141,9 @@ def _inflated(name: str, file: BinaryIO) -> bytes:
             break
         block = inflater.decompress(packed, 16 * _BLOCK)
         size += len(block)
+        if size > max(SMALL, MOST_EXPANSION * packed_size):
+            found = f"more than {size / 1e6:.0f} MB in {packed_size / 1e6:.1f} MB"
+            raise InputError(f"{name}: found {found}, expected at most {MOST_EXPANSION} times its size")
         check_memory(name, 2 * len(block) + size)  # once more, to join them
         blocks.append(block)
     return b"".join(blocks)
@@ -186,6 +192,14 @@ def text(values: Dataset | None, keyword: str) -> str:
     return "" if found is None else str(found).strip()
 
 
+def is_stated(values: Dataset, keyword: str) -> bool:
+    """Whether there is a value at all, of whatever kind."""
+    try:
+        return keyword in values and bool(values.get_item(keyword).value not in (None, "", b""))
+    except Exception:
+        return True
+
+
 def item(values: Dataset | None, keyword: str, index: int = 0) -> Dataset | None:
     """An item of a sequence, or None."""
     found = value(values, keyword)
@@ -193,3 +207,13 @@ def item(values: Dataset | None, keyword: str, index: int = 0) -> Dataset | None
         return found[index]  # type: ignore[no-any-return]
     except Exception:
         return None
+
+
+def rows_of(header: Header) -> int:
+    """The number of rows of a slice, 0 if it has none."""
+    return max(0, whole(header.values, "Rows") or 0)
+
+
+def columns_of(header: Header) -> int:
+    """The number of columns of a slice, 0 if it has none."""
+    return max(0, whole(header.values, "Columns") or 0)

@@ -36,6 +36,7 @@ PACKED = {
     "5": "RLE",
 }
 _ROOT = "1.2.840.10008.1.2."
+_ITEM = b"\xfe\xff\0\xe0"  # what packed pixels begin with
 _PIXELS, _UNDEFINED = (0x7FE0, 0x0010), 0xFFFFFFFF
 
 
@@ -114,22 +115,29 @@ def stored_slices(header: Header, rows: int, columns: int, count: int, decoder: 
     with opened_content(header.source) as (file, _):
         file.seek(header.pixels_at)
         length = _start_of_pixels(header, file)
+        start = file.read(len(_ITEM))
+        file.seek(-len(start), 1)
+        packed = length == _UNDEFINED or (start == _ITEM and length % (rows * columns) > 0)
+        if (header.syntax in NATIVE) == packed:
+            kinds = ("plain", "packed") if header.syntax in NATIVE else ("packed", "plain")
+            found = f"found {kinds[1]} pixels in a file that states {kinds[0]} ones"
+            raise InputError(f"{header.label}: {found}, expected what it states")
         if header.syntax in NATIVE:
             size = rows * columns * stored.allocated // 8
             kind = stored.kind.newbyteorder(">" if header.syntax == BIG_ENDIAN else "<")
-            if length != _UNDEFINED and length < size * count:
+            if length < size * count:
                 found = f"found {length} bytes of pixels"
                 raise InputError(f"{header.label}: {found}, expected {count} slices of {columns} x {rows} voxels")
             for _ in range(count):
-                content = file.read(size)
-                if len(content) < size:
+                plain = file.read(size)
+                if len(plain) < size:
                     raise InputError(f"{header.label}: found the end of the file too early, expected all voxels")
-                yield np.frombuffer(content, kind).reshape(rows, columns).astype(stored.kind, copy=False)
+                yield np.frombuffer(plain, kind).reshape(rows, columns).astype(stored.kind, copy=False)
             return
         frames = _packed_frames(header, file, count)
-        for packed in frames:
+        for content in frames:
             how = Packed(header.syntax, rows, columns, stored.allocated, stored.stored, stored.high, stored.signed)
-            yield decoder.decode(header.label, packed, how)
+            yield decoder.decode(header.label, content, how)
 
 
 def _start_of_pixels(header: Header, file: BinaryIO) -> int:
@@ -177,6 +185,8 @@ def meant(stored: Array, how: Numbers, values: Dataset) -> tuple[Array, bool]:
         return stored, False
     overlay = any(tag.group & 0xFF00 == 0x6000 for tag in values.keys())  # noqa: SIM118 (a Dataset runs over its elements)
     shift = how.high + 1 - how.stored
+    if shift and not overlay and (stored & ((1 << shift) - 1)).any():
+        return stored, True  # numbers in the bits that shall hold none
     if shift or overlay:
         bits = stored.view(np.dtype(f"u{stored.dtype.itemsize}")) >> shift & ((1 << how.stored) - 1)
         return _signed(bits, how), False

@@ -18,6 +18,7 @@ from umamba2.scans.geometry import Array
 
 MOST_MISSING = 0.1  # of all slices; more is no gap but another scan
 _SAME_PLACE = 0.05  # of the distance of slices, or 1 micron: two slices nearer than that are at one place
+_ONE_PLACE = 1e-3  # mm between the positions of slices that are nowhere in particular
 _UNEVEN = 0.01  # of the distance of slices: worth a word
 _MOST_UNEVEN = 0.2  # of it: no common distance
 _MOST_SHIFT = 0.5  # voxels that a slice may lie beside where the others put it
@@ -71,7 +72,7 @@ def stacked(series: Series, name: str, warnings: list[str]) -> Stack:
         found = "found no ImageOrientationPatient, expected how the slices lie in the patient"
         warnings.append(f"{name}: {found}; taken for axial, and sides, top and bottom are not certain")
     spacing, step, sized = _spacing(series, name, warnings)
-    positions = _positions(frames, normal)
+    positions = _positions(frames, normal, name)
     if positions is None:
         along = _other_places(series, step, name, warnings, oriented)
         # In one file the position is that of its first slice; several have it from the first slice there was.
@@ -126,13 +127,17 @@ def _spacing(series: Series, name: str, warnings: list[str]) -> tuple[tuple[floa
     return (1.0, 1.0), step, False  # said where the spacing is checked
 
 
-def _positions(frames: list[Frame], normal: Array) -> Array | None:
+def _positions(frames: list[Frame], normal: Array, name: str) -> Array | None:
     """The positions (n, 3), or None where one is missing or all slices are at one place."""
     stated = [frame.position for frame in frames]
     if any(position is None for position in stated):
         return None
     positions = np.array(stated, float)
-    return positions if np.ptp(positions @ normal) > 1e-3 else None
+    if np.ptp(positions @ normal) > _ONE_PLACE:
+        return positions
+    if np.ptp(positions, axis=0).max() > _ONE_PLACE:
+        raise InputError(f"{name}: found positions side by side in one plane, expected slices above each other")
+    return None
 
 
 def _other_places(series: Series, step: float | None, name: str, warnings: list[str], oriented: bool) -> Array:

@@ -11,10 +11,10 @@ from umamba2.errors import InputError
 from umamba2.scans.dicom.decoder import Decoder
 from umamba2.scans.dicom.frames import Frame, frame_count
 from umamba2.scans.dicom.greys import Greys, check_scale
-from umamba2.scans.dicom.headers import need_pydicom, quiet
+from umamba2.scans.dicom.headers import columns_of, need_pydicom, quiet, rows_of
 from umamba2.scans.dicom.pixels import check_size, stored_slices
 from umamba2.scans.dicom.places import Stack, stacked
-from umamba2.scans.dicom.series import choose, columns_of, find_series, rows_of
+from umamba2.scans.dicom.series import choose, find_series
 from umamba2.scans.dicom.sources import opened
 from umamba2.scans.dicom.upright import upright
 from umamba2.scans.geometry import Array, Geometry

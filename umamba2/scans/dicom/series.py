@@ -14,7 +14,7 @@ import numpy as np
 
 from umamba2.errors import InputError
 from umamba2.scans.dicom.frames import Frame, frame_count, frames_of
-from umamba2.scans.dicom.headers import Header, read_header, text, value, whole
+from umamba2.scans.dicom.headers import Header, columns_of, read_header, rows_of, text, value, whole
 from umamba2.scans.dicom.sources import Source
 
 _SAME_DIRECTION = 2e-3  # cosines of slices that lie alike differ by at most that
@@ -64,16 +64,6 @@ class Series:
         return f"series {'without number' if self.number is None else self.number} ({size})"
 
 
-def rows_of(header: Header) -> int:
-    """The number of rows of a slice, 0 if it has none."""
-    return max(0, whole(header.values, "Rows") or 0)
-
-
-def columns_of(header: Header) -> int:
-    """The number of columns of a slice, 0 if it has none."""
-    return max(0, whole(header.values, "Columns") or 0)
-
-
 def find_series(sources: Iterable[Source], warnings: list[str], name: str, complete: bool = False) -> list[Series]:
     """All volumes in some files, the largest first. Localizers, pictures and what is no scan are left out.
 
@@ -86,7 +76,7 @@ def find_series(sources: Iterable[Source], warnings: list[str], name: str, compl
     Raises:
         InputError: A file cannot be read, or no two slices belong together.
     """
-    groups = dict[tuple[object, ...], list[Frame]]()
+    groups = dict[tuple[object, ...], list[Frame]]()  # whose they are is looked at last
     for source in sources:
         try:
             header = read_header(source, complete=complete)
@@ -97,7 +87,12 @@ def find_series(sources: Iterable[Source], warnings: list[str], name: str, compl
             continue  # it only looked like DICOM
         if is_scan(header):
             groups.setdefault(_key(header), []).extend(frames_of(header))
-    found = [series for key, frames in groups.items() for series in _split(key, frames)]
+    found = [
+        series
+        for key, group in groups.items()
+        for patient, frames in _by_patient(group).items()
+        for series in _split(key, patient, frames)
+    ]
     volumes = [series for series in found if len(series.frames) > 1]
     if not volumes:
         volumes = [series for series in _gathered(found) if len(series.frames) > 1]
@@ -174,14 +169,23 @@ def _wanted(volumes: list[Series], wanted: str, name: str) -> list[Series]:
 def _key(header: Header) -> tuple[object, ...]:
     """What slices that belong together have in common."""
     values = header.values
-    who = text(values, "PatientID") or text(values, "PatientName")
     study, series = text(values, "StudyInstanceUID"), text(values, "SeriesInstanceUID")
     # Volumes in one file are complete, unless the file says that others go on with it.
     alone = (text(values, "ConcatenationUID") or header.label) if frame_count(header) > 1 else ""
-    return who, study, series, rows_of(header), columns_of(header), alone
+    return study, series, rows_of(header), columns_of(header), alone
 
 
-def _split(key: tuple[object, ...], frames: list[Frame]) -> list[Series]:
+def _by_patient(frames: list[Frame]) -> dict[str, list[Frame]]:
+    """The slices of a series apart by whose they say they are; those that do not say it are with the only one."""
+    named = dict[str, list[Frame]]()
+    for frame in frames:
+        values = frame.header.values
+        named.setdefault(text(values, "PatientID") or text(values, "PatientName"), []).append(frame)
+    numbered = {text(frame.header.values, "PatientID") for frame in frames} - {""}
+    return {next(iter(numbered), next(iter(named))): frames} if len(numbered) == 1 else named
+
+
+def _split(key: tuple[object, ...], who: str, frames: list[Frame]) -> list[Series]:
     """The slices of a series apart by their direction and spacing, and by pass where there are several."""
     parts = list[list[Frame]]()
     for frame in frames:
@@ -195,7 +199,7 @@ def _split(key: tuple[object, ...], frames: list[Frame]) -> list[Series]:
         passes = [list(group) for _, group in groupby(sorted(part, key=_acquisition), key=_acquisition)]
         volumes += passes if len(passes) > 1 and _overlap(part) else [part]
     values = frames[0].header.values
-    who, study, uid = (str(one) for one in key[:3])
+    study, uid = (str(one) for one in key[:2])
     number = whole(values, "SeriesNumber")
     return [Series(volume, who or study, study, uid, number, key=key) for volume in volumes]
 
@@ -223,7 +227,9 @@ def _gathered(singles: list[Series]) -> list[Series]:
     for one in singles:
         for series in together:
             key, other = series.key, one.key
-            if (*key[:2], *key[3:]) == (*other[:2], *other[3:]) and _alike(series.frames[0], one.frames[0]):
+            if (series.patient, key[0], *key[2:]) == (one.patient, other[0], *other[2:]) and _alike(
+                series.frames[0], one.frames[0]
+            ):
                 series.frames += one.frames
                 break
         else:

@@ -30,8 +30,8 @@ from umamba2.scans.dicom.files import (
 )
 from umamba2.scans.voxels import check_memory
 
-_MOST_EXPANSION = 200  # of a zip as a whole: DICOM shrinks to a half or a third, air alone to a thousandth
-_SMALL = 100 << 20  # bytes: no zip below needs a look at its expansion, and no member below is read piece by piece
+MOST_EXPANSION = 200  # of a zip as a whole: DICOM shrinks to a half or a third, air alone to a thousandth
+SMALL = 100 << 20  # bytes: no zip below needs a look at its expansion, and no member below is read piece by piece
 _ZIPS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 # What the zipfile module raises for archives that are damaged, encrypted or packed in a way that it does not know.
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
@@ -59,6 +59,8 @@ def opened(path: Path) -> Iterator[list[Source]]:
     Raises:
         InputError: There is none, or a zip cannot be read or would grow beyond all measure.
     """
+    if path.name.upper() == "DICOMDIR" and path.is_file():
+        path = path.parent  # it lists what lies beside it
     if path.is_dir():
         files = (file for _, inner in files_below(path) for file in inner)
         yield [source for file in files if (source := source_of(file)) is not None]
@@ -115,9 +117,9 @@ def _of_zip(path: Path, archive: zipfile.ZipFile) -> list[Source]:
     if len({member.header_offset for _, member, _ in sources}) < len(sources):
         raise InputError(f"{path}: found several names for one file, expected each file once")
     size, packed = sum(member.file_size for _, member, _ in sources), path.stat().st_size
-    if size > max(_SMALL, _MOST_EXPANSION * packed):
+    if size > max(SMALL, MOST_EXPANSION * packed):
         found = f"{size / 1e9:.1f} GB in a zip of {packed / 1e9:.3f} GB"
-        raise InputError(f"{path}: found {found}, expected at most {_MOST_EXPANSION} times its size")
+        raise InputError(f"{path}: found {found}, expected at most {MOST_EXPANSION} times its size")
     check_memory(str(path), size)
     return [Source(label, _opener(archive, member, label), sure) for label, member, sure in sources]
 

@@ -1,0 +1,463 @@
+"""Files that are damaged, odd, or made to do harm: the true reason in one line, no wrong volume, no time, no memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from dicom_series import (
+    ORIGIN,
+    SHAPE,
+    SPACING,
+    enhanced,
+    header,
+    jpeg_2000,
+    jpeg_ls,
+    lossless_jpeg,
+    many_slices,
+    place,
+    plane,
+    rle,
+    save,
+    truth,
+    voxels,
+    write_slices,
+)
+from pydicom.encaps import encapsulate
+
+from umamba2.errors import InputError, MissingExtra
+from umamba2.scans import memory
+from umamba2.scans.volumes import read_volume
+
+J2K, LOSSLESS, LS, RLE = (f"1.2.840.10008.1.2.{end}" for end in ("4.90", "4.70", "4.80", "5"))
+
+
+def setting(**values):
+    def change(ds, k):
+        for keyword, value in values.items():
+            setattr(ds, keyword, value(k) if callable(value) else value)
+
+    return change
+
+
+def damaged(folder, change, which=3):
+    """A series of which one file's bytes are changed."""
+    path = sorted(write_slices(folder).iterdir())[which]
+    path.write_bytes(change(path.read_bytes()))
+    return folder
+
+
+def refused(path, *words):
+    with pytest.raises(InputError) as caught:
+        read_volume(path)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert ": found " in line or ": could not be read" in line
+    assert all(word in line for word in words), line
+
+
+def read(path, *words, tolerance=0.51):
+    """Read a volume, which must be right, with these warnings."""
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.array, truth(volume.geometry), atol=tolerance)
+    said = [line for line in volume.warnings if "field of view" not in line]
+    assert len(said) == len(words), said
+    assert all(word in line for word, line in zip(words, said)), said
+    return volume
+
+
+PIXELS = b"\xe0\x7f\x10\0"
+BEFORE_STUDY = b"\x20\0\x0d\0"
+
+
+def inserted(element):
+    return lambda content: content.replace(BEFORE_STUDY, element + BEFORE_STUDY, 1)
+
+
+def nested(depth):
+    start = struct.pack("<HH2sHIHHI", 0x18, 0x9999, b"SQ", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF)
+    end = struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    return inserted(start * depth + end * depth)
+
+
+ENDLESS = (
+    struct.pack("<HH2sHI", 0x18, 0x9999, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) * 2000
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "which", "words"),
+    [
+        (lambda c: b"", -1, ["IM0011", "found no size of its image"]),
+        (lambda c: c[:-100], 3, ["IM0003", "end of the file too early", "1 slices of 24 x 20"]),
+        (lambda c: c[:300], 3, ["IM0003", "expected a complete DICOM file"]),
+        (lambda c: c[: c.index(PIXELS)], -1, ["IM0011", "end of the file too early"]),
+        (lambda c: c[:132] + bytes(range(256)) * 20, 3, ["IM0003", "expected a"]),
+        (lambda c: c[:140] + b"\xff" * 2000, 3, ["IM0003", "expected a"]),
+        (nested(5000), 3, ["IM0003", "could not be read (RecursionError)"]),
+        (inserted(ENDLESS), 3, ["IM0003", "could not be read"]),
+        (inserted(struct.pack("<HH2sHI", 0x19, 0x1010, b"OB", 0, 0xFFFFFFF0)), 3, ["IM0003", "complete DICOM file"]),
+    ],
+)
+def test_one_bad_slice_and_its_file_is_named(tmp_path, change, which, words):
+    refused(damaged(tmp_path / "a", change, which), *words)
+
+
+def test_a_deep_header_is_none_of_ours_to_refuse(tmp_path):
+    read(damaged(tmp_path / "a", nested(100)))
+
+
+@pytest.mark.parametrize("name", ["IM.dcm", "IM"])
+def test_an_empty_file_is_a_slice_that_was_lost(tmp_path, name):
+    folder = write_slices(tmp_path / "a", name="{:03d}.dcm" if "." in name else "IM{}")
+    (folder / name).touch()
+    refused(folder, name, "expected a complete DICOM file")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"Rows": 65535, "Columns": 65535}, ["end of the file too early", "65535 x 65535"]),
+        ({"BitsAllocated": 12}, ["16 bits stored in 12"]),
+        ({"ImageOrientationPatient": [1, 0, 0, 0.5, 0.9, 0]}, ["found the directions 1\\0\\0\\0.5", "right angles"]),
+        ({"ImageOrientationPatient": [2, 0, 0, 0, 1, 0]}, ["of length 1"]),
+        ({"ImagePositionPatient": lambda k: [0, 0.25 * k, 0]}, ["positions side by side in one plane"]),
+        ({"ImagePositionPatient": lambda k: [k == 5, 0, 0.25 * k]}, ["beside a straight line"]),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, ["found no slice"]),
+    ],
+)
+def test_values_that_make_no_volume(tmp_path, values, words):
+    refused(write_slices(tmp_path / "a", setting(**values)), *words)
+
+
+def test_a_slope_that_is_no_number(tmp_path):
+    folder = write_slices(tmp_path / "a", setting(RescaleSlope="1.0"))
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"\x52\x10DS\x04\0", b"\x53\x11DS\x04\0"))
+        content = path.read_bytes()
+        assert b"\x53\x10DS\x04\x001.0 " in content
+        path.write_bytes(content.replace(b"\x53\x10DS\x04\x001.0 ", b"\x53\x10DS\x04\0abc "))
+    refused(folder, "found a RescaleSlope that is no number")
+
+
+def test_a_slope_beyond_all_measure(tmp_path):
+    folder = write_slices(tmp_path / "a", setting(RescaleSlope="1e300"))
+    volume = read_volume(folder)
+    assert np.isfinite(volume.array).all()
+    assert any("NaN or infinite" in line for line in volume.warnings)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"NumberOfFrames": 2**31 - 1}, ["'2147483647' as its number of slices"]),
+        ({"NumberOfFrames": -3}, ["'-3' as its number of slices"]),
+        ({"NumberOfFrames": 16000}, ["end of the file too early", "16000 slices"]),
+    ],
+)
+def test_numbers_of_slices_that_cannot_be(tmp_path, values, words):
+    ds = many_slices()
+    setting(**values)(ds, 0)
+    refused(save(ds, tmp_path / "a.dcm"), *words)
+    ds.PixelData = encapsulate([rle(voxels()[0])])
+    ds["PixelData"].VR = "OB"
+    refused(save(ds, tmp_path / "b.dcm", RLE), *words[:1])
+
+
+def test_fewer_packed_slices_than_stated(tmp_path):
+    ds = many_slices()
+    ds.PixelData = encapsulate([rle(one) for one in voxels()[:5]])
+    ds["PixelData"].VR = "OB"
+    refused(save(ds, tmp_path / "b.dcm", RLE), "5 packed slices, expected 12")
+
+
+@pytest.mark.parametrize("items", [9, 14])
+def test_places_for_another_number_of_slices(tmp_path, items):
+    ds = enhanced(range(SHAPE[0]))
+    ds.PerFrameFunctionalGroupsSequence = (list(ds.PerFrameFunctionalGroupsSequence) * 2)[:items]
+    refused(save(ds, tmp_path / "a.dcm"), f"of {items} slices, expected it of the 12")
+
+
+@pytest.mark.parametrize(("pack", "syntax"), [(jpeg_2000, J2K), (lossless_jpeg, LOSSLESS), (jpeg_ls, LS), (rle, RLE)])
+@pytest.mark.parametrize("part", [0.5, 0.97])
+def test_packed_pixels_that_end_too_early(tmp_path, pack, syntax, part):
+    def cut(stored):
+        content = pack(stored)
+        return content[: int(len(content) * part)]
+
+    refused(write_slices(tmp_path / "a", pack=cut, syntax=syntax), "IM0000", "damaged pixels, expected 24 x 20")
+
+
+@pytest.mark.parametrize(("pack", "syntax"), [(jpeg_2000, J2K), (lossless_jpeg, LOSSLESS), (rle, RLE)])
+def test_packed_pixels_of_another_size(tmp_path, pack, syntax):
+    folder = write_slices(tmp_path / "a", pack=lambda stored: pack(np.ascontiguousarray(stored[:10])), syntax=syntax)
+    refused(folder, "IM0000", "expected 24 x 20")
+
+
+def test_packed_pixels_of_anything(tmp_path):
+    folder = write_slices(tmp_path / "a", pack=lambda stored: bytes(range(256)) * 3, syntax=J2K)
+    refused(folder, "found damaged pixels")
+
+
+def test_packed_pixels_that_claim_to_be_plain_and_plain_ones_that_claim_to_be_packed(tmp_path):
+    refused(write_slices(tmp_path / "a", pack=rle, syntax="1.2.840.10008.1.2.1"), "found packed pixels")
+    folder = write_slices(tmp_path / "b")
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0"))
+    refused(folder, "found plain pixels in a file that states packed ones")
+
+
+def test_a_packing_that_nothing_here_unpacks(tmp_path):
+    folder = write_slices(tmp_path / "a", pack=jpeg_2000, syntax="1.2.840.10008.1.2.4.201")
+    refused(folder, "transfer syntax 1.2.840.10008.1.2.4.201", "JPEG 2000, RLE")
+
+
+def test_pixels_of_floating_point(tmp_path):
+    def change(ds, k):
+        ds.FloatPixelData, ds.BitsAllocated = plane(place(k)).astype("<f4").tobytes(), 32
+        del ds.PixelData
+
+    refused(write_slices(tmp_path / "a", change), "found no pixels")
+
+
+def test_eight_and_thirty_two_bits(tmp_path):
+    def eight(ds, k):
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
+        ds.RescaleSlope, ds.RescaleIntercept = 20, -3000
+        ds.PixelData = ((plane(place(k)).astype(int) + 3000) // 20).astype(np.uint8).tobytes()
+
+    def thirty_two(ds, k):
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 32, 32, 31
+        ds.PixelData = plane(place(k)).astype("<i4").tobytes()
+
+    read(write_slices(tmp_path / "a", eight), tolerance=20)
+    read(write_slices(tmp_path / "b", thirty_two))
+
+
+@pytest.mark.parametrize(
+    ("stored", "signed", "high", "offset", "words"),
+    [
+        (13, 1, 12, 0, []),
+        (13, 1, 12, None, []),  # the sign is not carried on
+        (12, 1, 11, 0, ["more bits than stated"]),
+        (12, 1, 15, 0, ["more bits than stated"]),  # numbers where that leaves none
+        (12, 0, 11, 5000, ["more bits than stated"]),
+    ],
+)
+def test_bits_as_stated_or_as_they_are(tmp_path, stored, signed, high, offset, words):
+    def change(ds, k):
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation, ds.RescaleIntercept = stored, high, signed, -(offset or 0)
+        numbers = plane(place(k)).astype(int) + (offset or 0)
+        ds.PixelData = (
+            (numbers & ((1 << stored) - 1) if offset is None else numbers).astype("<i8").astype("<u2").tobytes()
+        )
+
+    read(write_slices(tmp_path / "a", change), *words)
+
+
+def test_high_bits_and_overlays(tmp_path):
+    def high(ds, k):
+        ds.BitsStored, ds.HighBit, ds.RescaleIntercept = 13, 15, 0
+        ds.PixelData = (plane(place(k)).astype(int) << 3).astype("<i8").astype("<u2").tobytes()
+
+    def overlay(ds, k):
+        ds.BitsStored, ds.HighBit = 13, 12
+        ds.add_new(0x60000102, "US", 15)
+        ds.PixelData = (plane(place(k)).astype(int) & 0x1FFF | 0x8000).astype("<u2").tobytes()
+
+    read(write_slices(tmp_path / "a", high))
+    read(write_slices(tmp_path / "b", overlay))
+
+
+def test_padding_with_the_wrong_sign(tmp_path):
+    def change(ds, k):
+        values = plane(place(k))
+        values[:4] = -5000
+        ds.PixelData = values.astype("<i2").tobytes()
+        ds.add_new(0x00280120, "US", 65536 - 5000)
+
+    volume = read_volume(write_slices(tmp_path / "a", change))
+    assert any("value of padding (-5000)" in line for line in volume.warnings)
+    assert volume.array.min() > -5000
+
+
+def test_a_slice_without_the_name_of_its_patient(tmp_path):
+    read(write_slices(tmp_path / "a", setting(PatientID=lambda k: "" if k == 3 else "A")))
+
+
+def test_two_patients_in_one_series(tmp_path):
+    refused(write_slices(tmp_path / "a", setting(PatientID=lambda k: "AB"[k % 2])), "scans of 2 patients")
+
+
+def test_parts_of_a_volume_in_several_files(tmp_path):
+    for number, part in enumerate((range(7, 12), range(7))):
+        ds = enhanced(list(part))
+        ds.ConcatenationUID, ds.InConcatenationNumber = "1.2.3", number + 1
+        save(ds, tmp_path / f"a/{number}")
+    assert read(tmp_path / "a").geometry.shape == SHAPE
+
+
+def test_directions_that_differ_a_little(tmp_path):
+    folder = write_slices(tmp_path / "a", setting(ImageOrientationPatient=lambda k: [1, 0.001 * (k % 2), 0, 0, 1, 0]))
+    read(folder, tolerance=3)
+
+
+def test_pipes_links_and_devices(tmp_path):
+    folder = write_slices(tmp_path / "a")
+    os.mkfifo(folder / "pipe.dcm")
+    (folder / "loop").symlink_to(folder)
+    (folder / "nowhere.dcm").symlink_to(folder / "missing")
+    (folder / "zero.dcm").symlink_to("/dev/zero")
+    read(folder)
+    with pytest.raises(InputError, match="found no such file"):
+        read_volume(folder / "pipe.dcm")
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n" * 100, bytes(400), b"\0" * 128 + b"DICM"])
+def test_files_that_are_called_dicom(tmp_path, content):
+    path = tmp_path / "a.dcm"
+    path.write_bytes(content)
+    refused(path, "a.dcm", "expected a complete DICOM file")
+
+
+def test_folders_without_a_scan(tmp_path):
+    (tmp_path / "a").mkdir()
+    refused(tmp_path / "a", "found no slice")
+    (tmp_path / "a/DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    refused(tmp_path / "a/DICOMDIR", "found no slice")
+
+
+def test_the_directory_of_a_disc(tmp_path):
+    write_slices(tmp_path / "a/DICOM/0001")
+    (tmp_path / "a/DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    read(tmp_path / "a/DICOMDIR")
+
+
+def test_a_deflated_file_that_swells(tmp_path):
+    path = sorted(write_slices(tmp_path / "a", syntax="1.2.840.10008.1.2.1.99").iterdir())[0]
+    content = path.read_bytes()
+    end = 144 + struct.unpack("<I", content[140:144])[0]
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    swollen = b"".join(packer.compress(bytes(1 << 20)) for _ in range(200)) + packer.flush()
+    path.write_bytes(content[:end] + swollen)
+    refused(path.parent, "IM0000", "expected at most 200 times its size")
+
+
+def zipped(path, *members, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return path
+
+
+def slices_of(folder):
+    return [(path.name, path.read_bytes()) for path in sorted(write_slices(folder).iterdir())]
+
+
+def test_a_zip_that_swells(tmp_path):
+    bomb = zipped(tmp_path / "a.zip", ("a.dcm", bytes(128) + b"DICM" + bytes(150 << 20)))
+    refused(bomb, "0.2 GB in a zip of 0.000 GB, expected at most 200 times its size")
+
+
+def test_a_zip_beyond_the_memory(tmp_path, monkeypatch):
+    path = zipped(tmp_path / "a.zip", *slices_of(tmp_path / "s"))
+    monkeypatch.setattr(memory, "available", lambda: 10_000)
+    refused(path, "expected at most the 0.0 GB of memory that are free")
+
+
+def test_slices_beyond_the_memory(tmp_path, monkeypatch):
+    folder = write_slices(tmp_path / "a")
+    monkeypatch.setattr(memory, "available", lambda: 30_000)  # of 34,560
+    refused(folder, "GB of voxels, expected at most")
+
+
+def test_names_in_a_zip_lead_nowhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    members = [(f"../../evil/{name}", content) for name, content in slices_of(tmp_path / "s")]
+    members[0] = ("/etc/evil", members[0][1])
+    before = sorted(tmp_path.rglob("*"))
+    path = zipped(tmp_path / "a.zip", *members)
+    read(path)
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, path])
+
+
+def test_a_link_in_a_zip_is_left_out(tmp_path):
+    path = zipped(tmp_path / "a.zip", *slices_of(tmp_path / "s"))
+    link = zipfile.ZipInfo("link.dcm")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(link, "/etc/passwd")
+    read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04" + bytes(100)])
+def test_zips_that_are_none(tmp_path, content):
+    path = tmp_path / "a.zip"
+    path.write_bytes(content)
+    refused(path, "found a damaged zip")
+
+
+def test_a_damaged_slice_in_a_zip_is_named_by_its_number(tmp_path):
+    path = zipped(tmp_path / "a.zip", *slices_of(tmp_path / "s"), method=zipfile.ZIP_STORED)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IM0003") + 900] ^= 0xFF
+    path.write_bytes(bytes(content))
+    refused(path, "a.zip: file 4: could not be read (a checksum is wrong)")
+
+
+def test_an_encrypted_zip(tmp_path):
+    path = zipped(tmp_path / "a.zip", *slices_of(tmp_path / "s"))
+    content = path.read_bytes()
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        for found in reversed([match.start() for match in re.finditer(re.escape(mark), content)]):
+            content = content[: found + at] + b"\x01" + content[found + at + 1 :]
+    path.write_bytes(content)
+    refused(path, "file 1: could not be read (it is encrypted)")
+
+
+def test_a_zip_in_a_zip_and_one_of_other_things(tmp_path):
+    inner = zipped(tmp_path / "inner.zip", *slices_of(tmp_path / "s"))
+    refused(zipped(tmp_path / "a.zip", ("inner.zip", inner.read_bytes())), "found a zip in the zip")
+    refused(zipped(tmp_path / "b.zip", ("readme.txt", b"hello")), "found no DICOM file")
+    refused(zipped(tmp_path / "c.zip"), "found no DICOM file")
+
+
+def test_nothing_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "tmp").mkdir()
+    read(write_slices(tmp_path / "a", pack=jpeg_2000, syntax=J2K))
+    refused(write_slices(tmp_path / "b", pack=lambda stored: b"\xff" * 90, syntax=J2K), "damaged")
+    read(zipped(tmp_path / "c.zip", *slices_of(tmp_path / "s")))
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_without_pydicom(tmp_path, monkeypatch):
+    folder = write_slices(tmp_path / "a")
+    monkeypatch.setitem(__import__("sys").modules, "pydicom.filereader", None)
+    with pytest.raises(
+        MissingExtra, match=re.escape(f"{folder}: found no pydicom") + r".*pip install 'umamba2\[dicom\]'"
+    ):
+        read_volume(folder)
+
+
+def test_nothing_is_printed(tmp_path, capfd, recwarn):
+    def odd(ds, k):
+        ds["PatientBirthDate"]._value = "not a date"
+        ds.add_new(0x00101010, "AS", "99 years")
+
+    read(write_slices(tmp_path / "a", odd))
+    refused(write_slices(tmp_path / "b", pack=lambda stored: b"\xff" * 90, syntax=J2K), "damaged")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_origin_and_spacing_are_clean_numbers(tmp_path):
+    volume = read(write_slices(tmp_path / "a"))
+    assert volume.geometry.origin == ORIGIN
+    assert volume.geometry.zyx_spacing == SPACING
+    assert header() is not None
