@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from umamba2.cli import _parser
+from umamba2.cli import COMMANDS, _parser
 from umamba2.synthetic import write_phantoms
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +38,12 @@ def test_the_commands_exist():
     assert len(commands) > 20
     for words in commands:
         _parser(words[:1]).parse_args(words)  # exits for an option that is none
+
+
+def test_the_exit_codes_of_every_command_are_told():
+    table = (ROOT / "docs/command-line.md").read_text(encoding="utf-8").partition("| command | exit code 1 |")[2]
+    told = set(re.findall(r"`([a-z-]+)[ `]", table.partition("\n\n")[0]))
+    assert set(COMMANDS) - told == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

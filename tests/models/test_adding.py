@@ -7,12 +7,13 @@ import hashlib
 import http.server
 import io
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import threading
-import time
 import zipfile
 from contextlib import contextmanager
 
@@ -155,14 +156,12 @@ def test_checksums(models, shelf, tmp_path):
 
 
 def refused(source, match, shelf):
-    start = time.monotonic()
     with pytest.raises(InputError, match=match) as caught:
         add_model("a", str(source))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(source))
     assert ".umamba2-" not in str(caught.value)
     assert everything(shelf) == []
-    assert time.monotonic() - start < 60
 
 
 def test_sources_that_are_none(models, shelf, tmp_path):
@@ -288,6 +287,30 @@ def test_a_flipped_bit_is_found_anywhere(models, shelf, tmp_path, ending):
         same = all((added / name).read_bytes() == (models / "slim" / name).read_bytes() for name in SLIM)
         unnoticed += [] if same else [place]
     assert unnoticed == []
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
+def test_damaged_archives_are_one_line_and_leave_nothing(models, shelf, tmp_path, ending):
+    make = make_zip if ending == "zip" else make_tar
+    whole = make(tmp_path / f"whole.{ending}", models / "slim").read_bytes()
+    before = files(tmp_path)
+    rng = random.Random(5)
+    refusals = []
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice((1, 2, 5, 30))):
+            place = rng.choice((rng.randrange(len(damaged)), rng.randrange(1500), -1 - rng.randrange(500)))
+            damaged[place] = rng.choice((0, 255, 128, ord("."), ord("/"), damaged[place] ^ 1))
+        (tmp_path / "shelf.damaged").write_bytes(damaged)
+        try:
+            add_model("a", str(tmp_path / "shelf.damaged"))
+            shutil.rmtree(shelf / "a")
+        except InputError as error:
+            refusals.append(str(error))
+        assert everything(shelf) == []
+    assert len(refusals) > 20
+    assert "\n" not in "".join(refusals)
+    assert files(tmp_path) == sorted([*before, "shelf.damaged"])
 
 
 @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
