@@ -169,6 +169,51 @@ def test_numbers_of_slices_that_cannot_be(tmp_path, values, words):
     refused(save(ds, tmp_path / "b.dcm", RLE), *words[:1])
 
 
+def test_a_film_of_one_plane_is_no_volume(tmp_path):
+    ds = enhanced(range(SHAPE[0]), positions=lambda k: ORIGIN)
+    refused(save(ds, tmp_path / "a.dcm"), "found 12 slices at one place")
+
+
+def test_another_modality(tmp_path):
+    read(write_slices(tmp_path / "a", setting(Modality="MR")), "found the modality MR, expected CT")
+
+
+def test_elements_without_kinds_in_a_file_that_states_them(tmp_path):
+    folder = write_slices(tmp_path / "a", syntax="1.2.840.10008.1.2")
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        place = content.index(b"\x02\0\x10\0UI")
+        assert content[place + 6 : place + 8] == b"\x12\0"
+        length = struct.unpack("<I", content[140:144])[0] + 2
+        stated = (
+            content[:140] + struct.pack("<I", length) + content[144 : place + 6] + b"\x14\0" + b"1.2.840.10008.1.2.1\0"
+        )
+        path.write_bytes(stated + content[place + 8 + 18 :])
+    read(folder)
+
+
+def test_a_code_stream_that_asks_for_all_memory(tmp_path):
+    def huge(stored):
+        content = bytearray(jpeg_2000(stored))
+        at = content.index(b"\xff\x51") + 6
+        struct.pack_into(">2I", content, at, 200_000, 200_000)
+        struct.pack_into(">2I", content, at + 16, 200_000, 200_000)
+        return bytes(content)
+
+    refused(write_slices(tmp_path / "a", pack=huge, syntax=J2K), "IM0000", "expected 24 x 20 voxels")
+
+
+def test_a_reader_that_dies_is_one_bad_slice(tmp_path, monkeypatch):
+    from umamba2.scans.dicom import decoder
+
+    child = "import os, sys\nfor line in sys.stdin: os.abort()"
+    monkeypatch.setattr(decoder, "_CHILD", child)
+    refused(write_slices(tmp_path / "a", pack=jpeg_2000, syntax=J2K), "its reader was ended by signal 6")
+    monkeypatch.setattr(decoder, "_CHILD", "import time\ntime.sleep(60)")
+    monkeypatch.setattr(decoder, "_SECONDS", 0.2)
+    refused(write_slices(tmp_path / "a", pack=jpeg_2000, syntax=J2K), "its reader was ended by signal 9")
+
+
 def test_fewer_packed_slices_than_stated(tmp_path):
     ds = many_slices()
     ds.PixelData = encapsulate([rle(one) for one in voxels()[:5]])
@@ -196,7 +241,7 @@ def test_packed_pixels_that_end_too_early(tmp_path, pack, syntax, part):
 @pytest.mark.parametrize(("pack", "syntax"), [(jpeg_2000, J2K), (lossless_jpeg, LOSSLESS), (rle, RLE)])
 def test_packed_pixels_of_another_size(tmp_path, pack, syntax):
     folder = write_slices(tmp_path / "a", pack=lambda stored: pack(np.ascontiguousarray(stored[:10])), syntax=syntax)
-    refused(folder, "IM0000", "expected 24 x 20")
+    refused(folder, "IM0000", "expected 24 x 20 voxels")
 
 
 def test_packed_pixels_of_anything(tmp_path):

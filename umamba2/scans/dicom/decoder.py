@@ -96,7 +96,10 @@ class Decoder:
         if how.syntax == _RLE and not _rle_is_whole(packed, how):
             raise InputError(f"{label}: found damaged pixels, expected {how.columns} x {how.rows} voxels")
         stated = _of_codestream(packed) if how.syntax in _J2K else None
-        bits, signed = stated or (how.stored, how.signed)
+        if stated is not None and stated[2:] != (how.columns, how.rows):  # and no memory for what it asks
+            size_said = f"{stated[2]} x {stated[3]} packed voxels"
+            raise InputError(f"{label}: found {size_said}, expected {how.columns} x {how.rows} voxels")
+        bits, signed = stated[:2] if stated else (how.stored, how.signed)
         allocated = how.allocated if bits <= how.allocated else 16 if bits <= 16 else 32
         kind = np.dtype(f"{'i' if how.signed else 'u'}{how.allocated // 8}")
         child = self._started(how)
@@ -115,7 +118,7 @@ class Decoder:
             raise InputError(f"{label}: found damaged pixels{why}, expected {how.columns} x {how.rows} voxels")
         if found.size != size or found.dtype.kind not in "iu":
             shape = " x ".join(map(str, reversed(found.shape)))
-            raise InputError(f"{label}: found {shape} packed voxels, expected {how.columns} x {how.rows}")
+            raise InputError(f"{label}: found {shape} packed voxels, expected {how.columns} x {how.rows} voxels")
         # The bits as the codec has them, in the type that the header states.
         return found.reshape(how.rows, how.columns).astype(kind, copy=False)
 
@@ -200,10 +203,11 @@ def _rle_is_whole(packed: bytes, how: Packed) -> bool:
     return True
 
 
-def _of_codestream(packed: bytes) -> tuple[int, bool] | None:
-    """The bits and the sign of the numbers in a JPEG 2000 code stream, which headers contradict at times."""
+def _of_codestream(packed: bytes) -> tuple[int, bool, int, int] | None:
+    """Bits and sign of the numbers in a JPEG 2000 code stream, which headers contradict at times; columns and rows."""
     start = packed.find(b"\xff\x4f\xff\x51")
     if start < 0 or len(packed) < start + 43:
         return None
     depth = packed[start + 42]
-    return (depth & 0x7F) + 1, bool(depth & 0x80)
+    right, bottom, left, top = unpack(">4I", packed[start + 8 : start + 24])
+    return (depth & 0x7F) + 1, bool(depth & 0x80), right - left, bottom - top

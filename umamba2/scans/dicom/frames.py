@@ -67,6 +67,10 @@ class Lookup:
         """Of the items of single slices."""
         return len(self._own)
 
+    def has_own(self, group: str) -> bool:
+        """Whether each slice says something of its own."""
+        return self.count > 0 and all(item(own, group) is not None for own in self._own)
+
     def groups(self, group: str, index: int) -> list[Dataset]:
         """The data sets that may say something on a slice, the nearest first."""
         own = self._own[index] if index < self.count else None
@@ -119,6 +123,8 @@ def frames_of(header: Header) -> list[Frame]:
         location = offsets[index] if offsets else number(header.values, "SliceLocation") if count == 1 else None
         known = _checked(header, axes)
         frames.append(Frame(header, index, position, known, spacing, (slope, intercept), location, acquisition))
+    if count > 1 and look.has_own("PlanePositionSequence") and len({frame.position for frame in frames}) == 1:
+        raise InputError(f"{header.label}: found {count} slices at one place, expected a stack of them")
     return frames
 
 

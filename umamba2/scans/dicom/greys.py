@@ -12,6 +12,8 @@ from umamba2.scans.dicom.headers import is_stated, text
 from umamba2.scans.dicom.pixels import Numbers, meant, numbers_of, padding_of
 from umamba2.scans.geometry import Array
 
+# Of X-rays, and what programs state that do not know: CBCT comes as any of these.
+_MODALITIES = ("CT", "CR", "DX", "IO", "OT", "PX", "RF", "SC", "XA")
 _WHOLE = np.iinfo(np.int16)
 _MOST_WHOLE = 1 << 30  # of a slope or an intercept that is taken as a whole number
 
@@ -129,6 +131,9 @@ def check_scale(series: list[Frame], name: str, warnings: list[str]) -> None:
     header = series[0].header
     if text(header.values, "ModalityLUTSequence") and series[0].scale == (None, None):
         raise InputError(f"{name}: found a table of grey values (Modality LUT), expected slope and intercept")
+    modality = text(header.values, "Modality")
+    if modality and modality not in _MODALITIES:
+        warnings.append(f"{name}: found the modality {modality[:16]}, expected CT")
     if text(header.values, "PhotometricInterpretation") == "MONOCHROME1":
         found = "found MONOCHROME1 (low values shown bright), expected MONOCHROME2"
         warnings.append(f"{name}: {found}; values taken as they are")
@@ -141,7 +146,7 @@ def check_scale(series: list[Frame], name: str, warnings: list[str]) -> None:
             warnings.append(f"{name}: found no {what} in {lacking} of {len(series)} slices, expected it in all or none")
     if any(frame.scale[0] == 0 for frame in series):
         warnings.append(f"{name}: found a RescaleSlope of 0, expected another; taken for 1")
-    if text(header.values, "Modality") == "CT" and all(frame.scale == (None, None) for frame in series):
+    if modality == "CT" and all(frame.scale == (None, None) for frame in series):
         warnings.append(f"{name}: found no RescaleSlope and RescaleIntercept, expected them of a CT; taken for 1 and 0")
 
 

@@ -36,6 +36,7 @@ PACKED = {
     "5": "RLE",
 }
 _ROOT = "1.2.840.10008.1.2."
+_KINDS = (b"OB", b"OW", b"UN")
 _ITEM = b"\xfe\xff\0\xe0"  # what packed pixels begin with
 _PIXELS, _UNDEFINED = (0x7FE0, 0x0010), 0xFFFFFFFF
 
@@ -147,8 +148,7 @@ def _start_of_pixels(header: Header, file: BinaryIO) -> int:
     group, element = unpack(f"{order}HH", head[:4])
     if (group, element) != _PIXELS:
         raise InputError(f"{header.label}: found no pixels, expected a slice with its voxels")
-    implicit, _ = header.values.original_encoding
-    if implicit:
+    if head[4:6] not in _KINDS:  # the element says no kind; whatever the file states, it is written so
         return int(unpack(f"{order}I", head[4:])[0])
     return int(unpack(f"{order}I", file.read(4).ljust(4, b"\0"))[0])
 
