@@ -48,11 +48,11 @@ class Package:
 def of_python() -> Iterator[Package]:
     """What is installed in this Python."""
     for one in metadata.distributions():
-        name = one.metadata["Name"]
+        name = one.metadata.get("Name")
         if not name:  # what an interrupted installation left
             continue
-        expression = one.metadata["License-Expression"]
-        stated = (one.metadata["License"] or "").strip()
+        expression = one.metadata.get("License-Expression")
+        stated = (one.metadata.get("License") or "").strip()
         classes = [c for c in one.metadata.get_all("Classifier", []) if c.startswith("License :: ")]
         of_classes = " OR ".join(c.rpartition(" :: ")[2] for c in classes if c != "License :: OSI Approved")
         # Some have the whole text of the licence in that field.
