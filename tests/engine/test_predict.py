@@ -110,6 +110,11 @@ def test_a_tile_sees_only_its_own_clicks():
     inside = _inside(CLICKS, tile)
     np.testing.assert_array_equal(inside.coordinates, [[5.0, 22.0, 2.0]])
     assert inside.labels.tolist() == [0]
+    # A voxel reaches half-way to the next, so that of two tiles that meet one has the click, never both or none.
+    for at, own in ((-0.5, 0), (-0.4, 0), (11.4, 0), (11.5, 1)):
+        tiles = [(slice(start, start + 12), slice(0, 8), slice(0, 8)) for start in (0, 12)]
+        counts = [len(_inside(Clicks(np.array([[at, 3.0, 3.0]]), np.array([1])), tile).labels) for tile in tiles]
+        assert counts == [1 - own, own]
 
 
 def test_mirror_axes_are_those_the_model_was_trained_for(tmp_path):
@@ -228,6 +233,8 @@ def test_mirror_axes_are_the_arrays_under_a_transposed_plan(tmp_path):
     folder = make_model(tmp_path / "m", transpose=(2, 0, 1), mirror_axes=(0, 1, 2))
     assert load(folder, mirror_axes=(2,)).mirror_axes == (0,)
     assert load(folder, mirror_axes=(0, 1)).mirror_axes == (1, 2)
+    assert load(folder, left_right_pairs=((1, 2),)).runner.left_right_axis == 0
+    assert load(folder).runner.left_right_axis is None
 
 
 def test_nan_from_the_network_is_an_error_not_an_empty_mask(folder):

@@ -14,7 +14,7 @@ from small_models import INTENSITY, make_plans
 
 from umamba2.engine import resample as module
 from umamba2.engine.preprocess import nonzero_box, prepare
-from umamba2.engine.resample import RowResampler, resample
+from umamba2.engine.resample import RowResampler, resample, separate_axis
 from umamba2.errors import InputError
 from umamba2.models.network import Plan
 
@@ -55,6 +55,14 @@ def test_equals_nnunet(spacing, target, transpose, separate_z):
     ours = prepare(scan(), spacing, plan(target, transpose, separate_z)).tensor.numpy()
     assert ours.shape == expected.shape
     np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_an_axis_is_resampled_apart_beyond_the_threshold_and_not_at_it():
+    fine = plan((1.0, 1.0, 1.0), separate_z=None)
+    assert separate_axis((3.0, 1.0, 1.0), fine) is None
+    assert separate_axis((1.0, 3.0625, 1.0), fine) == 1
+    assert separate_axis((1.0, 1.0, 1.0), plan((1.0, 1.0, 3.0), separate_z=None)) is None
+    assert separate_axis((1.0, 1.0, 1.0), plan((1.0, 1.0, 3.0625), separate_z=None)) == 2
 
 
 @settings(max_examples=40, deadline=None)

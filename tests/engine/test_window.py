@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,16 +22,18 @@ from umamba2.engine import runner as runner_module
 from umamba2.engine import window
 from umamba2.engine.blend import Accumulator
 from umamba2.engine.budget import Budget
+from umamba2.engine.coarse import CoarseLook
 from umamba2.engine.faults import DeviceChanged, is_out_of_memory
-from umamba2.engine.labelmap import OtherGrid, SameGrid, best_class
+from umamba2.engine.labelmap import OtherGrid, SameGrid, _Rows, best_class
 from umamba2.engine.network import PRECISIONS
 from umamba2.engine.record import Record
 from umamba2.engine.runner import Runner
-from umamba2.engine.subtiles import run_in_subtiles
+from umamba2.engine.subtiles import _split, halved, run_in_subtiles
 from umamba2.engine.tiles import Sweep, all_classes, padding
 from umamba2.errors import Terminated
 from umamba2.nets import ClickTensors
 from umamba2.scans import memory
+from umamba2.scans.clicks import Clicks
 
 SPACING = (0.3, 0.3, 0.3)
 CLASSES = 3
@@ -198,6 +201,24 @@ def test_a_part_that_no_tile_answers_is_background():
     assert between.labels.flatten().tolist() == [0, 0, 0, 0, 0, 2, 2, 2]  # interpolated, too, as far as it reaches
 
 
+def test_resampling_goes_on_in_the_hosts_memory(monkeypatch):
+    labels, tried = OtherGrid((2, 1, 1), [(0, 0)] * 3, (4, 1, 1), 0, False, [(0, 2)], 3, CPU), []
+    on_host = torch.eye(3)[2][:, None, None, None].expand(3, 2, 1, 1)
+    on_device = SimpleNamespace(device=torch.device("cuda"), cpu=lambda: on_host)
+    resample = labels._resample
+
+    def sick(scores):
+        tried.append(scores)
+        if scores is on_device:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        resample(scores)
+
+    monkeypatch.setattr(labels, "_resample", sick)
+    labels._label(_Rows(0, 2, 0, on_device))
+    assert len(tried) == 2
+    assert (labels.labels == 2).all()
+
+
 @pytest.mark.parametrize("spacing", [SPACING, (0.25, 0.3, 0.2)])
 @pytest.mark.parametrize("blend", Accumulator.METHODS)
 def test_the_whole_way_equals_holding_everything_to_the_last_label(folder, spacing, blend):
@@ -348,12 +369,49 @@ def test_without_any_time_there_is_a_coarse_answer(folder, clock, monkeypatch, l
     assert any("coarser spacing" in w for w in record.warnings)
 
 
+def test_a_coarse_look_keeps_places_and_is_refined_once(folder, monkeypatch):
+    """Clicks and cells lie where their centres lie."""
+    predictor = load(folder, folds=0)
+    clicks = Clicks(np.array([[23.0, -0.5, 31.5]]), np.array([0]))
+    look = CoarseLook(predictor.runner, torch.zeros(24, 32, 32), clicks, Budget(None, 1), pytest.fail)
+    np.testing.assert_allclose(look.clicks.coordinates, [[11.25, -0.5, 15.5]])
+    looks = []
+    monkeypatch.setattr(look, "_predict_coarse", looks.append)
+    look.refine()
+    look.refine()
+    assert looks == [PATCH]
+    look._coarse_logits = torch.arange(2.0).view(1, 2, 1, 1)
+    look.volume = torch.zeros(3, 1, 1)
+    assert look.part((slice(0, 3), slice(0, 1), slice(0, 1))).flatten().tolist() == [0.0, 1.0, 1.0]
+
+
 @pytest.mark.parametrize("deadline", [None, np.inf])
 def test_a_budget_without_a_deadline_gives_what_is_asked(deadline):
     budget = Budget(deadline, 4)
     budget.spent(1, 1e9)
     assert budget.passes(10**6) == 4
     assert budget.affords(10**6)
+
+
+def test_a_budget_shares_what_is_left_after_what_every_tile_takes_besides(clock):
+    budget = Budget(clock.now + 10, 8)
+    assert budget.passes(1000) == 8  # nothing is known yet
+    budget.spent(2, 2.0, 1.0)
+    assert [budget.passes(tiles) for tiles in (1, 2, 3, 4, 5, 6)] == [8, 4, 2, 1, 1, 1]
+    assert [budget.affords(tiles) for tiles in (5, 6)] == [True, False]
+    clock.now += 7.1  # for the next tile and its pass two seconds, and another for a look at all that follow
+    assert [budget.passes(tiles) for tiles in (1, 2)] == [1, 0]
+    clock.now -= 0.2
+    assert budget.passes(2) == 1
+    assert Budget(clock.now, 8).passes(1) == 0
+
+
+def test_a_budget_expects_the_last_time_or_the_recent_average_if_that_was_longer():
+    budget, found = Budget(None, 1), []
+    for seconds in (1.0, 4.0, 1.0, 1.0, 1.0):
+        budget.spent(1, seconds)
+        found.append(budget.pace)
+    assert found == [1.0, 4.0, 2.0, 2.0, 1.0]
 
 
 # --- memory and numbers -----------------------------------------------------------------------------------------------
@@ -561,6 +619,15 @@ def test_a_failure_of_the_blending_keeps_what_is_finished(folder, monkeypatch, s
     assert labels[:6].any()
 
 
+def test_a_failure_of_the_blending_at_the_first_tile_is_the_error(folder, monkeypatch):
+    def sick(*_):
+        raise RuntimeError("lost the device")
+
+    monkeypatch.setattr(Accumulator, "add", sick)
+    with pytest.raises(RuntimeError, match="lost the device"):
+        load(folder, folds=0, mirror_axes=(), tile_step=1.0).predict(scan(), SPACING)
+
+
 @pytest.mark.parametrize("step", ["_empty_sums", "_weighted", "_keep", "finish"])
 @pytest.mark.parametrize("how", Accumulator.METHODS)
 def test_blending_goes_on_in_the_hosts_memory(monkeypatch, how, step):
@@ -627,6 +694,23 @@ def test_the_cpu_takes_over_and_keeps_fp32(folder, monkeypatch, precision):
     np.testing.assert_array_equal(labels, expected)
 
 
+def test_who_planned_for_the_gpu_is_told(folder, monkeypatch):
+    predictor, tile, warnings = load(folder, folds=0, mirror_axes=()), torch.zeros(PATCH), []
+    runner = predictor.runner
+    OnDevice(predictor, monkeypatch)
+    with pytest.raises(DeviceChanged):
+        runner.logits(tile, None, runner.passes, warnings.append)
+    assert warnings[-1].endswith("going on with the CPU")
+    assert runner.logits(tile, None, runner.passes, pytest.fail).shape[1:] == PATCH
+
+
+def test_tiles_are_halved_so_often_and_no_more(folder, monkeypatch):
+    monkeypatch.setattr(runner_module, "MOST_HALVINGS", 1)
+    runner = load(folder).runner
+    assert [runner.halve(), runner.halve()] == ["tiles in 2 pieces", None]
+    assert runner.halvings == 1
+
+
 def test_networks_that_move_or_run_in_fp32_need_no_files(folder, monkeypatch):
     predictor = load(folder, folds=0, mirror_axes=(), precision="bf16", tile_step=1.0)
     shutil.rmtree(folder)
@@ -653,7 +737,7 @@ def test_the_cpu_that_takes_over_gets_a_plan_of_its_own(folder, clock, monkeypat
         if moved:
             clock.now += np.prod(tile.shape) / np.prod(PATCH) * len(rest[1])
         elif len(calls) == 20:
-            moved.append(1)
+            moved.append(calls.count(8))  # tiles that the GPU has answered
             raise DeviceChanged
         return fast(tile, *rest)
 
@@ -664,7 +748,7 @@ def test_the_cpu_that_takes_over_gets_a_plan_of_its_own(folder, clock, monkeypat
     assert moved
     assert clock.now - began <= limit
     assert record.tiles_lost == 0
-    assert record.passes_done[0] == 8
+    assert record.passes_done.count(8) == moved[0]
     assert record.passes_done[-1] < 8
     assert labels[-4:].any()
 
@@ -748,6 +832,15 @@ def test_a_tile_that_stays_nan_is_left_to_its_neighbours(folder, monkeypatch):
     assert len(np.unique(labels)) > 1
 
 
+def test_pieces_meet_in_the_middle_and_are_smaller_than_what_they_are_of():
+    whole = (slice(0, 12), slice(0, 40), slice(0, 24))
+    (low, kept_low), (high, kept_high) = _split(whole, whole, 1, (4, 4, 4))
+    assert [side[1] for side in (low, high, kept_low, kept_high)] == [
+        slice(0, 28), slice(12, 40), slice(0, 20), slice(20, 40),
+    ]  # fmt: skip
+    assert halved((4, 8, 4), (4, 4, 4)) is None  # two thirds of 8, in steps of 4, is 8
+
+
 @torch.inference_mode()
 def test_pieces_are_joined_where_they_belong():
     """With a network that looks at one voxel at a time, pieces make no difference at all."""
@@ -788,6 +881,22 @@ def test_batched_mirror_images_equal_one_after_the_other(folder, tmp_path):
         predictor.runner.batch = 3
         agreement = (predictor.predict(scan(), SPACING, points) == expected).mean()
         assert agreement > 0.9999
+
+
+@torch.inference_mode()
+def test_a_mirror_image_is_mirrored_back_a_few_rows_at_a_time(folder, monkeypatch):
+    predictor, tile = load(folder, folds=0, mirror_axes=()), torch.randn(PATCH)
+    passes = [runner_module.Pass("0", axes) for axes in ((), (0,), (0, 2))]
+    at_once = predictor.runner.logits(tile, None, passes, pytest.fail).clone()
+    monkeypatch.setattr(accumulate, "CHUNK_ELEMENTS", 5 * PATCH[1] * PATCH[2] * 5)  # five of twelve rows
+    assert len(list(runner_module._row_slices(at_once))) == 3
+    torch.testing.assert_close(predictor.runner.logits(tile, None, passes, pytest.fail), at_once, rtol=0, atol=0)
+
+
+def test_the_sum_of_several_passes_takes_memory_too(folder):
+    runner = load(folder).runner
+    assert runner.tile_bytes(2) - runner.tile_bytes(1) == 4 * np.prod(PATCH) * runner.num_classes
+    assert runner.tile_bytes(8) == runner.tile_bytes(2)
 
 
 def test_smaller_batches_come_before_smaller_tiles(folder, monkeypatch):
@@ -850,6 +959,24 @@ def test_tiles_of_air_are_left_out(folder, monkeypatch):
     assert len(seen) == record.tiles - record.tiles_of_air
     assert (labels[:, :, 16:] == 0).all()
     assert not record.warnings
+
+
+def test_the_slightest_structure_is_no_air(folder):
+    """A thousandth of the training data's deviation is how exact constant air is; more than that is something."""
+    tensor = torch.full((1, *PATCH), -1.0)
+    for bright, of_air in ((0.0, 1), (0.9e-3, 1), (1.1e-3, 0)):
+        tensor[0, 3, 3, 3] = -1.0 + bright
+        record, predictor = Record(), load(folder, folds=0, mirror_axes=())
+        window_of(predictor, tensor, record=record).labels(1.0)
+        assert (record.tiles, record.tiles_of_air) == (1, of_air)
+
+
+def test_a_small_scan_is_padded_around_it(folder):
+    tensor = torch.randn(1, 9, 27, 11)
+    window = window_of(load(folder, folds=0), tensor)
+    assert window.pads == [(1, 2), (2, 3), (2, 3)]
+    torch.testing.assert_close(window.volume[1:10, 2:29, 2:13], tensor[0])
+    assert window.volume.count_nonzero() == tensor.numel()
 
 
 def test_a_scan_of_nothing_but_air_is_background(folder):

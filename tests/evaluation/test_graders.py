@@ -18,6 +18,8 @@ import SimpleITK as sitk
 from umamba2 import InputError
 from umamba2.cli import main
 from umamba2.evaluation import evaluate
+from umamba2.evaluation.metrics import surface_dice
+from umamba2.evaluation.stsr import score_case
 from umamba2.evaluation.toothfairy3 import summary
 
 evaluate_multiclass = partial(evaluate, "toothfairy3-multiclass")
@@ -449,6 +451,16 @@ def test_stsr_measures_in_millimetres_along_each_axis(folders):
     assert abs(official((1.5, 0.7, 0.2)) - official((0.2, 0.7, 1.5))) > 0.05
     report = evaluate_stsr(predictions, truths)
     assert report["NSD_Image"] == report["NSD_Instance"] == pytest.approx(official((1.5, 0.7, 0.2)))
+
+
+def test_stsr_tolerates_two_millimetres_and_lists_what_a_prediction_holds():
+    truth, found = np.zeros((2, 16, 6, 6), np.uint8)
+    truth[2:8], found[5:11] = 3, 3
+    for mm in (0.65, 0.68):  # 1.95 and 2.04 mm apart
+        same = score_case(truth, found, (mm, 5.0, 5.0))
+        assert same.image[2] == surface_dice(truth > 0, found > 0, (mm, 5.0, 5.0), 2.0)
+        assert (same.image[2] > 0.9) == (mm < 0.67)
+    assert score_case(truth, np.zeros_like(truth), (1.0, 1.0, 1.0)).predicted == ()
 
 
 def test_stsr_a_label_that_overlaps_by_half_is_identified(folders):

@@ -53,6 +53,8 @@ def test_pseudo_labels_are_sure_and_not_background():
     labels = pseudo_labels(probabilities.T.reshape(1, 3, 1, 2, 2).log(), 0.75)
     assert labels.flatten().tolist() == [IGNORED, 1, IGNORED, 2]
     assert labels.shape == (1, 1, 1, 2, 2)
+    certain = torch.tensor([-torch.inf, 0.0]).view(1, 2, 1, 1, 1)  # "from which on": at just that probability, too
+    assert pseudo_labels(certain, 1.0).item() == 1
 
 
 def test_pseudo_labels_of_half_precision_logits_are_decided_in_full_precision():

@@ -112,6 +112,14 @@ def test_slivers_get_no_click():
     assert all(set(sides) == {1} for sides in drawn)
 
 
+def test_the_smallest_part_of_a_canal_that_is_clicked_on():
+    for voxels in (SETTINGS.fewest_voxels - 1, SETTINGS.fewest_voxels):
+        labels = np.zeros((2, 8, 8), np.int16)
+        labels.ravel()[:voxels] = 1
+        _, sides = draw_clicks(labels, Clicking(none=0), np.random.default_rng(0))
+        assert bool(len(sides)) == (voxels == SETTINGS.fewest_voxels)
+
+
 def test_batches_are_padded():
     target = torch.from_numpy(np.stack([canals(), np.zeros((40, 24, 48), np.int16)]))[:, None]
     coordinates, sides = batch_clicks(target, Clicking(none=0), np.random.default_rng(0))

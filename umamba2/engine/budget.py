@@ -63,7 +63,7 @@ class Budget:
         affordable = int((self.left - extra * tiles) / (self.pace * tiles))
         if affordable >= 1:
             return min(affordable, self.asked)
-        return int(tiles > 1 and self.left - extra >= 2 * self.pace)
+        return int(self.left - extra >= 2 * self.pace)
 
     def affords(self, tiles: int) -> bool:
         """Whether so many tiles can have one pass each."""
