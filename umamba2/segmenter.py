@@ -24,6 +24,7 @@ from umamba2.anatomy.structures import WRITTEN_NUMBERINGS
 from umamba2.challenges import CHALLENGES, Challenge, find_challenge
 from umamba2.engine.postprocess import postprocess
 from umamba2.engine.progress import Watch
+from umamba2.engine.pulp import pulp_per_tooth as split_pulp
 from umamba2.engine.record import Record
 from umamba2.engine.session import Session
 from umamba2.errors import InputError, ModelError, Terminated
@@ -84,6 +85,11 @@ class Segmenter:
             and clicks with them. None: not known, arrays are taken as they are, with a warning where the scan is
             not LPS. "keep": arrays are taken as they are, without a warning.
         reasons: Why some settings are what they are, for the record.
+        pulp_per_tooth: Whether the label maps tell the pulps of the teeth apart (see `umamba2.engine.pulp`).
+
+    Attributes:
+        labelled: What the label maps are of: the challenge, with the pulp of each tooth if they are told apart; None
+            without a challenge.
     """
 
     def __init__(
@@ -95,6 +101,7 @@ class Segmenter:
         names: dict[int, str] | None = None,
         orientation: str | None = KEEP,
         reasons: dict[str, str] | None = None,
+        pulp_per_tooth: bool = False,
     ):
         if challenge is None and numbering not in (None, "training"):
             raise InputError(f"numbering: found {numbering!r} without a challenge, expected the name of a challenge")
@@ -102,7 +109,12 @@ class Segmenter:
             raise InputError(f"numbering: found {numbering!r}, expected one of {', '.join(WRITTEN_NUMBERINGS)}")
         self.predictor, self.challenge, self.postprocess = predictor, challenge, postprocess
         self.numbering = numbering or (challenge.numbering if challenge else "training")
-        self.orientation = orientation
+        self.orientation, self.pulp_per_tooth, self.labelled = orientation, pulp_per_tooth, challenge
+        if pulp_per_tooth:
+            if challenge is None or self.numbering == "training":
+                found = "no challenge" if challenge is None else "the training numbering"
+                raise InputError(f"pulp per tooth: found {found}, expected a challenge in another numbering")
+            self.labelled = challenge.with_tooth_pulps()
         self._names, self.reasons = names or {}, reasons or {}
 
     @property
@@ -113,9 +125,9 @@ class Segmenter:
     @property
     def structures(self) -> dict[int, str]:
         """The name of every id that a label map can have, without background."""
-        if self.challenge is None:
+        if self.labelled is None:
             return {i: self._names.get(i, f"class {i}") for i in range(1, self.predictor.num_classes)}
-        return {ids_of(s, self.numbering)[0]: s.name for s in self.challenge.structures}
+        return {ids_of(s, self.numbering)[0]: s.name for s in self.labelled.structures}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -125,6 +137,7 @@ class Segmenter:
             "challenge": self.challenge and self.challenge.name,
             "numbering": self.numbering,
             "postprocess": self.postprocess,
+            "pulp_per_tooth": self.pulp_per_tooth,
             "orientation": self.orientation,
             "reasons": self.reasons,
         }
@@ -264,7 +277,7 @@ class Segmenter:
         record: Record,
     ) -> npt.NDArray[np.uint8]:
         """Labels of the network's classes (z, y, x), post-processed, in the ids of the numbering."""
-        if self.challenge is None:
+        if self.challenge is None or self.labelled is None:
             return labels
         if self.postprocess:
             with record.timed("postprocess"):
@@ -272,7 +285,12 @@ class Segmenter:
                     labels = postprocess(labels, self.challenge, spacing, clicks)
                 except (Exception, Terminated) as error:  # the network's answer as it is beats none
                     record.warn(f"post-processing: found {unexpected(error)}, going on without it")
-        return from_training(self.challenge.structures, self.numbering)[labels]
+        if self.pulp_per_tooth:
+            with record.timed("pulp per tooth"):
+                labels, problem = split_pulp(labels, self.labelled, spacing)
+                if problem:
+                    record.warn(problem)
+        return from_training(self.labelled.structures, self.numbering)[labels]
 
 
 def load(
@@ -288,6 +306,7 @@ def load(
     postprocess: bool = True,
     numbering: str | None = None,
     orientation: str = AUTO,
+    pulp_per_tooth: bool = False,
     progress: bool = False,
     deterministic: bool = False,
 ) -> Segmenter:
@@ -310,6 +329,7 @@ def load(
         numbering: The ids of the label maps: "platform", "public" or "training"; None for the challenge's default.
         orientation: How the model's training arrays lay in the patient, such as "LPS"; "auto" takes what the model
             says; "keep" takes every scan's array as it is, as the challenges' platforms do.
+        pulp_per_tooth: Whether every voxel of pulp gets the id of the tooth that encloses it: 100 + its FDI number.
         progress: Whether to show a bar over the tiles on stderr.
         deterministic: Whether a GPU shall give the same labels every time, which costs time; CPUs do so anyway.
 
@@ -364,6 +384,7 @@ def load(
             "challenge": "as asked for" if challenge is not None else loaded.challenge_reason,
             "mirror_axes": loaded.mirror_reason,
         },
+        pulp_per_tooth=pulp_per_tooth,
     )
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from umamba2.anatomy.structures import ANATOMY, NUMBERINGS, WRITTEN_NUMBERINGS, Structure
 from umamba2.errors import InputError
 
-_RELEASED = {number: structure.name for structure in ANATOMY for number in structure.dataset}
+_RELEASED = frozenset(number for structure in ANATOMY for number in structure.dataset)
 
 
 def ids_of(structure: Structure, numbering: str) -> tuple[int, ...]:
@@ -45,7 +45,7 @@ def to_training(
     """
     own = {number: structure for structure in structures for number in ids_of(structure, numbering)}
     table = np.zeros(256, np.uint8)
-    if released and all(_RELEASED.get(number, structure.name) == structure.name for number, structure in own.items()):
+    if released and all(number not in _RELEASED or number in structure.dataset for number, structure in own.items()):
         for structure in structures:
             table[list(structure.dataset)] = structure.training
     for number, structure in own.items():

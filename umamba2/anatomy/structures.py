@@ -76,6 +76,11 @@ def tooth_name(fdi: int) -> str:
     return f"{_QUADRANTS[fdi // 10 - 1]} {_TOOTH_NAMES[fdi % 10 - 1]}"
 
 
+def pulp_name(fdi: int) -> str:
+    """The name of the pulp of one tooth by FDI number."""
+    return f"pulp of tooth {fdi}"
+
+
 _TOOTH_NAMES = (
     "central incisor", "lateral incisor", "canine", "first premolar", "second premolar", "first molar",
     "second molar", "third molar",
@@ -137,5 +142,15 @@ def _anatomy() -> Iterator[Structure]:
     yield Structure("pulp", 46, 50, 150, _with_typos(*(fdi + PULP_OFFSET for fdi in FDI_TEETH)), "pulp", (200, 30, 90))
 
 
+def _tooth_pulps() -> Iterator[Structure]:
+    for i, fdi in enumerate(FDI_TEETH, start=len(ANATOMY) + 1):
+        number, (red, green, blue) = fdi + PULP_OFFSET, _tooth_colour(fdi)
+        darker = (red // 2, green // 2, blue // 2)  # than the tooth that it lies in
+        yield Structure(pulp_name(fdi), i, number, number, _with_typos(number), "pulp", darker)
+
+
 # Every structure of the ToothFairy3 release, in the order of its training ids there.
 ANATOMY = tuple(_anatomy())
+# The pulps of the single teeth, in the order of the teeth. No network has them as classes: their training ids, which
+# follow the others, are for label maps in memory alone.
+TOOTH_PULPS = tuple(_tooth_pulps())

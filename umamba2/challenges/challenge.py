@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from umamba2.anatomy.structures import Structure, left_right_pairs
+from umamba2.anatomy.structures import ANATOMY, TOOTH_PULPS, Structure, by_name, left_right_pairs
 from umamba2.challenges.recipe import Recipe
+from umamba2.errors import InputError
 
 Connectivity = Literal[6, 18, 26]
+_PULP = "pulp"  # of all teeth
 Grading = Literal["classes", "click runs", "instances"]
 
 
@@ -75,6 +78,43 @@ class Challenge:
     def min_voxels(self) -> dict[int, float]:
         """Training id -> smallest component that stays, in voxels of 0.3 mm."""
         return {s.training: s.min_voxels for s in self.structures if s.min_voxels is not None}
+
+    @property
+    def has_tooth_pulps(self) -> bool:
+        """Whether the pulp of every tooth is a structure of its own."""
+        return TOOTH_PULPS[0].name in by_name(self.structures)
+
+    def with_tooth_pulps(self) -> Challenge:
+        """What the label maps hold once each pulp has the number of its tooth: a structure more for every tooth.
+
+        The plain pulp stays, for what lies in no tooth.
+
+        Raises:
+            InputError: The challenge does not have each tooth and its pulp.
+        """
+        if self.has_tooth_pulps:
+            return self
+        own = by_name(self.structures)
+        needed = [s for s in ANATOMY if s.fdi or s.name == _PULP]
+        if not all(s.name in own for s in needed):
+            expected = "one with pulp and each tooth by its number"
+            raise InputError(f"pulp per tooth: found the challenge {self.name}, expected {expected}")
+        plain = tuple(replace(s, dataset=()) if s.name == _PULP else s for s in self.structures)
+        pulps = (replace(pulp, training=i) for i, pulp in enumerate(TOOTH_PULPS, start=self.num_classes))
+        return replace(self, structures=(*plain, *pulps))
+
+    def as_found(self, numbering: str, *present: Collection[int]) -> Challenge:
+        """The challenge as its label maps are: with tooth pulps if all of them have some, and no plain ones alone.
+
+        Args:
+            numbering: Their ids.
+            present: The ids in each label map.
+        """
+        pulps = {s.public for s in TOOTH_PULPS}
+        plain = {getattr(s, numbering) for s in self.structures if s.name == _PULP}
+        if numbering == "training" or not plain or not all(pulps & set(ids) or not plain & set(ids) for ids in present):
+            return self
+        return self.with_tooth_pulps() if any(pulps & set(ids) for ids in present) else self
 
     def predictor_settings(self) -> dict[str, Any]:
         """Arguments of ``Predictor.load`` that the challenge decides."""

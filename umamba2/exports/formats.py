@@ -1,4 +1,6 @@
-"""What can be exported, by the ending of the files: `meshes` makes the first three, `files` the others."""
+"""What can be exported: `meshes` makes the first three, `dicom_seg` the last, `files` the others."""
 
 MESHES = ("stl", "obj", "glb")
-FORMATS = (*MESHES, "seg.nrrd", "nii.gz")
+DICOM_SEG = "dicom-seg"
+FORMATS = (*MESHES, "seg.nrrd", "nii.gz", DICOM_SEG)
+SEGMENT_TYPES = ("binary", "labelmap")  # of DICOM Segmentations; the first is the default, which all programs know
