@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from challenge_names import INTERACTIVE, MULTICLASS, STSR, TASKS
 
+from umamba2.anatomy.numberings import from_training, ids_of, to_training
+from umamba2.anatomy.structures import FDI_TEETH
 from umamba2.challenges import CHALLENGES, find_challenge
 from umamba2.errors import InputError
 
@@ -28,3 +31,37 @@ def test_an_unknown_challenge_is_named():
         InputError, match="found 'toothfairy4', expected one of toothfairy3-multiclass, toothfairy3-int"
     ):
         find_challenge("toothfairy4")
+
+
+@pytest.mark.parametrize("numbering", ["platform", "public"])
+def test_with_tooth_pulps_every_pulp_has_an_id(numbering):
+    plain, split = CHALLENGES[MULTICLASS], CHALLENGES[MULTICLASS].with_tooth_pulps()
+    assert split.structures[: len(plain.structures) - 1] == plain.structures[:-1]
+    assert {ids_of(s, numbering)[0]: s.name for s in split.structures[plain.num_classes - 1 :]} == {
+        100 + fdi: f"pulp of tooth {fdi}" for fdi in FDI_TEETH
+    }
+    ids = from_training(split.structures, numbering)
+    assert len(set(ids)) == split.num_classes
+    back = to_training(split.structures, numbering, released=True)
+    np.testing.assert_array_equal(back[ids], np.arange(split.num_classes))
+    # The ids of the release are understood as before, but for the pulps.
+    released = to_training(plain.structures, numbering, released=True)
+    same = [number for number in range(256) if not (111 <= number <= 148 or number == 160)]
+    np.testing.assert_array_equal(back[same], released[same])
+    assert back[160] == back[138] != 0
+
+
+def test_label_maps_say_whether_pulps_are_told_apart():
+    challenge = CHALLENGES[MULTICLASS]
+
+    def told_apart(numbering, *present):
+        return challenge.as_found(numbering, *present).has_tooth_pulps
+
+    assert told_apart("platform", [1, 36, 136])
+    assert told_apart("public", [136, 150], [148])
+    assert told_apart("platform", [136], [1, 36])  # a truth without any pulp
+    assert not told_apart("platform", [1, 36, 50])
+    assert not told_apart("platform", [136], [50])  # a truth that does not tell them apart
+    assert not told_apart("platform", [1, 36])
+    assert not told_apart("training", [1, 120])
+    assert not CHALLENGES[STSR].as_found("platform", [1, 2, 111]).has_tooth_pulps

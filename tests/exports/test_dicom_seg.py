@@ -3,8 +3,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import warnings
-from io import BytesIO
 from itertools import product
 from pathlib import Path
 
@@ -12,10 +10,9 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from dicom_cases import ct_headers
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, generate_uid
 from stand_in import DIRECTION
 
 from umamba2.anatomy.codes import PRIVATE_SCHEME, coding
@@ -45,36 +42,6 @@ def label_map(seed=0, ids=(1, 3, 7, 9, 11, 36, 50, 53, 136)):
     labels = np.zeros(SHAPE, np.uint8)
     labels[2:7, 1:10, 3:12] = np.random.default_rng(seed).choice([0, *ids], (5, 9, 9))
     return labels
-
-
-def ct_headers(geometry, extra=None):
-    """The headers of a CT series on a grid, in the order of its slices."""
-    direction = np.reshape(geometry.direction, (3, 3))
-    study, series, frame = generate_uid(), generate_uid(), generate_uid()
-    headers = []
-    for k in range(geometry.size[2]):
-        header = Dataset()
-        header.PatientName, header.PatientID, header.PatientBirthDate = "Synthetic^Phantom", "PHANTOM-7", "19700101"
-        header.PatientSex, header.StudyDate, header.StudyTime, header.StudyID = "O", "20260101", "120000", "1"
-        header.AccessionNumber, header.ReferringPhysicianName = "A1", ""
-        header.StudyInstanceUID, header.SeriesInstanceUID, header.FrameOfReferenceUID = study, series, frame
-        header.SOPClassUID, header.SOPInstanceUID, header.Modality = CTImageStorage, generate_uid(), "CT"
-        header.SeriesNumber, header.InstanceNumber = 4, k + 1
-        header.Columns, header.Rows = geometry.size[:2]
-        header.PixelSpacing = [geometry.spacing[1], geometry.spacing[0]]
-        header.SliceThickness = geometry.spacing[2]
-        header.ImageOrientationPatient = [round(value, 9) for value in direction[:, :2].T.ravel().tolist()]
-        position = to_patient(geometry, np.array([[k, 0, 0]]))[0]
-        header.ImagePositionPatient = [round(value, 6) for value in position.tolist()]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if extra is not None:
-                extra(header, k)
-            file = BytesIO()
-            header.save_as(file, implicit_vr=False, little_endian=True)  # as they come from files
-            file.seek(0)
-            headers.append(pydicom.dcmread(file, force=True))
-    return headers
 
 
 def in_patient(seg, geometry):
@@ -297,8 +264,8 @@ def localised_uids(header, k):
 @pytest.mark.parametrize(
     ("odd", "says"),
     [
-        (no_positions, []),
-        (no_frame_of_reference, ["found images without a frame of reference"]),
+        (no_positions, ["found images that do not say how they lie in the patient"]),
+        (no_frame_of_reference, ["found images that do not say how they lie in the patient"]),
         (no_patient, []),
         (
             odd_patient,
@@ -320,6 +287,7 @@ def test_headers_that_are_not_as_they_should_be(tmp_path, odd, says):
     assert not any("1970" in remark for remark in remarks)
     seg = hd.seg.segread(tmp_path / "a.dcm")
     np.testing.assert_array_equal(in_patient(seg, geometry), labels)
+    assert (seg.FrameOfReferenceUID == headers[0].get("FrameOfReferenceUID")) == (len(says) != 1)
     assert seg.StudyInstanceUID == headers[0].StudyInstanceUID
     assert seg.PatientName == str(headers[0].get("PatientName", ""))
     (series,) = seg.ReferencedSeriesSequence

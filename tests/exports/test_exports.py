@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import sys
+
+import highdicom as hd
 import nrrd
 import numpy as np
 import pytest
 import slicerio
 import trimesh
+from dicom_cases import write_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -247,3 +251,85 @@ def test_the_command_line_lists_what_it_wrote(mouth, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:-1]] == ["lower_jawbone", "upper_jawbone"]
     assert lines[-1] == f"{tmp_path}  2 structures as stl"
+
+
+def pulpy(path):
+    """A tooth with its pulp, and a lump of pulp far away."""
+    labels = np.zeros((20, 20, 40), np.uint8)
+    labels[2:18, 2:18, 2:18], labels[6:14, 6:14, 6:14], labels[8:12, 8:12, 30:34] = 36, 50, 50
+    return write_image(path, labels, Geometry((40, 20, 20), (0.3, 0.3, 0.3))), labels
+
+
+def test_pulp_is_exported_per_tooth(tmp_path, capsys):
+    source, labels = pulpy(tmp_path / "a.mha")
+    assert cli.main(["export", str(source), "-o", str(tmp_path / "out"), "--pulp-per-tooth", "--format", "nii.gz"]) == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: {source}: pulp per tooth: found no tooth around 64 voxels")
+    written, _ = read_labels(tmp_path / "out/a.nii.gz")
+    expected = labels.copy()
+    expected[6:14, 6:14, 6:14] = 136
+    np.testing.assert_array_equal(written, expected)
+    assert '"pulp of tooth 36"' in (tmp_path / "out/a.itksnap.txt").read_text()
+    # What is told apart in a file stays so.
+    names = [one.structure.name for one in export(tmp_path / "out/a.nii.gz", tmp_path / "meshes", "stl", ["pulp"])]
+    assert names == ["pulp", "pulp of tooth 36"]
+    meshes = {path.name for path in (tmp_path / "meshes/a").iterdir()}
+    assert meshes == {"pulp.stl", "pulp_of_tooth_36.stl"}
+    # And what is not does not leave the others lying there.
+    assert [one.structure.name for one in export(source, tmp_path / "meshes", "stl", ["pulp"])] == ["pulp"]
+    assert {path.name for path in (tmp_path / "meshes/a").iterdir()} == {"pulp.stl"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--numbering", "training"], "found the training numbering, expected one that has the pulps of single teeth"),
+        (["--challenge", "stsr"], "pulp per tooth: found the challenge stsr, expected one with pulp"),
+    ],
+)
+def test_pulp_per_tooth_needs_teeth_by_number(tmp_path, capsys, options, says):
+    source = write_image(tmp_path / "a.mha", np.full((7, 11, 13), 7, np.uint8))
+    assert cli.main(["export", str(source), "-o", str(tmp_path / "out"), "--pulp-per-tooth", *options]) == 1
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_a_dicom_segmentation_of_a_label_map(mouth, tmp_path, capsys, kind):
+    options = ["--format", "dicom-seg", "--seg-type", kind, "--structures", "teeth"]
+    assert cli.main(["export", str(mouth), "-o", str(tmp_path), *options]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith(f"warning: {tmp_path}/mouth.seg.dcm: found a scan that is no DICOM")
+    seg = hd.seg.segread(tmp_path / "mouth.seg.dcm")
+    assert seg.SegmentationType == kind.upper()
+    segments = {segment.SegmentLabel for segment in seg.SegmentSequence if segment.SegmentNumber}
+    assert segments == {line.split("  ")[0].replace("_", " ") for line in said.out.splitlines()[:-1]}
+
+
+def test_a_dicom_segmentation_belongs_to_the_scan_that_is_named(tmp_path, capsys):
+    geometry = Geometry((13, 11, 9), (0.3, 0.3, 0.5), (1.0, 2.0, 3.0))
+    series = write_series(tmp_path / "series", geometry)
+    labels = np.zeros((9, 11, 13), np.uint8)
+    labels[2:5, 3:6, 4:9] = 36
+    source = write_image(tmp_path / "a.nii.gz", labels, geometry)
+    options = ["-o", str(tmp_path / "out"), "--format", "dicom-seg", "--image"]
+    assert cli.main(["export", str(source), *options, str(series)]) == 0
+    assert capsys.readouterr().err == ""
+    seg = hd.seg.segread(tmp_path / "out/a.seg.dcm")
+    assert seg.PatientID == "PHANTOM-7"
+    assert len(seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 9
+    # Another place, or no DICOM
+    moved = write_image(tmp_path / "b.nii.gz", labels, Geometry((13, 11, 9), (0.3, 0.3, 0.5), (1.0, 2.0, 4.0)))
+    assert cli.main(["export", str(moved), *options, str(series)]) == 1
+    assert "b.nii.gz: found origin (1, 2, 4), expected (1, 2, 3) as " in capsys.readouterr().err
+    assert cli.main(["export", str(source), *options, str(source)]) == 1
+    assert "found no DICOM, expected the series that" in capsys.readouterr().err
+    assert cli.main(["export", str(source), "-o", str(tmp_path / "out"), "--image", str(series)]) == 1
+    assert "--image: found it with stl, expected --format dicom-seg" in capsys.readouterr().err
+
+
+def test_without_the_library_the_extra_is_named(tmp_path, capsys, monkeypatch):
+    source = write_image(tmp_path / "a.mha", np.full((7, 11, 13), 7, np.uint8))
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    monkeypatch.delitem(sys.modules, "umamba2.exports.dicom_seg", raising=False)
+    assert cli.main(["export", str(source), "-o", str(tmp_path), "--format", "dicom-seg"]) == 1
+    assert "--format dicom-seg: found no highdicom, expected pip install 'umamba2[dicom]'" in capsys.readouterr().err

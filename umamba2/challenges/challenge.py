@@ -94,9 +94,7 @@ class Challenge:
         """
         if self.has_tooth_pulps:
             return self
-        own = by_name(self.structures)
-        needed = [s for s in ANATOMY if s.fdi or s.name == _PULP]
-        if not all(s.name in own for s in needed):
+        if not self._has_numbered_teeth:
             expected = "one with pulp and each tooth by its number"
             raise InputError(f"pulp per tooth: found the challenge {self.name}, expected {expected}")
         plain = tuple(replace(s, dataset=()) if s.name == _PULP else s for s in self.structures)
@@ -104,17 +102,24 @@ class Challenge:
         return replace(self, structures=(*plain, *pulps))
 
     def as_found(self, numbering: str, *present: Collection[int]) -> Challenge:
-        """The challenge as its label maps are: with tooth pulps if all of them have some, and no plain ones alone.
+        """The challenge as its label maps are: with tooth pulps if some tell them apart, and none has plain pulp alone.
 
         Args:
             numbering: Their ids.
             present: The ids in each label map.
         """
-        pulps = {s.public for s in TOOTH_PULPS}
-        plain = {getattr(s, numbering) for s in self.structures if s.name == _PULP}
-        if numbering == "training" or not plain or not all(pulps & set(ids) or not plain & set(ids) for ids in present):
+        if numbering == "training" or not self._has_numbered_teeth:
             return self
-        return self.with_tooth_pulps() if any(pulps & set(ids) for ids in present) else self
+        pulps, plain = {s.public for s in TOOTH_PULPS}, getattr(by_name(self.structures)[_PULP], numbering)
+        apart = [not pulps.isdisjoint(ids) for ids in present]
+        if not any(apart) or any(plain in ids and not own for own, ids in zip(apart, present)):
+            return self
+        return self.with_tooth_pulps()
+
+    @property
+    def _has_numbered_teeth(self) -> bool:
+        needed = {s.name for s in ANATOMY if s.fdi or s.name == _PULP}
+        return needed <= set(by_name(self.structures))
 
     def predictor_settings(self) -> dict[str, Any]:
         """Arguments of ``Predictor.load`` that the challenge decides."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ from umamba2.anatomy.structures import Structure
 from umamba2.errors import InputError
 from umamba2.exports.formats import SEGMENT_TYPES
 from umamba2.files import replacing
-from umamba2.scans.geometry import Geometry
+from umamba2.scans.dicom import source_headers
+from umamba2.scans.geometry import Geometry, check_same_grid
 from umamba2.scans.nifti import shear
+from umamba2.scans.volumes import is_dicom_scan, read_volume
 
 NAME = "umamba2"
 # What highdicom copies from the scan, by DICOM's modules; all may be empty, but not missing.
@@ -119,6 +122,24 @@ def write_dicom_seg(
     return remarks
 
 
+def headers_of(scan: str | Path, geometry: Geometry, name: str) -> list[Dataset]:
+    """The headers of the DICOM series that a label map is of.
+
+    Args:
+        scan: The series, as `umamba2.scans.volumes.read_volume` takes it.
+        geometry: The grid of the label map.
+        name: What messages call the label map.
+
+    Raises:
+        InputError: It is no DICOM, cannot be read, or lies elsewhere.
+    """
+    scan = Path(scan)
+    if not is_dicom_scan(scan):
+        raise InputError(f"{scan}: found no DICOM, expected the series that {name} is of")
+    check_same_grid(name, geometry, str(scan), read_volume(scan).geometry)
+    return source_headers(scan)
+
+
 def _segment(number: int, structure: Structure) -> hd.seg.SegmentDescription:
     codings = coding(structure)
     description = hd.seg.SegmentDescription(
@@ -167,12 +188,21 @@ def _usable(path: str | Path, headers: Sequence[Dataset], geometry: Geometry, re
             "without a patient"
         )
         return [_stand_in(geometry, Dataset())]
-    first = headers[0]
+    first = deepcopy(headers[0])
     _mend(path, first, remarks)
-    if "FrameOfReferenceUID" not in first:
-        remarks.append(f"{path}: found images without a frame of reference, expected one; the segmentation has its own")
+    if not first.get("FrameOfReferenceUID") or not _oriented(first):
+        found, expected = "images that do not say how they lie in the patient", "orientation and frame of reference"
+        remarks.append(f"{path}: found {found}, expected {expected}; the segmentation has a frame of its own")
+        first.FrameOfReferenceUID = generate_uid()
         return [_stand_in(geometry, first)]
-    return list(headers) if _places(headers) else [_stand_in(geometry, first)]
+    return [first, *headers[1:]] if _places(headers) else [_stand_in(geometry, first)]
+
+
+def _oriented(header: Dataset) -> bool:
+    groups = [header, *(header.get("SharedFunctionalGroupsSequence") or [])]
+    groups += (header.get("PerFrameFunctionalGroupsSequence") or [])[:1]
+    groups += [item for group in groups for item in group.get("PlaneOrientationSequence") or []]
+    return any(group.get("ImageOrientationPatient") for group in groups)
 
 
 def _places(headers: Sequence[Dataset]) -> bool:
@@ -245,7 +275,7 @@ def _series_number(header: Dataset) -> int:
 
 def _finish(seg: hd.seg.Segmentation, sources: Sequence[Dataset], headers: Sequence[Dataset]) -> None:
     """References to images that exist alone, and what the private codes are of."""
-    if not headers or sources[0] is not headers[0]:
+    if not headers or sources[0].SOPInstanceUID != headers[0].get("SOPInstanceUID"):
         for group in seg.PerFrameFunctionalGroupsSequence:
             if "DerivationImageSequence" in group:
                 del group.DerivationImageSequence

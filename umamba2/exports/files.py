@@ -11,11 +11,12 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from umamba2.anatomy.groups import select, slug
-from umamba2.anatomy.numberings import as_training, from_training
-from umamba2.anatomy.structures import Structure
+from umamba2.anatomy.numberings import as_training, from_training, ids_in
+from umamba2.anatomy.structures import TOOTH_PULPS, Structure
 from umamba2.challenges import MULTICLASS, Challenge
+from umamba2.engine.pulp import pulp_per_tooth as split_pulp
 from umamba2.errors import InputError
-from umamba2.exports.formats import FORMATS, MESHES
+from umamba2.exports.formats import DICOM_SEG, ENDINGS, FORMATS, MESHES, SEGMENT_TYPES
 from umamba2.exports.tables import itksnap_table, segmentation, slicer_table
 from umamba2.files import OutputRegistry, write_file
 from umamba2.scans.geometry import Geometry
@@ -47,6 +48,10 @@ def export(
     smooth: bool = False,
     challenge: Challenge = MULTICLASS,
     numbering: str = "platform",
+    pulp_per_tooth: bool = False,
+    segment_type: str = SEGMENT_TYPES[0],
+    scan: str | Path | None = None,
+    warnings: list[str] | None = None,
 ) -> list[Exported]:
     """Write the structures of a label map file into a folder, in another format.
 
@@ -56,32 +61,47 @@ def export(
         kind: ``stl`` or ``obj``: a file per structure, ``<case>/36_lower_left_first_molar.stl`` (those of structures
             that are wanted but not there any more are removed). ``glb``: one scene, ``<case>.glb``. Mesh coordinates
             are patient millimetres, LPS. ``seg.nrrd``: ``<case>.seg.nrrd`` for 3D Slicer. ``nii.gz``:
-            ``<case>.nii.gz``, with ``<case>.ctbl`` for Slicer and ``<case>.itksnap.txt``.
+            ``<case>.nii.gz``, with ``<case>.ctbl`` for Slicer and ``<case>.itksnap.txt``. ``dicom-seg``:
+            ``<case>.seg.dcm``, a DICOM Segmentation.
         structures: Groups or FDI numbers; None for all.
         smooth: Whether to smooth the meshes.
         challenge: What the label map is of.
         numbering: Its ids, and those of what is written: "platform", "public" or "training".
+        pulp_per_tooth: Whether pulp is told apart by the tooth that encloses it, as it is where the label map does so.
+        segment_type: Of a DICOM Segmentation, "binary" or "labelmap".
+        scan: The DICOM series that a DICOM Segmentation belongs to, as `read_volume` takes it.
+        warnings: Gets one line for everything that is doubtful.
 
     Returns:
         What was there, in the order of the challenge's structures.
 
     Raises:
-        InputError: The file cannot be used, names or ids are unknown, nothing is there to export, or ``source`` would
-            be overwritten.
+        InputError: The file cannot be used, names or ids are unknown, nothing is there to export, ``source`` would be
+            overwritten, or the scan is another one.
     """
     if kind not in FORMATS:
         raise InputError(f"format: found {kind!r}, expected one of {', '.join(FORMATS)}")
     source, folder = Path(source), Path(folder)
-    raw, geometry = read_labels(source)
+    warnings = [] if warnings is None else warnings
+    raw, geometry = read_labels(source, warnings)
+    challenge = challenge.as_found(numbering, ids_in(raw))
+    if pulp_per_tooth:
+        if numbering == "training":
+            raise InputError(f"{source}: found the training numbering, expected one that has the pulps of single teeth")
+        challenge = challenge.with_tooth_pulps()
     wanted = select(challenge.structures, structures)
     labels = as_training(raw, str(source), challenge.structures, numbering)
+    if pulp_per_tooth:
+        labels, problem = split_pulp(labels, challenge, geometry.zyx_spacing)
+        warnings += [f"{source}: {problem}"] * bool(problem)
     boxes = dict(enumerate(ndimage.find_objects(labels), start=1))
     present = [structure for structure in wanted if boxes.get(structure.training)]
     if not present:
         raise InputError(f"{source}: found none of {', '.join(structures or ())}, expected at least one")
     if kind in MESHES:
         if kind != "glb":
-            for structure in set(wanted) - set(present):
+            pulps = TOOTH_PULPS if any(structure.group == "pulp" for structure in wanted) else ()
+            for structure in {*wanted, *pulps} - set(present):
                 _mesh_file(folder, source, structure, kind).unlink(missing_ok=True)
         return _write_meshes(folder, source, kind, labels, {s: boxes[s.training] for s in present}, geometry, smooth)
     ids = from_training(challenge.structures, numbering)
@@ -89,9 +109,14 @@ def export(
     for structure in present:
         kept[structure.training] = ids[structure.training]
     shown, table = kept[labels], {int(ids[s.training]): s for s in present}
-    path = folder / f"{stem(source)}.{kind}"
+    path = folder / f"{stem(source)}.{ENDINGS.get(kind, kind)}"
     OutputRegistry([source]).claim(path, source)
-    if kind == "seg.nrrd":
+    if kind == DICOM_SEG:
+        from umamba2.exports.dicom_seg import headers_of, write_dicom_seg
+
+        headers = [] if scan is None else headers_of(scan, geometry, str(source))
+        warnings += write_dicom_seg(path, shown, geometry, table, headers, segment_type)
+    elif kind == "seg.nrrd":
         write_image(path, segmentation(shown, geometry, table))
     else:
         write_labels(path, shown, geometry)

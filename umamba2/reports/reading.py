@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,17 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from umamba2.anatomy.numberings import as_training
+from umamba2.anatomy.numberings import as_training, ids_in
 from umamba2.challenges import MULTICLASS, Challenge
-from umamba2.errors import InputError
-from umamba2.scans.geometry import Geometry
+from umamba2.scans.geometry import Geometry, check_same_grid
 from umamba2.scans.orientation import UPRIGHT, turned
 from umamba2.scans.volumes import Volume, read_labels, read_volume
 
 Labels = npt.NDArray[np.uint8]
 
-# How far apart two grids may lie and still be the same: NIfTI keeps its geometry in single precision.
-_GRID_TOLERANCE = 1e-3
 # Structures that lie around the others. Pictures show them as a veil, and are not cut where these are largest.
 SURROUNDINGS = ("jaws", "sinuses", "pharynx")
 
@@ -115,9 +111,12 @@ def read_case(
         InputError: A file cannot be read, has unknown ids or no structure, or the grids differ.
     """
     volume = read_volume(image, series)
-    found = read_ids(labels, volume, challenge, numbering)
-    true = None if truth is None else read_ids(truth, volume, challenge, numbering)
-    return ReportCase.of_volume(volume, Path(image).name, found, challenge, numbering, true)
+    files = [labels] if truth is None else [labels, truth]
+    maps = [_read_map(path, volume) for path in files]
+    challenge = challenge.as_found(numbering, *map(ids_in, maps))
+    found = [as_training(one, str(path), challenge.structures, numbering) for one, path in zip(maps, files)]
+    true = None if truth is None else found[1]
+    return ReportCase.of_volume(volume, Path(image).name, found[0], challenge, numbering, true)
 
 
 def span(profile: npt.NDArray[np.int64]) -> slice:
@@ -150,13 +149,10 @@ def read_ids(path: str | Path, volume: Volume, challenge: Challenge, numbering: 
     Raises:
         InputError: It cannot be read, has unknown ids or no structure, or lies on another grid than the scan.
     """
+    return as_training(_read_map(path, volume), str(path), challenge.structures, numbering)
+
+
+def _read_map(path: str | Path, volume: Volume) -> npt.NDArray[Any]:
     labels, geometry = read_labels(path)
-    for what in ("size", "spacing", "origin", "direction"):
-        value, expected = getattr(geometry, what), getattr(volume.geometry, what)
-        if not np.allclose(value, expected, rtol=0, atol=_GRID_TOLERANCE):
-            raise InputError(f"{path}: found {what} {_text(value)}, expected {_text(expected)} as {volume.name} has")
-    return as_training(labels, str(path), challenge.structures, numbering)
-
-
-def _text(values: Sequence[float]) -> str:
-    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
+    check_same_grid(str(path), geometry, volume.name, volume.geometry)
+    return labels

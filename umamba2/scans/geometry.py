@@ -8,8 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from umamba2.errors import InputError
+
 Array = np.ndarray[Any, Any]
 Triple = tuple[float, float, float]
+
+# How far apart two grids may lie and still be the same: NIfTI keeps its geometry in single precision.
+_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -51,3 +56,15 @@ class Geometry:
         """The spacing in the order of an array's axes, (z, y, x), in mm."""
         x, y, z = self.spacing
         return (z, y, x)
+
+
+def check_same_grid(name: str, geometry: Geometry, of: str, expected: Geometry) -> None:
+    """Raise InputError if a label map, called ``name``, does not lie on the grid of a scan, called ``of``."""
+    for what in ("size", "spacing", "origin", "direction"):
+        value, wanted = getattr(geometry, what), getattr(expected, what)
+        if not np.allclose(value, wanted, rtol=0, atol=_TOLERANCE):
+            raise InputError(f"{name}: found {what} {_text(value)}, expected {_text(wanted)} as {of} has")
+
+
+def _text(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
