@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from umamba2.anatomy.numberings import from_training, ids_of
-from umamba2.anatomy.structures import WRITTEN_NUMBERINGS
+from umamba2.anatomy.structures import WRITTEN_NUMBERINGS, Structure, unknown_structure
 from umamba2.challenges import CHALLENGES, Challenge, find_challenge
 from umamba2.engine.postprocess import postprocess
 from umamba2.engine.progress import Watch
@@ -125,9 +125,15 @@ class Segmenter:
     @property
     def structures(self) -> dict[int, str]:
         """The name of every id that a label map can have, without background."""
+        return {number: structure.name for number, structure in self.table.items()}
+
+    @property
+    def table(self) -> dict[int, Structure]:
+        """What every id that a label map can have means, without background."""
         if self.labelled is None:
-            return {i: self._names.get(i, f"class {i}") for i in range(1, self.predictor.num_classes)}
-        return {ids_of(s, self.numbering)[0]: s.name for s in self.labelled.structures}
+            names = {i: self._names.get(i, f"class {i}") for i in range(1, self.predictor.num_classes)}
+            return {i: unknown_structure(i, name) for i, name in names.items()}
+        return {ids_of(s, self.numbering)[0]: s for s in self.labelled.structures}
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -121,6 +121,12 @@ def hsv(hue: float, saturation: float, value: float) -> Colour:
     return red, green, blue
 
 
+def unknown_structure(number: int, name: str) -> Structure:
+    """A class of which nothing but its number and its name is known, for models of no challenge."""
+    # Hues a golden ratio apart stay apart.
+    return Structure(name, number, number, number, (number,), "classes", hsv(0.08 + number * 0.381966, 0.65, 0.95))
+
+
 def _tooth_colour(fdi: int) -> Colour:
     # Hue walks along the arch, brightness alternates, so that neighbours differ and quadrants look related.
     hue = 0.25 * (fdi // 10 - 1) + 0.025 * (fdi % 10 - 1)

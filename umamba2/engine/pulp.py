@@ -163,12 +163,10 @@ def _shells(spacing: tuple[float, float, float], limit: float) -> Iterator[Indic
     yield from np.split(offsets[order], ends)
 
 
-def _neighbours(
-    labels: Labels, voxels: Indices, offset: npt.NDArray[np.int64]
-) -> tuple[Labels, npt.NDArray[np.bool_] | slice]:
+def _neighbours(labels: Labels, voxels: Indices, offset: npt.NDArray[np.int64]) -> tuple[Labels, npt.NDArray[np.bool_]]:
     """The labels at an offset from voxels, and which of the voxels have one there, the others being at the border."""
     there = voxels + offset
-    valid = ((there >= 0) & (there < labels.shape)).all(axis=1)
+    valid: npt.NDArray[np.bool_] = ((there >= 0) & (there < labels.shape)).all(axis=1)
     return labels[tuple(there[valid].T)], valid
 
 

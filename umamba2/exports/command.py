@@ -13,6 +13,7 @@ from umamba2.challenges import CHALLENGES, MULTICLASS, find_challenge
 from umamba2.errors import InputError, needing
 from umamba2.exports.formats import DICOM_SEG, FORMATS, MESHES, SEGMENT_TYPES
 from umamba2.messages import say
+from umamba2.scans.command import add_series
 
 
 def add_parser(commands: Any) -> None:
@@ -34,6 +35,7 @@ def add_parser(commands: Any) -> None:
     add("--pulp-per-tooth", action="store_true", help="tell the pulps of the teeth apart: ids 111-148")
     add("--seg-type", choices=SEGMENT_TYPES, default=SEGMENT_TYPES[0], help="of dicom-seg (default: binary)")
     add("--image", type=Path, metavar="SCAN", help="the DICOM series that the label map is of (dicom-seg)")
+    add_series(parser)
     add("--challenge", choices=CHALLENGES, default=MULTICLASS.name, help=f"default: {MULTICLASS.name}")
     what = "ids in the file (default: platform)"
     add("--numbering", "--label-map", choices=WRITTEN_NUMBERINGS, default="platform", help=what)
@@ -67,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
         options.pulp_per_tooth,
         options.seg_type,
         options.image,
+        options.series,
         warnings,
     )
     for warning in warnings:

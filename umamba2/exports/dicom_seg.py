@@ -122,13 +122,14 @@ def write_dicom_seg(
     return remarks
 
 
-def headers_of(scan: str | Path, geometry: Geometry, name: str) -> list[Dataset]:
+def headers_of(scan: str | Path, geometry: Geometry, name: str, series: str | None = None) -> list[Dataset]:
     """The headers of the DICOM series that a label map is of.
 
     Args:
         scan: The series, as `umamba2.scans.volumes.read_volume` takes it.
         geometry: The grid of the label map.
         name: What messages call the label map.
+        series: Which series, where there are several.
 
     Raises:
         InputError: It is no DICOM, cannot be read, or lies elsewhere.
@@ -136,8 +137,8 @@ def headers_of(scan: str | Path, geometry: Geometry, name: str) -> list[Dataset]
     scan = Path(scan)
     if not is_dicom_scan(scan):
         raise InputError(f"{scan}: found no DICOM, expected the series that {name} is of")
-    check_same_grid(name, geometry, str(scan), read_volume(scan).geometry)
-    return source_headers(scan)
+    check_same_grid(name, geometry, str(scan), read_volume(scan, series).geometry)
+    return source_headers(scan, series)
 
 
 def _segment(number: int, structure: Structure) -> hd.seg.SegmentDescription:

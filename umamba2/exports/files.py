@@ -51,6 +51,7 @@ def export(
     pulp_per_tooth: bool = False,
     segment_type: str = SEGMENT_TYPES[0],
     scan: str | Path | None = None,
+    series: str | None = None,
     warnings: list[str] | None = None,
 ) -> list[Exported]:
     """Write the structures of a label map file into a folder, in another format.
@@ -70,6 +71,7 @@ def export(
         pulp_per_tooth: Whether pulp is told apart by the tooth that encloses it, as it is where the label map does so.
         segment_type: Of a DICOM Segmentation, "binary" or "labelmap".
         scan: The DICOM series that a DICOM Segmentation belongs to, as `read_volume` takes it.
+        series: Which one, where there are several.
         warnings: Gets one line for everything that is doubtful.
 
     Returns:
@@ -114,7 +116,7 @@ def export(
     if kind == DICOM_SEG:
         from umamba2.exports.dicom_seg import headers_of, write_dicom_seg
 
-        headers = [] if scan is None else headers_of(scan, geometry, str(source))
+        headers = [] if scan is None else headers_of(scan, geometry, str(source), series)
         warnings += write_dicom_seg(path, shown, geometry, table, headers, segment_type)
     elif kind == "seg.nrrd":
         write_image(path, segmentation(shown, geometry, table))

@@ -24,7 +24,13 @@ COLUMNS = ("scan", "clicks", "name")  # of a list of cases; the first is needed
 _MOST_BYTES = 100_000_000
 
 
-def cases_of(source: Path, output: Path, clicks: Path | None = None, challenge: Challenge | None = None) -> list[Case]:
+def cases_of(
+    source: Path,
+    output: Path,
+    clicks: Path | None = None,
+    challenge: Challenge | None = None,
+    ending: str | None = None,
+) -> list[Case]:
     """The cases that an input names, each with its output.
 
     Args:
@@ -32,6 +38,7 @@ def cases_of(source: Path, output: Path, clicks: Path | None = None, challenge: 
         output: A folder, which gets the input's subfolders; for one scan also a file name.
         clicks: A click file for one scan, or a folder of them.
         challenge: Whose folders to look for in a folder.
+        ending: Of the outputs' names, such as ".mha"; None: that of the scan, for DICOM ``DEFAULT_SUFFIX``.
 
     Returns:
         The cases, in an order that depends on their names alone. A case with a ``problem`` cannot be done: a row of a
@@ -45,7 +52,9 @@ def cases_of(source: Path, output: Path, clicks: Path | None = None, challenge: 
             raise InputError(f"{clicks}: found --clicks beside a list of cases, expected them in its column 'clicks'")
         cases = list(_listed(source, output))
     else:
-        cases = _found(source, output, clicks, challenge)
+        cases = _found(source, output, clicks, challenge, ending)
+    if ending is not None:
+        cases = [case if case.problem else replace(case, output=_ending_in(case.output, ending)) for case in cases]
     return _apart(cases)
 
 
@@ -65,11 +74,15 @@ def _is_pattern(source: Path) -> bool:
 # --- folders and patterns -----------------------------------------------------------------------------------------
 
 
-def _found(source: Path, output: Path, clicks: Path | None, challenge: Challenge | None) -> list[Case]:
+def _found(
+    source: Path, output: Path, clicks: Path | None, challenge: Challenge | None, ending: str | None
+) -> list[Case]:
     scans = _scans(source, output, challenge)
     single = [scan for scan, _ in scans] == [source]
     to_file = single and output.suffix != "" and not output.is_dir()
-    if to_file and suffix(output) is None:
+    if to_file and ending is not None and not output.name.lower().endswith("." + ending.split(".")[-1]):
+        raise InputError(f"{output}: found another file name ending than {ending}, expected that or a folder")
+    if to_file and ending is None and suffix(output) is None:
         raise InputError(f"{output}: found an unknown file name ending, expected {', '.join(SUFFIXES)} or a folder")
     in_folder = clicks is not None and clicks.is_dir()
     if clicks is not None and not in_folder and len(scans) > 1:
@@ -80,6 +93,13 @@ def _found(source: Path, output: Path, clicks: Path | None, challenge: Challenge
         own = click_file(_clicks_below(clicks, place), name, names) if clicks is not None and in_folder else clicks
         cases.append(Case(scan, output if to_file else output / place, own))
     return cases
+
+
+def _ending_in(output: Path, ending: str) -> Path:
+    """An output with another ending of its name, unless it has that already."""
+    if output.name.lower().endswith("." + ending.split(".")[-1]):
+        return output
+    return output.with_name(stem(output) + ending)
 
 
 def _clicks_below(clicks: Path, place: PurePosixPath) -> Path:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from umamba2.arguments import part
 from umamba2.challenges import CHALLENGES
-from umamba2.errors import InputError, ModelError
+from umamba2.errors import InputError, ModelError, needing
+from umamba2.exports.formats import DICOM_SEG, ENDINGS, SEGMENT_TYPES
 from umamba2.jobs.container import add_inference_options, time_of_end
 from umamba2.messages import say
 from umamba2.scans.command import add_series
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from umamba2.jobs.job import AfterWriting, Case, Outcome
     from umamba2.segmenter import Segmenter
 
+FORMATS = ("nii.gz", "mha", "nrrd")  # of label maps
 # Options that do not decide what a case's output is; all others do.
 _NO_SETTINGS = {
     *("command", "input", "output", "model", "clicks", "device", "strict", "quiet", "overwrite", "part"),
@@ -70,6 +72,9 @@ def add_predict(commands: Any) -> None:
     add("--blend", choices=("nnunet", "published"), help="how tiles are blended (default: the challenge's way)")
     add("--clicks", type=Path, help="click file, or folder of them (interactive models)")
     add("--no-postprocess", action="store_true", help="the network's answer as it is")
+    add("--pulp-per-tooth", action="store_true", help="tell the pulps of the teeth apart: ids 111-148")
+    add("--format", choices=(*FORMATS, DICOM_SEG), help="of the outputs (default: as the scan, for DICOM nii.gz)")
+    add("--seg-type", choices=SEGMENT_TYPES, default=SEGMENT_TYPES[0], help=f"of {DICOM_SEG} (default: binary)")
     for option, what in _SIDE_FILES.items():
         add(f"--{option}", action="store_true", help=what)
     add(
@@ -104,8 +109,13 @@ def predict(options: argparse.Namespace) -> int:
     from umamba2.jobs.cases import cases_of, part_of
     from umamba2.jobs.job import run_cases, succeeded
 
-    cases = cases_of(options.input, options.output, options.clicks, CHALLENGES.get(options.challenge))
-    cases = [replace(case, series=options.series) for case in cases]
+    ending = options.format and "." + ENDINGS.get(options.format, options.format)
+    seg_type = options.seg_type if options.format == DICOM_SEG else None
+    if seg_type is not None:
+        with needing("dicom", f"--format {DICOM_SEG}"):
+            import umamba2.exports.dicom_seg  # noqa: F401
+    cases = cases_of(options.input, options.output, options.clicks, CHALLENGES.get(options.challenge), ending)
+    cases = [replace(case, series=options.series, seg_type=seg_type) for case in cases]
     until = time_of_end(options)
     if [case.output for case in cases] == [options.output]:
         segmenter = _segmenter(options)
@@ -179,6 +189,7 @@ def _segmenter(options: argparse.Namespace, several: bool = False) -> Segmenter:
         postprocess=not options.no_postprocess,
         numbering=options.numbering,
         orientation=options.orientation,
+        pulp_per_tooth=options.pulp_per_tooth,
         progress=not several and _shows_bars(options),
         deterministic=options.deterministic,
     )
@@ -199,10 +210,10 @@ def _side_files(options: argparse.Namespace, segmenter: Segmenter) -> AfterWriti
         return None
     from umamba2.reports.command import side_files
 
-    if segmenter.challenge is None:
+    if segmenter.labelled is None:
         names = ", ".join(f"--{option}" for option in _SIDE_FILES)
         raise InputError(f"{names}: found no challenge to name the structures, expected one")
-    return side_files(options.preview, options.statistics, options.report, segmenter.challenge, segmenter.numbering)
+    return side_files(options.preview, options.statistics, options.report, segmenter.labelled, segmenter.numbering)
 
 
 def _package(options: argparse.Namespace) -> int:

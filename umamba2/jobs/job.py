@@ -12,12 +12,13 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from umamba2.anatomy.structures import Structure
 from umamba2.engine.record import Record, peak_memory
 from umamba2.errors import InputError, Terminated
 from umamba2.files import OutputRegistry
 from umamba2.jobs.termination import endable
 from umamba2.messages import say, unexpected
-from umamba2.scans.volumes import Volume, read_volume, write_labels
+from umamba2.scans.volumes import Volume, is_dicom_scan, read_volume, write_labels
 from umamba2.segmenter import Segmenter
 
 MARGIN = 0.95  # of the time is used: a busy machine may take longer for the last steps than for those before
@@ -39,6 +40,7 @@ class Case:
     line: str = ""
     problem: str = ""
     series: str | None = None
+    seg_type: str | None = None  # of a DICOM Segmentation; None: a label map
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
     record: Record = field(default_factory=Record)
     skipped: bool = False
+    table: dict[int, Structure] = field(default_factory=dict)  # what the ids in the label map mean
 
     @property
     def status(self) -> str:
@@ -148,6 +151,7 @@ def segmented(
             if segmenter is None:
                 raise Terminated("SIGTERM")
             clicks = case.clicks if segmenter.takes_clicks else None
+            outcome.table = segmenter.table
             return segmenter.segment(volume, clicks, deadline, outcome.record).labels
     except (Exception, Terminated) as error:
         problem = in_one_line(error, case.image)
@@ -168,7 +172,10 @@ def write_scan(
     """
     case = outcome.case
     with outcome.record.timed("write"):
-        write_labels(case.output, labels, volume.geometry)
+        if case.seg_type is None:
+            write_labels(case.output, labels, volume.geometry)
+        else:
+            _write_seg(outcome, case.seg_type, volume, labels)
     outcome.written = True
     if finished is not None:
         try:
@@ -176,6 +183,17 @@ def write_scan(
         except Exception as error:  # the segmentation itself stands
             outcome.report("warning", in_one_line(error, case.image))
     return []
+
+
+def _write_seg(outcome: Outcome, seg_type: str, volume: Volume, labels: npt.NDArray[np.uint8]) -> None:
+    from umamba2.exports.dicom_seg import write_dicom_seg
+    from umamba2.scans.dicom import source_headers
+
+    case = outcome.case
+    headers = source_headers(case.image, case.series) if is_dicom_scan(case.image) else []
+    for warning in write_dicom_seg(case.output, labels, volume.geometry, outcome.table, headers, seg_type):
+        outcome.record.warn(warning)
+        outcome.report("warning", warning)
 
 
 def report_written(outcome: Outcome, shape: tuple[int, ...], seconds: float, progress: str = "") -> None:

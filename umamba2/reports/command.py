@@ -89,7 +89,8 @@ def side_files(preview: bool, statistics: bool, report: bool, challenge: Challen
     outputs = OutputRegistry()
 
     def write(image: Path, output: Path, volume: Volume, labels: npt.NDArray[Any]) -> list[Path]:
-        files = {output.with_name(stem(output) + ending): function for wanted, ending, function in kinds if wanted}
+        name = stem(output).removesuffix(".seg")  # of a DICOM Segmentation
+        files = {output.with_name(name + ending): function for wanted, ending, function in kinds if wanted}
         for path in files:
             outputs.claim(path, image)
         for path in files:
