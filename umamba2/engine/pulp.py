@@ -166,7 +166,7 @@ def _shells(spacing: tuple[float, float, float], limit: float) -> Iterator[Indic
 def _neighbours(labels: Labels, voxels: Indices, offset: npt.NDArray[np.int64]) -> tuple[Labels, npt.NDArray[np.bool_]]:
     """The labels at an offset from voxels, and which of the voxels have one there, the others being at the border."""
     there = voxels + offset
-    valid: npt.NDArray[np.bool_] = ((there >= 0) & (there < labels.shape)).all(axis=1)
+    valid = np.asarray(((there >= 0) & (there < labels.shape)).all(axis=1))
     return labels[tuple(there[valid].T)], valid
 
 
