@@ -71,7 +71,7 @@ def test_two_hundred_scans_ten_of_them_broken(predict, tmp_path):
     broken = set(range(5, 200, 20))
     write_scans(tmp_path / "in", 200, broken)
     code, errors, last = predict()
-    assert (code, last) == (1, "190 done, 0 skipped, 0 degraded, 10 failed")
+    assert (code, last) == (1, "190 done, 0 skipped, 0 degraded, 10 failed"), errors
     assert sorted(line.split(": ")[1] for line in errors) == [
         str(tmp_path / f"in/case{number:03}.mha") for number in sorted(broken)
     ]
@@ -135,7 +135,7 @@ def edit_manifest(folder):
 
 def odd_record(folder):
     path = folder / "out/manifest.jsonl"
-    odd = {"output": "case001.mha", "scan": 3, "written": [], "settings_sha256": None, "warnings": 7, "status": {}}
+    odd = {"output": "case001.mha", "scan": 3, "written": [], "asked_sha256": None, "warnings": 7, "status": {}}
     path.write_text(path.read_text() + json.dumps(odd) + "\n")
 
 
@@ -397,9 +397,9 @@ sys.modules["umamba2.engine.predict"] = stand_in
 from umamba2.models import folder
 folder.load_model = load_stand_in
 predict = StandIn.predict
-def slowly(self, *arguments):
+def slowly(self, *arguments, **named):
     time.sleep(0.02 if self.calls else float(sys.argv[1]))
-    return predict(self, *arguments)
+    return predict(self, *arguments, **named)
 StandIn.predict = slowly
 from umamba2.cli import main
 sys.exit(main(sys.argv[2:]))

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -57,21 +57,21 @@ class Plan:
     Attributes:
         folder: The output folder.
         model: The fingerprint of the model's files.
-        settings: Everything else that was asked for and decides the result.
+        asked: Everything else that was asked for and decides the result.
         overwrite: Whether what was finished before is done again.
         since: The end of the manifest when this began: what is recorded later belongs to this batch.
     """
 
     folder: Path
     model: Fingerprint
-    settings: dict[str, Any]
+    asked: dict[str, Any]
     overwrite: bool = False
     since: int = 0
 
     @property
-    def settings_sha256(self) -> str:
-        """A checksum of the settings."""
-        return hashlib.sha256(json.dumps(self.settings, sort_keys=True, default=str).encode()).hexdigest()
+    def asked_sha256(self) -> str:
+        """A checksum of what was asked for."""
+        return hashlib.sha256(json.dumps(self.asked, sort_keys=True, default=str).encode()).hexdigest()
 
     def key(self, case: Case) -> str:
         """What the manifest calls a case: the place of its output below the folder."""
@@ -87,6 +87,7 @@ class _Task:
     clicks: Fingerprint | None
     volume: Volume | None = None
     error: str = ""
+    shape: tuple[int, ...] | None = None  # of what was written
     beside: list[str] = field(default_factory=list)  # names of the files that were written beside the output
 
     def read(self, folder: Path) -> None:
@@ -108,26 +109,35 @@ class Batch:
         manifest: The folder's.
         load: Loads the model; called once, when the first case needs it.
         until: When everything must be written, on `time.monotonic`'s clock; None: no limit.
-        bar: Whether to show a bar.
 
     Attributes:
-        outcomes: What became of the cases that were dealt with, in no certain order.
-        segmenter: The loaded model, if it was needed.
+        outcomes: What became of the cases that were dealt with.
+        settings: Of the model, here or where the cases were done.
     """
 
-    def __init__(
-        self, plan: Plan, manifest: Manifest, load: Callable[[], Tools], until: float | None = None, bar: bool = False
-    ):
+    def __init__(self, plan: Plan, manifest: Manifest, load: Callable[[], Tools], until: float | None = None):
         self.plan, self.manifest, self.until = plan, manifest, until
         self.outcomes: list[Outcome] = []
-        self.segmenter: Segmenter | None = None
-        self._load, self._bar = load, bar
+        self.settings: dict[str, Any] = {}
+        self._load = load
+        self._segmenter: Segmenter | None = None
         self._after: AfterWriting | None = None
         self._progress = Progress(0)
         self._stopping = threading.Event()
 
-    def run(self, cases: list[Case]) -> list[Outcome]:
-        """Do the cases that are not finished; their outcomes and those of the others, in the order of the cases.
+    @contextmanager
+    def counting(self, cases: list[Case], bar: bool = False) -> Iterator[None]:
+        """Say how far these cases are, with a bar if asked for; in the end the outcomes are in their order."""
+        self._progress = Progress(len(cases), bar)
+        try:
+            yield
+        finally:
+            self._progress.close()
+            order = {case.output: number for number, case in reversed(list(enumerate(cases)))}
+            self.outcomes.sort(key=lambda outcome: order[outcome.case.output])
+
+    def run(self, cases: list[Case]) -> None:
+        """Do the cases that are not finished.
 
         A line on stdout for each case that is done, and on stderr for each problem. No case keeps the others from
         running.
@@ -135,7 +145,6 @@ class Batch:
         Raises:
             ModelError: The model cannot be loaded.
         """
-        self._progress = Progress(len(cases), self._bar)
         claims = self._claims(cases)
         with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
             try:
@@ -143,11 +152,31 @@ class Batch:
             except BaseException:
                 self._stopping.set()
                 raise
-            finally:
-                self._progress.close()
-        order = {id(case): number for number, case in enumerate(cases)}
-        self.outcomes.sort(key=lambda outcome: order[id(outcome.case)])
-        return self.outcomes
+
+    def unfinished(self, cases: list[Case]) -> list[Case]:
+        """The cases that are left to do, whoever may be at it; the outcomes of the others are noted."""
+        left = []
+        for case in cases:
+            if case.problem:
+                self._refuse(case)
+            elif known := self._look(case)[0]:
+                self._skip(case, known)
+            else:
+                left.append(case)
+        return left
+
+    def settle(self, case: Case, problem: str) -> None:
+        """Note what became of a case that another process has done; ``problem`` counts if that has left no record."""
+        self.manifest.refresh()
+        outcome, known = Outcome(case), self.manifest.find(self.plan.key(case), self.plan.since)
+        if known is None:
+            self._finish(_Task(outcome, None, None, error=problem), None)
+            return
+        self._resume(outcome, known)
+        outcome.skipped = False
+        progress = self._close(outcome)
+        if outcome.written:
+            report_written(outcome, known.get("shape") or (), sum(outcome.record.seconds.values()), progress)
 
     def _work(self, claims: Iterator[_Task], reader: ThreadPoolExecutor, writer: ThreadPoolExecutor) -> None:
         task = reader.submit(self._take, claims).result()
@@ -182,9 +211,7 @@ class Batch:
         waiting = []
         for case in cases:
             if case.problem:
-                outcome = Outcome(case)
-                outcome.report("error", case.problem)
-                self._close(outcome, worked=False)
+                self._refuse(case)
             elif self.manifest.claim(self.plan.key(case)):
                 yield from self._claimed(case)
             else:
@@ -198,19 +225,34 @@ class Batch:
                 return
 
     def _claimed(self, case: Case) -> Iterator[_Task]:
-        outcome, key = Outcome(case), self.plan.key(case)
+        finished, scan, clicks = self._look(case)
+        if finished:
+            self._skip(case, finished)
+            self.manifest.release(self.plan.key(case))
+        else:
+            yield _Task(Outcome(case), scan, clicks)
+
+    def _refuse(self, case: Case) -> None:
+        outcome = Outcome(case)
+        outcome.report("error", case.problem)
+        self._close(outcome, worked=False)
+
+    def _skip(self, case: Case, finished: dict[str, Any]) -> None:
+        outcome = Outcome(case)
+        self._resume(outcome, finished)
+        self._close(outcome, worked=False)
+
+    def _look(self, case: Case) -> tuple[dict[str, Any] | None, Fingerprint | None, Fingerprint | None]:
+        """The record of a case if it is finished, and the fingerprints of its scan and its clicks."""
+        key = self.plan.key(case)
         self.manifest.refresh()
         known = self.manifest.find(key, self.plan.since if self.plan.overwrite else 0) or {}
         scan = clicks = None
         with suppress(OSError):  # who reads them will say what is wrong
             clicks = fingerprint([case.clicks] if case.clicks else [], [_part(known, "clicks")])
             scan = fingerprint(files_of_scan(case.image, self.plan.folder), [_part(known, "scan")])
-        if self._same(known, case, scan, clicks) and self._stands(known, case):
-            _resume(outcome, known)
-            self._close(outcome, worked=False)
-            self.manifest.release(key)
-        else:
-            yield _Task(outcome, scan, clicks)
+        finished = self._same(known, case, scan, clicks) and self._stands(known, case)
+        return known if finished else None, scan, clicks
 
     def _same(self, known: dict[str, Any], case: Case, scan: Fingerprint | None, clicks: Fingerprint | None) -> bool:
         """Whether a record is about the same scan and clicks, model and settings."""
@@ -218,7 +260,7 @@ class Batch:
         return (
             scan is not None
             and (known.get("click_file") is None) == (case.clicks is None)  # it may be missing
-            and known.get("settings_sha256") == self.plan.settings_sha256
+            and known.get("asked_sha256") == self.plan.asked_sha256
             and all(_part(known, name).get("sha256") == (now and now.sha256) for name, now in pairs)
         )
 
@@ -235,17 +277,27 @@ class Batch:
             return False
         return True
 
+    def _resume(self, outcome: Outcome, known: dict[str, Any]) -> None:
+        """Take an outcome from a record."""
+        kept = {f.name: known[f.name] for f in fields(Record) if f.name in known}
+        outcome.record, outcome.written = Record(**kept), known.get("status") != "failed"
+        outcome.skipped, self.settings = outcome.written, self.settings or _part(known, "settings")
+        problems = known.get("warnings")
+        for problem in problems if isinstance(problems, list) else []:
+            outcome.report("warning" if outcome.written else "error", str(problem))
+
     # --- what becomes of it ----------------------------------------------------------------------------------------
 
     def _segmented(self, task: _Task) -> npt.NDArray[np.uint8] | None:
         if task.volume is None:
             return None
-        if self.segmenter is None:
-            self.segmenter, self._after = self._load()
+        if self._segmenter is None:
+            self._segmenter, self._after = self._load()
+            self.settings = self._segmenter.settings
         left = max(1, self._progress.total - self._progress.finished)
         deadline = network_deadline(self.until, left, task.volume.array.size)
         try:
-            return segmented(task.volume, self.segmenter, task.outcome, deadline)
+            return segmented(task.volume, self._segmenter, task.outcome, deadline)
         except Exception as error:
             task.error = in_one_line(error, task.outcome.case.image)
             return None
@@ -256,6 +308,7 @@ class Batch:
         try:
             if labels is None or task.volume is None:
                 raise InputError(task.error)
+            task.shape = labels.shape
             task.beside = [path.name for path in write_scan(outcome, task.volume, labels, self._after)]
         except Exception as error:
             outcome.report("error", in_one_line(error, case.image))
@@ -281,8 +334,10 @@ class Batch:
             "click_file": case.clicks and str(case.clicks),
             "clicks": task.clicks and asdict(task.clicks),
             "model": asdict(self.plan.model),
-            "settings": self.plan.settings,
-            "settings_sha256": self.plan.settings_sha256,
+            "asked": self.plan.asked,
+            "asked_sha256": self.plan.asked_sha256,
+            "settings": self.settings,
+            "shape": task.shape,
             "written": written and asdict(written),
             "beside": task.beside,
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -303,16 +358,6 @@ def summary(outcomes: list[Outcome]) -> str:
     doubtful = sum(outcome.status == "degraded" for outcome in skipped)
     old = f"{len(skipped)} skipped" + (f" ({doubtful} of them degraded)" if doubtful else "")
     return f"{new.count('done')} done, {old}, {new.count('degraded')} degraded, {new.count('failed')} failed"
-
-
-def _resume(outcome: Outcome, known: dict[str, Any]) -> None:
-    """Take an outcome from a record."""
-    kept = {f.name: known[f.name] for f in fields(Record) if f.name in known}
-    outcome.record, outcome.written = Record(**kept), known.get("status") != "failed"
-    outcome.skipped = outcome.written
-    problems = known.get("warnings")
-    for problem in problems if isinstance(problems, list) else []:
-        outcome.report("warning" if outcome.written else "error", str(problem))
 
 
 def _part(record: dict[str, Any], name: str) -> dict[str, Any]:

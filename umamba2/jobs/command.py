@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from umamba2.arguments import part
+from umamba2.arguments import part, positive
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError, needing
 from umamba2.exports.formats import DICOM_SEG, ENDINGS, SEGMENT_TYPES
@@ -18,13 +20,27 @@ from umamba2.messages import say
 from umamba2.scans.command import add_series
 
 if TYPE_CHECKING:
+    from umamba2.jobs.batch import Batch, Tools
     from umamba2.jobs.job import AfterWriting, Case, Outcome
     from umamba2.segmenter import Segmenter
 
 FORMATS = ("nii.gz", "mha", "nrrd")  # of label maps
 # Options that do not decide what a case's output is; all others do.
 _NO_SETTINGS = {
-    *("command", "input", "output", "model", "clicks", "device", "strict", "quiet", "overwrite", "part"),
+    *(
+        "command",
+        "input",
+        "output",
+        "model",
+        "clicks",
+        "device",
+        "strict",
+        "quiet",
+        "overwrite",
+        "part",
+        "workers",
+        "scheduler",
+    ),
 }
 _SIDE_FILES = {
     "preview": "also write a picture of every result, <case>.preview.png",
@@ -89,6 +105,9 @@ def add_predict(commands: Any) -> None:
     add("--overwrite", action="store_true", help="do finished cases again, too")
     add("--part", type=part, metavar="I/N", help="every N-th case alone, for job arrays")
     add("--deterministic", action="store_true", help="the same labels every time on a GPU, too; slower")
+    workers = parser.add_mutually_exclusive_group()
+    workers.add_argument("--workers", type=positive(int), metavar="N", help="processes on this machine (extra cluster)")
+    workers.add_argument("--scheduler", metavar="ADDRESS", help="of Dask's workers elsewhere, such as tcp://host:8786")
     add("--quiet", action="store_true", help="no progress bar")
 
 
@@ -118,65 +137,82 @@ def predict(options: argparse.Namespace) -> int:
     cases = [replace(case, series=options.series, seg_type=seg_type) for case in cases]
     until = time_of_end(options)
     if [case.output for case in cases] == [options.output]:
-        segmenter = _segmenter(options)
-        outcomes = run_cases(cases, segmenter, _side_files(options, segmenter), until)
+        if options.workers or options.scheduler:
+            raise InputError(f"{options.output}: found a file as the output, expected a folder for what workers do")
+        outcomes = run_cases(cases, *_tools(options, _model_folder(options)), until)
     else:
         outcomes = _batch(options, part_of(cases, options.part), until)
     return 0 if succeeded(outcomes, options.strict) else 1
 
 
 def _batch(options: argparse.Namespace, cases: list[Case], until: float | None) -> list[Outcome]:
-    from umamba2.jobs.batch import Batch, Plan, Tools, summary
+    from umamba2.jobs.batch import Batch, Plan, summary
     from umamba2.jobs.contract import leave_record
     from umamba2.jobs.fingerprint import files_of_model, fingerprint
     from umamba2.jobs.manifest import MANIFEST, Manifest
 
-    several = len(cases) > 1
-
-    @cache
-    def load() -> Tools:
-        segmenter = _segmenter(options, several)
-        return segmenter, _side_files(options, segmenter)
-
-    folder = _model_folder(options)
-    if not (options.output / MANIFEST).exists():
+    several, on_workers = len(cases) > 1, options.workers or options.scheduler
+    folder, output = _model_folder(options), options.output
+    settings = {name: value for name, value in sorted(vars(options).items()) if name not in _NO_SETTINGS}
+    if on_workers:  # they may be at work in another folder
+        folder, output = Path(os.path.abspath(folder)), Path(os.path.abspath(output))
+        cases = [case.absolute() for case in cases]
+    tools = partial(_tools, options, folder, several)
+    load = cache(tools)
+    if not (on_workers or (output / MANIFEST).exists()):
         load()  # what is wrong with the model or an option is said before there is a folder
-    manifest = Manifest(options.output)
+    manifest = Manifest(output)
     model = fingerprint(files_of_model(folder), (record.get("model") for record in manifest))
     if model is None:
         raise ModelError(f"{folder}: found no model, expected a model folder")
-    settings = {name: value for name, value in sorted(vars(options).items()) if name not in _NO_SETTINGS}
-    plan = Plan(options.output, model, settings, options.overwrite, manifest.end)
-    batch = Batch(plan, manifest, load, until, several and _shows_bars(options))
+    batch = Batch(Plan(output, model, settings, options.overwrite, manifest.end), manifest, load, until)
     try:
-        batch.run(cases)
+        with batch.counting(cases, several and _shows_bars(options)):
+            if on_workers:
+                _on_workers(options, batch, cases, tools)
+            else:
+                batch.run(cases)
     finally:
         manifest.close()
-        leave_record(options.output, batch.outcomes, batch.segmenter, until, options.part)
+        leave_record(output, batch.outcomes, batch.settings, until, options.part)
         if several or any(outcome.skipped for outcome in batch.outcomes):
             say(summary(batch.outcomes))
     return batch.outcomes
 
 
+def _on_workers(options: argparse.Namespace, batch: Batch, cases: list[Case], load: Callable[[], Tools]) -> None:
+    left = batch.unfinished(cases)
+    if not left:
+        return
+    from umamba2.jobs.cluster import LOCAL_WAIT, REMOTE_WAIT, local_workers, remote_workers, run_on_workers
+
+    if options.scheduler:
+        with remote_workers(options.scheduler) as client:
+            run_on_workers(batch, left, load, client, REMOTE_WAIT)
+    else:
+        with local_workers(min(options.workers, len(left)), options.device) as client:
+            run_on_workers(batch, left, load, client, LOCAL_WAIT)
+
+
 def _model_folder(options: argparse.Namespace) -> Path:
-    from umamba2.models.locate import demo_model, find_model, model_folder
+    """The folder of the model; says so if that is one that has only seen phantoms."""
+    from umamba2.models.locate import DEMO_MODELS, demo_model, find_model, model_folder
 
     challenge = options.challenge if options.challenge in CHALLENGES else None
     if options.model is None:
-        return demo_model(challenge)
+        folder = demo_model(challenge)
+        say(f"warning: no --model: taking the demo model {folder.name}, which has never seen a patient", sys.stderr)
+        return folder
     folder = model_folder(options.model)
+    if folder.parent == DEMO_MODELS and str(folder) != options.model:  # another one of that name may be meant
+        say(f"{folder.name} is a demo model, which has never seen a patient", sys.stderr)
     return find_model(challenge, [folder]) if challenge else folder
 
 
-def _segmenter(options: argparse.Namespace, several: bool = False) -> Segmenter:
-    from umamba2.models.locate import DEMO_MODELS
+def _tools(options: argparse.Namespace, folder: Path, several: bool = False) -> Tools:
+    """The model of a folder, and what else to do with each output; workers call this, too."""
     from umamba2.segmenter import load
 
-    folder = _model_folder(options)
-    if options.model is None:
-        say(f"warning: no --model: taking the demo model {folder.name}, which has never seen a patient", sys.stderr)
-    elif folder.parent == DEMO_MODELS and str(folder) != options.model:  # another one of that name may be meant
-        say(f"{folder.name} is a demo model, which has never seen a patient", sys.stderr)
     segmenter = load(
         folder,
         challenge=options.challenge,
@@ -198,7 +234,7 @@ def _segmenter(options: argparse.Namespace, several: bool = False) -> Segmenter:
     if options.clicks is not None and not segmenter.takes_clicks:
         found = "found a model without clicks, expected one that takes them (or no --clicks)"
         raise InputError(f"{options.model or 'demo model'}: {found}")
-    return segmenter
+    return segmenter, _side_files(options, segmenter)
 
 
 def _shows_bars(options: argparse.Namespace) -> bool:

@@ -70,14 +70,14 @@ def run(
     if challenge.has_results:
         output = Path(output)
         write_file(output / "results.json", json.dumps([_entry(outcome) for outcome in outcomes if outcome.written]))
-        leave_record(output / "metadata", outcomes, segmenter, until)
+        leave_record(output / "metadata", outcomes, segmenter.settings if segmenter else {}, until)
     return outcomes
 
 
 def leave_record(
     folder: Path,
     outcomes: list[Outcome],
-    segmenter: Segmenter | None,
+    settings: dict[str, Any],
     until: float | None,
     part: tuple[int, int] | None = None,
 ) -> None:
@@ -87,7 +87,7 @@ def leave_record(
     """
     path = folder / (RUN_RECORD if part is None else f"run.{part[0]}-of-{part[1]}.json")
     try:
-        write_file(path, json.dumps(_run_record(folder, outcomes, segmenter, until), indent=1, default=str))
+        write_file(path, json.dumps(_run_record(folder, outcomes, settings, until), indent=1, default=str))
     except Exception as error:
         problem = str(error) if isinstance(error, InputError) else f"{path}: found {unexpected(error)}"
         say(f"warning: {problem}", sys.stderr)
@@ -103,15 +103,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _run_record(
-    folder: Path, outcomes: list[Outcome], segmenter: Segmenter | None, until: float | None
-) -> dict[str, Any]:
+def _run_record(folder: Path, outcomes: list[Outcome], settings: dict[str, Any], until: float | None) -> dict[str, Any]:
     def place(output: Path) -> str:  # two cases in different folders may have the same name
         return output.relative_to(folder).as_posix() if output.is_relative_to(folder) else output.name
 
     return {
         "versions": versions(),
-        "settings": segmenter.settings if segmenter else {},
+        "settings": settings,
         "seconds_left": None if until is None else round(until - time.monotonic(), 3),
         "cases": [
             {

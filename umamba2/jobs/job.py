@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -41,6 +42,11 @@ class Case:
     problem: str = ""
     series: str | None = None
     seg_type: str | None = None  # of a DICOM Segmentation; None: a label map
+
+    def absolute(self) -> Case:
+        """This case, with paths that hold for processes in other folders, too."""
+        image, output = (Path(os.path.abspath(path)) for path in (self.image, self.output))
+        return replace(self, image=image, output=output, clicks=self.clicks and Path(os.path.abspath(self.clicks)))
 
 
 @dataclass
