@@ -157,7 +157,7 @@ class _Farm:
         left, running = list(reversed(cases)), dict[Any, Case]()
         seen = time.monotonic()  # workers
         while left or running:
-            workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
+            workers = len(self.client.nthreads())
             if workers:
                 seen = time.monotonic()
             elif time.monotonic() - seen > self.patience:
