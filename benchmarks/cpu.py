@@ -253,7 +253,9 @@ def nnunet(folder: Path, device: str = "cpu", step: float = 1.0, mirror_axes: tu
     return run
 
 
-def write_model(folder: Path, features, patch, classes: int, mirror_axes: tuple[int, ...] = ()) -> None:
+def write_model(
+    folder: Path, features, patch, classes: int, mirror_axes: tuple[int, ...] = (), network: str = "UMamba2"
+) -> None:
     """A model folder in nnU-Net's layout with random weights in the published architecture."""
     architecture = {
         "n_stages": 7,
@@ -271,6 +273,8 @@ def write_model(folder: Path, features, patch, classes: int, mirror_axes: tuple[
         "nonlin": "torch.nn.LeakyReLU",
         "nonlin_kwargs": {"inplace": True},
     }
+    if network != "UMamba2":
+        architecture["patch_size"] = list(patch)  # which clicks refer to
     configuration = {
         "data_identifier": "nnUNetPlans_3d_fullres",
         "preprocessor_name": "DefaultPreprocessor",
@@ -281,7 +285,7 @@ def write_model(folder: Path, features, patch, classes: int, mirror_axes: tuple[
         "use_mask_for_norm": [False],
         "batch_dice": False,
         "architecture": {
-            "network_class_name": "umamba2.nets.UMamba2",
+            "network_class_name": f"umamba2.nets.{network}",
             "arch_kwargs": architecture,
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         },
@@ -307,7 +311,7 @@ def write_model(folder: Path, features, patch, classes: int, mirror_axes: tuple[
         "numTraining": 1,
     }
     torch.manual_seed(0)
-    net = build_network("UMamba2", architecture, 1, classes).apply(randomise)
+    net = build_network(network, architecture, 1, classes).apply(randomise)
     checkpoint = {
         "network_weights": net.state_dict(),
         "init_args": {"plans": plans, "configuration": "3d_fullres", "fold": 0, "dataset_json": dataset},
