@@ -20,6 +20,7 @@ from umamba2.web.app import make_app
 from umamba2.web.gate import Gate
 from umamba2.web.listening import bind, config
 from umamba2.web.models import Models
+from umamba2.web.nninteractive import Adapter
 from umamba2.web.routes import Desk
 from umamba2.web.studies import Studies
 from umamba2.web.tasks import Line
@@ -94,7 +95,7 @@ def serving(folder: Path, desk: Desk | None = None, token: str | None = TOKEN) -
 
     desk = desk or make_desk(folder)
     listening = bind("127.0.0.1", 0)
-    server = uvicorn.Server(config(Gate(make_app(desk), token)))
+    server = uvicorn.Server(config(Gate(make_app(desk, Adapter(desk).routes()), token)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

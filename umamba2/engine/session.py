@@ -227,7 +227,7 @@ class Session(Generic[Whole]):
         for remark in remarks:
             record.warn(remark)
         labels = self._look(self._as_arrays(clicks), record, watch)
-        changed = _box(labels != self.labels)
+        changed = box_around(labels != self.labels)
         part = None if changed is None else labels[tuple(slice(a, b) for a, b in zip(*changed))].copy()
         self.labels, self._clicks, self._before = labels, clicks, before
         self._warnings += [warning for warning in record.warnings if warning not in self._warnings]
@@ -270,7 +270,7 @@ class Session(Generic[Whole]):
         return (z, y, x)
 
 
-def _box(mask: npt.NDArray[np.bool_]) -> tuple[Voxel, Voxel] | None:
+def box_around(mask: npt.NDArray[np.bool_]) -> tuple[Voxel, Voxel] | None:
     """The smallest box around what is true: its first voxel and the one after its last."""
     planes = np.flatnonzero(mask.any(axis=(1, 2)))
     if not len(planes):

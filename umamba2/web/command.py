@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
         from umamba2.web.app import make_app
         from umamba2.web.gate import Gate, check_token, is_loopback
         from umamba2.web.listening import bind, serve
+        from umamba2.web.nninteractive import Adapter
     from umamba2.web.models import Models
     from umamba2.web.routes import Desk
     from umamba2.web.studies import Studies
@@ -73,5 +74,6 @@ def run(options: argparse.Namespace) -> int:
         host = f"[{options.host}]" if ":" in options.host else options.host
         address = f"http://{host}:{listening.getsockname()[1]}/"
         say(address if token is None else f"{address}?token={token}")
-        serve(Gate(make_app(Desk(models, Studies(Path(folder)), Line())), token, options.host), listening)
+        desk = Desk(models, Studies(Path(folder)), Line())
+        serve(Gate(make_app(desk, Adapter(desk).routes()), token, options.host), listening)
     return 0
