@@ -185,7 +185,7 @@ class Adapter:
             # The client waits long for this request and not for the next: what takes longest is done here.
             session.look(watch=task.watch)
             study.volume, study.session = volume, session
-            client.shape, client.spacing = session.labels.shape, spacing  # type: ignore[assignment]
+            client.shape, client.spacing = session.labels.shape, spacing
             client.mask, client.waiting, client.last = np.zeros(session.labels.shape, bool), [], {}
             return {"original_image_shape": list(shape), "warnings": [*warnings, *session.warnings]}
 
