@@ -12,7 +12,8 @@ import pydicom
 import pytest
 from dicom_cases import ct_headers
 from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.tag import Tag
 from stand_in import DIRECTION
 
 from umamba2.anatomy.codes import PRIVATE_SCHEME, coding
@@ -218,6 +219,12 @@ def test_the_scan_was_resampled(tmp_path):
 
 
 # What makers leave out of their headers, or write into them.
+def with_values(header, **values):
+    for keyword, value in values.items():
+        tag = tag_for_keyword(keyword)
+        header[tag] = DataElement(tag, dictionary_VR(tag), value, validation_mode=pydicom.config.IGNORE)
+
+
 def no_positions(header, k):
     del header.ImagePositionPatient, header.ImageOrientationPatient
 
@@ -232,10 +239,7 @@ def no_patient(header, k):
 
 
 def odd_patient(header, k):
-    for keyword, value in (("PatientBirthDate", "1.1.1970"), ("PatientAge", "56 years"), ("StudyTime", "25:61")):
-        tag = tag_for_keyword(keyword)
-        header[tag] = DataElement(tag, dictionary_VR(tag), value, validation_mode=pydicom.config.IGNORE)
-    header.PatientSex = "D"
+    with_values(header, PatientBirthDate="1.1.1970", PatientAge="56 years", StudyTime="25:61", PatientSex="D")
 
 
 def two_orientations(header, k):
@@ -261,6 +265,14 @@ def localised_uids(header, k):
     header.PatientComments = "x" * 2000
 
 
+def kind_without_a_grid(header, k):
+    header.SOPClassUID = "1.2.3.4"
+
+
+def x_ray_3d(header, k):
+    header.SOPClassUID, header.Modality = "1.2.840.10008.5.1.4.1.1.13.1.1", "XA"
+
+
 @pytest.mark.parametrize(
     ("odd", "says"),
     [
@@ -276,6 +288,8 @@ def localised_uids(header, k):
         (umlauts, []),
         (no_series_number, []),
         (localised_uids, []),
+        (kind_without_a_grid, []),
+        (x_ray_3d, []),
     ],
 )
 def test_headers_that_are_not_as_they_should_be(tmp_path, odd, says):
@@ -294,6 +308,31 @@ def test_headers_that_are_not_as_they_should_be(tmp_path, odd, says):
     assert {i.ReferencedSOPInstanceUID for i in series.ReferencedInstanceSequence} == {
         header.SOPInstanceUID for header in headers
     }
+
+
+def test_images_without_a_study_or_a_series(tmp_path):
+    def without(keyword):
+        return ct_headers(grid(EIGHT[0]), lambda header, k: delattr(header, keyword))
+
+    for keyword, says in (("StudyInstanceUID", "images of no study"), ("SeriesInstanceUID", None)):
+        remarks = write_dicom_seg(tmp_path / "a.dcm", label_map(), grid(EIGHT[0]), TABLE, without(keyword))
+        assert [says in remark for remark in remarks] == ([] if says is None else [True])
+        seg = hd.seg.segread(tmp_path / "a.dcm")
+        np.testing.assert_array_equal(in_patient(seg, grid(EIGHT[0])), label_map())
+        assert seg.PatientID == "PHANTOM-7"
+        assert "ReferencedSeriesSequence" not in seg
+
+
+def test_values_that_cannot_be_read_are_left_out(tmp_path):
+    headers = ct_headers(grid(EIGHT[0]))
+    for header in headers:
+        for keyword, value in (("PatientWeight", b"70 kg"), ("SeriesNumber", b"four")):
+            tag = tag_for_keyword(keyword)
+            header._dict[tag] = RawDataElement(Tag(tag), dictionary_VR(tag), len(value), value, 0, False, True)
+    (remark,) = write_dicom_seg(tmp_path / "a.dcm", label_map(), grid(EIGHT[0]), TABLE, headers)
+    assert "found a Patient's Weight that is not as DICOM has it, left out" in remark
+    assert "70" not in remark.split(": ", 1)[1]
+    assert "PatientWeight" not in pydicom.dcmread(tmp_path / "a.dcm")
 
 
 @pytest.mark.parametrize("of_scan", [False, True])

@@ -20,6 +20,7 @@ import highdicom as hd
 import numpy as np
 import numpy.typing as npt
 from pydicom import DataElement, Dataset, config, dcmread
+from pydicom.datadict import dictionary_description
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
@@ -44,7 +45,7 @@ _OF_PATIENT = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
     "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
-_REFERENCE = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")
+_REFERENCE = ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")
 _PATIENT_GROUP = 0x0010
 _MOST_SHEAR = 0.01  # degrees
 
@@ -87,39 +88,55 @@ def write_dicom_seg(
     kept[list(numbers)] = list(numbers.values())
     remarks: list[str] = []
     sources = _usable(path, headers, geometry, remarks)
-    volume = hd.Volume(
-        array=kept[labels],
-        affine=_affine(path, geometry),
-        coordinate_system="PATIENT",
-        frame_of_reference_uid=sources[0].FrameOfReferenceUID,
-    )
+    array, affine = kept[labels], _affine(path, geometry)
+    segments = [_segment(numbers[label], structure) for label, structure in shown.items()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the values of others, which stay as they are
-        seg = hd.seg.Segmentation(
-            source_images=sources,
-            pixel_array=volume,
-            segmentation_type=kind.upper(),
-            segment_descriptions=[_segment(numbers[label], structure) for label, structure in shown.items()],
-            specific_character_set="ISO_IR 192",
-            series_instance_uid=generate_uid(),
-            series_number=_series_number(sources[0]),
-            sop_instance_uid=generate_uid(),
-            instance_number=1,
-            manufacturer=NAME,
-            manufacturer_model_name=NAME,
-            software_versions=__version__,
-            device_serial_number=__version__,  # must not be empty; programs have none
-            content_label="SEGMENTATION",
-            content_description="Structures of the mouth, found by a program",
-            series_description=f"Segmentation by {NAME} {__version__}",
-            # The bits of single structures cannot be compressed; whole label maps become a tenth or less.
-            transfer_syntax_uid=RLELossless if kind == "labelmap" else ExplicitVRLittleEndian,
-        )
+        try:
+            seg = _segmentation(array, affine, segments, sources, kind)
+        except Exception:  # headers have more forms than highdicom takes; where they are is known without it
+            sources = [_stand_in(geometry, sources[0])]
+            seg = _segmentation(array, affine, segments, sources, kind)
         _finish(seg, sources, headers)
         with replacing(path, ".dcm") as partial:
             seg.save_as(partial)
             _verify(partial, seg)
     return remarks
+
+
+def _segmentation(
+    array: npt.NDArray[np.uint8],
+    affine: npt.NDArray[np.float64],
+    segments: list[hd.seg.SegmentDescription],
+    sources: Sequence[Dataset],
+    kind: str,
+) -> hd.seg.Segmentation:
+    volume = hd.Volume(
+        array=array,
+        affine=affine,
+        coordinate_system="PATIENT",
+        frame_of_reference_uid=sources[0].FrameOfReferenceUID,
+    )
+    return hd.seg.Segmentation(
+        source_images=sources,
+        pixel_array=volume,
+        segmentation_type=kind.upper(),
+        segment_descriptions=segments,
+        specific_character_set="ISO_IR 192",
+        series_instance_uid=generate_uid(),
+        series_number=_series_number(sources[0]),
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer=NAME,
+        manufacturer_model_name=NAME,
+        software_versions=__version__,
+        device_serial_number=__version__,  # must not be empty; programs have none
+        content_label="SEGMENTATION",
+        content_description="Structures of the mouth, found by a program",
+        series_description=f"Segmentation by {NAME} {__version__}",
+        # The bits of single structures cannot be compressed; whole label maps become a tenth or less.
+        transfer_syntax_uid=RLELossless if kind == "labelmap" else ExplicitVRLittleEndian,
+    )
 
 
 def headers_of(scan: str | Path, geometry: Geometry, name: str, series: str | None = None) -> list[Dataset]:
@@ -191,12 +208,15 @@ def _usable(path: str | Path, headers: Sequence[Dataset], geometry: Geometry, re
         return [_stand_in(geometry, Dataset())]
     first = deepcopy(headers[0])
     _mend(path, first, remarks)
+    if not first.get("StudyInstanceUID"):
+        remarks.append(f"{path}: found images of no study, expected one; the segmentation has one of its own")
+        return [_stand_in(geometry, first)]
     if not first.get("FrameOfReferenceUID") or not _oriented(first):
         found, expected = "images that do not say how they lie in the patient", "orientation and frame of reference"
         remarks.append(f"{path}: found {found}, expected {expected}; the segmentation has a frame of its own")
         first.FrameOfReferenceUID = generate_uid()
         return [_stand_in(geometry, first)]
-    return [first, *headers[1:]] if _places(headers) else [_stand_in(geometry, first)]
+    return [first, *headers[1:]] if _places([first, *headers[1:]]) else [_stand_in(geometry, first)]
 
 
 def _oriented(header: Dataset) -> bool:
@@ -246,6 +266,13 @@ def _mend(path: str | Path, header: Dataset, remarks: list[str]) -> None:
 
     Values are the patient's, so they are not said.
     """
+    for tag in list(header.keys()):
+        try:
+            header[tag]
+        except Exception:  # a value that cannot be one of its kind, such as a weight of "70 kg"
+            del header[tag]
+            if tag.group == _PATIENT_GROUP:
+                remarks.append(f"{path}: found a {dictionary_description(tag)} that is not as DICOM has it, left out")
     header.decode()  # texts from whatever characters they were written in: a SEG has UTF-8
     for element in list(header):
         if element.keyword not in _OF_PATIENT and element.tag.group != _PATIENT_GROUP:
@@ -281,10 +308,11 @@ def _finish(seg: hd.seg.Segmentation, sources: Sequence[Dataset], headers: Seque
             if "DerivationImageSequence" in group:
                 del group.DerivationImageSequence
         del seg.SourceImageSequence, seg.ReferencedSeriesSequence
-        images = [_reference(header) for header in headers if all(header.get(uid) for uid in _REFERENCE)]
+        whole = [header for header in headers if all(header.get(uid) for uid in _REFERENCE)]
+        images = [_reference(header) for header in whole if header.StudyInstanceUID == seg.StudyInstanceUID]
         if images:
             series = Dataset()
-            series.SeriesInstanceUID, series.ReferencedInstanceSequence = headers[0].SeriesInstanceUID, images
+            series.SeriesInstanceUID, series.ReferencedInstanceSequence = whole[0].SeriesInstanceUID, images
             seg.SourceImageSequence, seg.ReferencedSeriesSequence = images, [series]
     scheme = Dataset()
     scheme.CodingSchemeDesignator, scheme.CodingSchemeName = PRIVATE_SCHEME, PRIVATE_SCHEME_NAME
