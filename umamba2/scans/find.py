@@ -16,7 +16,7 @@ from umamba2.scans.dicom.sources import Source, source_of
 from umamba2.scans.volumes import suffix
 
 _LAST = 0x00280008  # the tag of NumberOfFrames, the last that is asked for here
-_MOST_PEEKED = 200  # files of a zip that are looked into, to see whether any is DICOM
+_MOST_PEEKED = 20_000  # files of a zip that are looked into; one with more is for its reader to look through
 
 
 class _Owned(NamedTuple):
@@ -107,7 +107,9 @@ def _is_dicom_zip(path: Path) -> bool:
             return False
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-            for member in members[:_MOST_PEEKED]:
+            if len(members) > _MOST_PEEKED:
+                return True
+            for member in members:
                 if has_dicom_ending(member.filename):
                     return True
                 with archive.open(member) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from pathlib import Path
@@ -26,6 +27,7 @@ from dicom_series import (
     voxels,
     write_slices,
 )
+from PIL import Image
 from pydicom.encaps import encapsulate
 
 from umamba2.errors import InputError
@@ -265,6 +267,48 @@ def test_packed(tmp_path, syntax, many):
         agrees(save(ds, tmp_path / "scan.dcm", syntax), "order in the file")
     else:
         agrees(write_slices(tmp_path / "a", pack=PACKED[syntax], syntax=syntax))
+
+
+@pytest.mark.parametrize("syntax", [*PACKED][1:])
+def test_packed_numbers_of_other_kinds(tmp_path, syntax):
+    """Of 13 bits, signed or not, with the sign carried on or cut off; of 16 bits without a sign."""
+    for name, stored, offset, cut in (
+        ("a", 13, 0, False),
+        ("b", 13, 0, True),
+        ("c", 13, 4000, False),
+        ("d", 16, 4000, False),
+    ):
+
+        def change(ds, k, stored=stored, offset=offset):
+            ds.BitsStored, ds.HighBit, ds.PixelRepresentation = stored, stored - 1, int(not offset)
+            ds.RescaleIntercept = -offset
+
+        def pack(numbers, offset=offset, cut=cut):
+            moved = numbers.astype(int) + offset
+            return PACKED[syntax]((moved & 0x1FFF if cut else moved).astype(np.int16))
+
+        agrees(write_slices(tmp_path / name, change, pack=pack, syntax=syntax, count=4))
+
+
+@pytest.mark.parametrize(
+    ("syntax", "kind", "options"),
+    [
+        ("1.2.840.10008.1.2.4.50", "JPEG", {"quality": 98}),
+        ("1.2.840.10008.1.2.4.90", "JPEG2000", {"irreversible": False, "no_jp2": True}),
+        ("1.2.840.10008.1.2.4.90", "JPEG2000", {"irreversible": False, "no_jp2": False}),
+    ],
+)
+def test_packed_numbers_of_eight_bits(tmp_path, syntax, kind, options):
+    def change(ds, k):
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
+        ds.RescaleSlope, ds.RescaleIntercept = 20, -3000
+
+    def pack(numbers):
+        content = io.BytesIO()
+        Image.fromarray(((numbers.astype(int) + 3000) // 20).astype(np.uint8)).save(content, kind, **options)
+        return content.getvalue()
+
+    agrees(write_slices(tmp_path / "a", change, pack=pack, syntax=syntax), tolerance=45)
 
 
 def test_deflated_and_big_endian_and_implicit(tmp_path):

@@ -7,6 +7,7 @@ import re
 import struct
 import zipfile
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -167,6 +168,73 @@ def test_numbers_of_slices_that_cannot_be(tmp_path, values, words):
     ds.PixelData = encapsulate([rle(voxels()[0])])
     ds["PixelData"].VR = "OB"
     refused(save(ds, tmp_path / "b.dcm", RLE), *words[:1])
+
+
+@pytest.mark.parametrize(
+    "values", [{"SeriesInstanceUID": "1.2.3"}, {"StudyInstanceUID": "1.2.3"}, {"PixelSpacing": [0.4, 0.4]}]
+)
+def test_a_last_slice_that_went_astray(tmp_path, values):
+    """Without it the others are a volume without a gap."""
+    folder = write_slices(tmp_path / "a", lambda ds, k: setting(**values)(ds, k) if k == SHAPE[0] - 1 else None)
+    read(folder, "found 1 single slices like those of a volume")
+
+
+def test_a_last_slice_of_another_size(tmp_path):
+    def change(ds, k):
+        if k == SHAPE[0] - 1:
+            ds.Rows, ds.PixelData = 10, ds.PixelData[:480]
+
+    read(write_slices(tmp_path / "a", change), "found 1 single slices like those of a volume")
+
+
+def test_slices_that_store_numbers_in_several_ways(tmp_path):
+    folder = write_slices(tmp_path / "a", setting(PixelRepresentation=lambda k: int(k != 5)))
+    volume = read_volume(folder)
+    assert any("found numbers stored in 2 ways" in line for line in volume.warnings)
+
+
+def test_an_intercept_without_a_slope(tmp_path):
+    def change(ds, k):
+        del ds.RescaleSlope
+
+    read(write_slices(tmp_path / "a", change), "found one of RescaleSlope and RescaleIntercept")
+
+
+def test_more_pixels_than_slices(tmp_path):
+    ds = many_slices()
+    ds.PixelData += bytes(960)
+    read(save(ds, tmp_path / "a.dcm"), "order in the file", "found 12480 bytes of pixels, expected 11520")
+
+
+def test_files_of_a_makers_own_kind(tmp_path):
+    folder = write_slices(tmp_path / "a")
+    ds = header()
+    ds.SOPClassUID = "1.2.392.200036.9999.1"
+    del ds.Rows, ds.Columns
+    save(ds, folder / "raw")
+    read(folder, "found 1 DICOM files of an unknown kind")
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_damage_anywhere_in_headers(tmp_path, many):
+    """Whatever comes of it, it is a volume or one line: no other exception, no hang."""
+    if many:
+        save(enhanced(range(SHAPE[0])), tmp_path / "a/scan")
+    else:
+        write_slices(tmp_path / "a", count=4)
+    rng = np.random.default_rng(7)
+    files = sorted((tmp_path / "a").iterdir())
+    for _ in range(60):
+        path = files[rng.integers(len(files))]
+        whole = path.read_bytes()
+        content, end = bytearray(whole), whole.index(PIXELS) + 12
+        for _ in range(rng.integers(1, 4)):
+            at, noise = int(rng.integers(132, end)), rng.integers(0, 256, int(rng.integers(1, 9))).astype(np.uint8)
+            content[at : at + int(rng.integers(0, 9))] = noise.tobytes()
+        path.write_bytes(bytes(content))
+        with suppress(InputError):
+            read_volume(tmp_path / "a")
+        path.write_bytes(whole)
 
 
 def test_a_film_of_one_plane_is_no_volume(tmp_path):

@@ -134,7 +134,10 @@ def check_scale(series: list[Frame], name: str, warnings: list[str]) -> None:
     modality = text(header.values, "Modality")
     if modality and modality not in _MODALITIES:
         warnings.append(f"{name}: found the modality {modality[:16]}, expected CT")
-    if text(header.values, "PhotometricInterpretation") == "MONOCHROME1":
+    ways = {numbers_of(frame.header) for frame in series}
+    if len(ways) > 1:
+        warnings.append(f"{name}: found numbers stored in {len(ways)} ways, expected one; each taken as its file says")
+    if any(text(frame.header.values, "PhotometricInterpretation") == "MONOCHROME1" for frame in series):
         found = "found MONOCHROME1 (low values shown bright), expected MONOCHROME2"
         warnings.append(f"{name}: {found}; values taken as they are")
     for which, what in enumerate(("RescaleSlope", "RescaleIntercept")):
@@ -144,6 +147,10 @@ def check_scale(series: list[Frame], name: str, warnings: list[str]) -> None:
         lacking = sum(frame.scale[which] is None for frame in series)
         if 0 < lacking < len(series):
             warnings.append(f"{name}: found no {what} in {lacking} of {len(series)} slices, expected it in all or none")
+    lone = sum((frame.scale[0] is None) != (frame.scale[1] is None) for frame in series)
+    if lone == len(series):
+        found = "found one of RescaleSlope and RescaleIntercept"
+        warnings.append(f"{name}: {found}, expected both or none; taken for 1 or 0")
     if any(frame.scale[0] == 0 for frame in series):
         warnings.append(f"{name}: found a RescaleSlope of 0, expected another; taken for 1")
     if modality == "CT" and all(frame.scale == (None, None) for frame in series):

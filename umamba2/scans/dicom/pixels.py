@@ -99,7 +99,9 @@ def check_size(header: Header, rows: int, columns: int, count: int) -> None:
         )
 
 
-def stored_slices(header: Header, rows: int, columns: int, count: int, decoder: Decoder) -> Iterator[Array]:
+def stored_slices(
+    header: Header, rows: int, columns: int, count: int, decoder: Decoder, warnings: list[str]
+) -> Iterator[Array]:
     """The slices of a file in its order, (rows, columns) of `Numbers.kind`, as stored.
 
     Args:
@@ -108,6 +110,7 @@ def stored_slices(header: Header, rows: int, columns: int, count: int, decoder: 
         columns: Of a slice.
         count: Of slices.
         decoder: For packed pixels.
+        warnings: Gets a line where there is more than these.
 
     Raises:
         InputError: Some are missing or damaged.
@@ -126,7 +129,10 @@ def stored_slices(header: Header, rows: int, columns: int, count: int, decoder: 
         if header.syntax in NATIVE:
             size = rows * columns * stored.allocated // 8
             kind = stored.kind.newbyteorder(">" if header.syntax == BIG_ENDIAN else "<")
-            if length < size * count:
+            if length > size * count + 1:
+                found = f"found {length} bytes of pixels"
+                warnings.append(f"{header.label}: {found}, expected {size * count}; the others left out")
+            if not size * count <= length <= header.size - file.tell():
                 found = f"found {length} bytes of pixels"
                 raise InputError(f"{header.label}: {found}, expected {count} slices of {columns} x {rows} voxels")
             for _ in range(count):

@@ -112,7 +112,7 @@ def _filled(stack: Stack, name: str, warnings: list[str]) -> Array:
     doubles = list[tuple[Frame, int, Array]]()
     with Decoder() as decoder:
         for one in files.values():
-            for index, plane in enumerate(stored_slices(one, rows, columns, frame_count(one), decoder)):
+            for index, plane in enumerate(stored_slices(one, rows, columns, frame_count(one), decoder, warnings)):
                 key = (one.label, index)
                 if key in layers:
                     frame, layer = layers[key]

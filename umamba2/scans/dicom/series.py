@@ -6,6 +6,7 @@ by --series and misses hears the UIDs that there are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -14,11 +15,12 @@ import numpy as np
 
 from umamba2.errors import InputError
 from umamba2.scans.dicom.frames import Frame, frame_count, frames_of
-from umamba2.scans.dicom.headers import Header, columns_of, read_header, rows_of, text, value, whole
+from umamba2.scans.dicom.headers import Header, columns_of, read_header, rows_of, text, whole
 from umamba2.scans.dicom.sources import Source
 
 _SAME_DIRECTION = 2e-3  # cosines of slices that lie alike differ by at most that
 _SAME_SPACING = 0.01  # of the smaller one
+_COLOURS = ("RGB", "YBR", "PALETTE", "HSV", "ARGB", "CMYK")
 _NO_SCANS = (  # images that are none of a patient: segmentations, maps, doses
     "1.2.840.10008.5.1.4.1.1.66.4",
     "1.2.840.10008.5.1.4.1.1.66.7",
@@ -77,15 +79,17 @@ def find_series(sources: Iterable[Source], warnings: list[str], name: str, compl
         InputError: A file cannot be read, or no two slices belong together.
     """
     groups = dict[tuple[object, ...], list[Frame]]()  # whose they are is looked at last
+    unknown = 0
     for source in sources:
         try:
             header = read_header(source, complete=complete)
-            _check_image(header)
+            image = _is_image(header)
         except InputError:
             if source.sure:
                 raise
             continue  # it only looked like DICOM
-        if is_scan(header):
+        unknown += image is None
+        if image and is_scan(header):
             groups.setdefault(_key(header), []).extend(frames_of(header))
     found = [
         series
@@ -94,38 +98,53 @@ def find_series(sources: Iterable[Source], warnings: list[str], name: str, compl
         for series in _split(key, patient, frames)
     ]
     volumes = [series for series in found if len(series.frames) > 1]
+    strays = [one for one in found if len(one.frames) == 1 and any(_akin(one, volume) for volume in volumes)]
     if not volumes:
         volumes = [series for series in _gathered(found) if len(series.frames) > 1]
         if volumes:
             said = f"found a series UID of its own for each of {len(volumes[0].frames)} slices, expected one for all"
             warnings.append(f"{name}: {said}; taken together")
+    if unknown:
+        found_files = f"found {unknown} DICOM files of an unknown kind and without an image"
+        warnings.append(f"{name}: {found_files}, expected slices; left out")
     if not volumes:
         what = {0: "no slice", 1: "one slice"}.get(len(found), f"{len(found)} slices that do not belong together")
         raise InputError(f"{name}: found {what}, expected the slices of a volume (give the folder that holds them)")
+    if strays:
+        apart = "but of another series, size, spacing or direction"
+        warnings.append(f"{name}: found {len(strays)} single slices like those of a volume {apart}; left out")
     return sorted(volumes, key=lambda series: -series.voxels)
 
 
-def _check_image(header: Header) -> None:
-    """Raise InputError for the header of an image that ends too early to say its size, and for one of nothing."""
+def _akin(one: Series, volume: Series) -> bool:
+    """Whether a single slice may have been one of a volume's, before something in its header was damaged."""
+    same_size = (one.key[2:], one.patient) == (volume.key[2:], volume.patient)
+    return one.uid == volume.uid or (same_size and _alike(one.frames[0], volume.frames[0]))
+
+
+def _is_image(header: Header) -> bool | None:
+    """Whether a file holds an image; None where it does not say what it holds in a known way.
+
+    Raises InputError for an image whose header ends too early to say its size, and for a header of nothing.
+    """
     from pydicom.uid import UID
 
     kind = text(header.values, "SOPClassUID")
-    image = not kind or "Image Storage" in UID(kind).name
-    if image and not (rows_of(header) and columns_of(header)):
+    if rows_of(header) and columns_of(header):
+        return True
+    known = UID(kind).name
+    if not kind or "Image Storage" in known:
         raise InputError(f"{header.label}: found no size of its image, expected a complete DICOM file")
+    return None if known == kind else False
 
 
 def is_scan(header: Header) -> bool:
-    """Whether a file holds grey slices of a patient."""
+    """Whether an image is grey and of a patient: no localizer, no picture in colours, no segmentation."""
     values = header.values
-    if not rows_of(header) or not columns_of(header) or text(values, "SOPClassUID") in _NO_SCANS:
+    if text(values, "SOPClassUID") in _NO_SCANS or whole(values, "SamplesPerPixel") in (3, 4):
         return False
-    if (whole(values, "SamplesPerPixel") or 1) != 1:
-        return False
-    kind = value(values, "ImageType")
-    words = [kind] if isinstance(kind, str) else list(kind or ())
-    photometric = text(values, "PhotometricInterpretation") or "MONOCHROME2"
-    return "LOCALIZER" not in [str(word).upper() for word in words] and photometric.startswith("MONOCHROME")
+    words = re.split(r"[^A-Z]+", text(values, "ImageType").upper())
+    return "LOCALIZER" not in words and not text(values, "PhotometricInterpretation").startswith(_COLOURS)
 
 
 def choose(volumes: list[Series], wanted: str | None, warnings: list[str], name: str) -> Series:
