@@ -323,6 +323,7 @@ def test_images_without_a_study_or_a_series(tmp_path):
         assert "ReferencedSeriesSequence" not in seg
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value")
 def test_values_that_cannot_be_read_are_left_out(tmp_path):
     headers = ct_headers(grid(EIGHT[0]))
     for header in headers:
