@@ -188,7 +188,7 @@ def test_labels_equal_those_of_everything_resampled_at_once(shape, patch, step, 
 
 def test_a_part_that_no_tile_answers_is_background():
     for labels in (
-        SameGrid((4, 4, 4), [(0, 0)] * 3, CPU),
+        SameGrid((4, 4, 4), [(0, 0)] * 3),
         OtherGrid((4, 4, 4), [(0, 0)] * 3, (4, 4, 4), 0, False, [(0, 4)], 3, CPU),
     ):
         labels.finish((slice(0, 4), slice(0, 2), slice(0, 4)), None)

@@ -62,9 +62,10 @@ class Accumulator:
     ):  # fmt: skip
         self.sweep, self.classes, self.blend, self.device, self.finish = sweep, classes, blend, device, finish
         self.dtype = score_dtype(classes * sweep.pending_voxels)
-        self._weight = gaussian(patch).to(device)
+        self._weight = gaussian(patch)
         self._needs_mean = blend == "nnunet" and not argmax_only
         self._pending: dict[tuple[int, ...], _Sums] = {}
+        self._weight = self._retry_on_host(lambda: self._weight.to(self.device))
 
     def add(self, tile: Tile, logits: Tensor | None) -> None:
         """Add a tile.

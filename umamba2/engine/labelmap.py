@@ -2,6 +2,8 @@
 
 There are two ways: where network and scan share a grid, every finished part is labelled at once. Where they do not,
 parts are put together to whole rows of the volume, which are resampled, labelled and forgotten.
+
+Labels are in the host's memory from the start: an error of a GPU that sticks would take along what is finished.
 """
 
 from __future__ import annotations
@@ -57,19 +59,18 @@ class SameGrid:
     Args:
         shape: The volume without its padding, (z, y, x).
         pads: The voxels added before and after each axis.
-        device: Where the labels are.
     """
 
-    def __init__(self, shape: Sequence[int], pads: Sequence[tuple[int, int]], device: torch.device):
+    def __init__(self, shape: Sequence[int], pads: Sequence[tuple[int, int]]):
         self.pads = pads
-        self.labels = torch.zeros(tuple(shape), dtype=torch.uint8, device=device)
+        self.labels = torch.zeros(tuple(shape), dtype=torch.uint8)
 
     def finish(self, box: Box, scores: Tensor | None) -> None:
         """Label a part of the padded volume from its scores (classes, z, y, x); None makes it background."""
         parts = without_padding(box, self.pads, self.labels.shape)
         if parts is not None and scores is not None:
             own, where = parts
-            self.labels[where] = best_class(scores[all_classes(own)]).to(self.labels.device)
+            self.labels[where] = best_class(scores[all_classes(own)]).cpu()
 
 
 @dataclass
@@ -93,7 +94,7 @@ class OtherGrid:
         nearest: Do not interpolate along that axis.
         rows: The first row of the padded volume, and the one after the last, of what is finished together; in order.
         classes: How many there are.
-        device: Where the labels are.
+        device: Where scores are kept until their rows are complete.
     """
 
     def __init__(
@@ -101,7 +102,8 @@ class OtherGrid:
         rows: Sequence[tuple[int, int]], classes: int, device: torch.device,
     ):  # fmt: skip
         self.shape, self.pads, self.lead, self.classes = tuple(shape), pads, lead, classes
-        self.labels = torch.zeros(tuple(target), dtype=torch.uint8, device=device)
+        self.device = device
+        self.labels = torch.zeros(tuple(target), dtype=torch.uint8)
         self._by_row = self.labels.movedim(lead, 0)
         self._resampler = RowResampler(shape[lead], leading(target, lead), nearest)
         before, plane = pads[lead][0], math.prod(leading(shape, lead)[1:])
@@ -132,11 +134,11 @@ class OtherGrid:
             self._label(self._pending.pop(0))
 
     def _empty(self, size: Sequence[int]) -> Tensor:
-        """Memory for scores, the host's if there is too little on the labels' device."""
+        """Memory for scores, the host's if there is too little on the device."""
         try:
-            return torch.empty(*size, dtype=self.dtype, device=self.labels.device)
+            return torch.empty(*size, dtype=self.dtype, device=self.device)
         except Exception as error:
-            if self.labels.device.type == "cpu" or not is_out_of_memory(error):
+            if self.device.type == "cpu" or not is_out_of_memory(error):
                 raise
         return torch.empty(*size, dtype=self.dtype)
 
@@ -152,5 +154,5 @@ class OtherGrid:
     def _resample(self, scores: Tensor) -> None:
         for resampled in self._resampler.push(scores):
             labels = best_class(resampled)
-            self._by_row[self._done : self._done + len(labels)] = labels
+            self._by_row[self._done : self._done + len(labels)] = labels.cpu()
             self._done += len(labels)

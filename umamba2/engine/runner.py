@@ -116,23 +116,26 @@ class Runner:
             NotFinite: The logits are not finite in fp32 either.
             OutOfMemory: Not even the smallest step is possible.
         """
-        logits = self._retry_with_less_memory(tile, clicks, passes, warn, free_memory, after_pass, kept)
-        if self.dtype != torch.float32 and not _finite(logits):
+        logits, finite = self._retry_with_less_memory(tile, clicks, passes, warn, free_memory, after_pass, kept)
+        if self.dtype != torch.float32 and not finite:
             warn(f"network: found NaN or infinite logits in {_name(self.dtype)}, running that tile again in fp32")
             del logits
-            logits = self._in_fp32()._retry_with_less_memory(tile, clicks, passes, warn, free_memory, after_pass)
-        if not _finite(logits):
+            exact = self._in_fp32()
+            logits, finite = exact._retry_with_less_memory(tile, clicks, passes, warn, free_memory, after_pass)
+        if not finite:
             raise NotFinite
         return logits
 
     def _retry_with_less_memory(
         self, tile: Tensor, clicks: Clicks | None, passes: Sequence[Pass], warn: Warn, free_memory: FreeMemory,
         after_pass: AfterPass, kept: KeptTile | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> tuple[Tensor, bool]:  # fmt: skip
+        """The mean logits, and whether they are finite."""
         device = self.device
         while True:
             try:
-                return self._mean(tile, clicks, passes, after_pass, kept)
+                logits = self._mean(tile, clicks, passes, after_pass, kept)
+                return logits, _finite(logits)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise

@@ -67,6 +67,7 @@ class SlidingWindow:
         volume = prepared.tensor[0]
         if any(before or after for before, after in self.pads):
             volume = F.pad(volume, [n for pad in reversed(self.pads) for n in pad])
+        self._on_host = volume
         self.volume = self._to_device_if_it_fits(volume)
         self.coarse = CoarseLook(runner, self.volume, clicks, budget, record.warn)
         # The first failure that cannot be helped; once there is one, no more tiles are run.
@@ -92,18 +93,18 @@ class SlidingWindow:
         device = self._score_device(score_bytes(sweep.pending_voxels, classes))
         target: SameGrid | OtherGrid
         if same_grid:
-            target = SameGrid(self.shape, self.pads, device)
+            target = SameGrid(self.shape, self.pads)
         else:
             nearest = prepared.separate_axis is not None
             target = OtherGrid(self.shape, self.pads, prepared.box_shape, lead, nearest, sweep.rows(), classes, device)
         self.record.grid, self.record.tile_step = self.shape, sweep.step
         self._fill(Accumulator(sweep, self.patch, classes, self.blend, same_grid, device, target.finish))
-        return target.labels.cpu().numpy()
+        return target.labels.numpy()
 
     def _fill(self, scores: Accumulator) -> None:
         """Run all tiles into the accumulator."""
-        tiles, record, lowest = scores.sweep.tiles, self.record, self.volume.min()
-        air = [bool(self.volume[tile.box].max() <= lowest + AIR_TOLERANCE) for tile in tiles]
+        tiles, record, lowest = scores.sweep.tiles, self.record, self._on_host.min()
+        air = [bool(self._on_host[tile.box].max() <= lowest + AIR_TOLERANCE) for tile in tiles]
         record.tiles, record.tiles_of_air = len(tiles), sum(air)
         left = len(tiles) - sum(air)  # tiles without an answer
         todo = [tile for tile, empty in zip(tiles, air) if not empty and self._kept_answer(tile) is None]

@@ -1,0 +1,170 @@
+"""The engine on a CUDA device that is not there: the same labels as on a CPU, whatever fails and whenever."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from pretend_cuda import PretendCuda, why_not
+from small_models import make_model
+
+from umamba2 import Predictor
+from umamba2.engine.determinism import FIXED, WORKSPACE
+from umamba2.engine.record import Record
+
+SPACING = (0.3, 0.3, 0.3)
+OTHER = (0.25, 0.3, 0.2)
+SHAPE = (12, 40, 16)  # two tiles
+CLICKS = (np.array([[5, 30, 10], [9, 3, 20]]), np.array([0, 1]))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device(tmp_path_factory):
+    if reason := why_not(tmp_path_factory.mktemp("guard")):
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "plain": make_model(folder / "plain", folds=(0, 1), mirror_axes=(1, 2)),
+        "one": make_model(folder / "one", mirror_axes=(2,)),
+        "clicks": make_model(folder / "clicks", network="umamba2.nets.UMamba2Click", classes=3, mirror_axes=(2,)),
+        "positions": make_model(folder / "positions", network="UMambaBot2PE"),
+        "appended": make_model(folder / "appended", network="UMambaBot2_Click", classes=3),
+    }
+
+
+def scan(shape=SHAPE):
+    return np.random.default_rng(0).normal(600, 900, shape).astype(np.float32)
+
+
+def predict(folder, device, spacing=SPACING, clicks=None, limit=None, shape=SHAPE, **options):
+    """Labels and record; with ``limit`` seconds to go."""
+    predictor = Predictor.load(folder, device=device, precision="fp32", **options)
+    record, deadline = Record(), None if limit is None else time.monotonic() + limit
+    return predictor.predict(scan(shape), spacing, clicks, deadline, record), record
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("plain", {}),
+        ("plain", {"blend": "published", "tile_step": 0.95}),
+        ("plain", {"spacing": OTHER}),
+        ("plain", {"deterministic": True}),
+        ("one", {"limit": 1e4}),
+        ("one", {"limit": 0.0, "spacing": OTHER}),
+        ("one", {"shape": (5, 9, 7)}),
+        ("clicks", {"clicks": CLICKS}),
+        ("clicks", {"clicks": ([], []), "limit": 1e4}),
+        ("clicks", {}),
+        ("positions", {}),
+        ("appended", {"clicks": CLICKS}),
+    ],
+)
+def test_labels_are_those_of_the_cpu(models, monkeypatch, model, options):
+    monkeypatch.setenv(WORKSPACE, FIXED[0])
+    expected, _ = predict(models[model], "cpu", **{k: v for k, v in options.items() if k != "deterministic"})
+    with PretendCuda() as gpu:
+        labels, record = predict(models[model], "cuda", **options)
+        gpu.memory.collect()
+    assert (labels == expected).mean() > 0.999
+    assert "gpu" in record.peak_memory
+    assert record.tiles_lost == 0
+    assert options.get("limit") == 0.0 or not record.warnings
+    assert gpu.count > 100
+
+
+MOST_WAITS = 12  # of a tile with two folds and four mirror images
+
+
+def test_the_host_waits_a_few_times_a_tile(models):
+    """Each wait empties the queue of what the GPU has to do."""
+    counts = []
+    for shape in (SHAPE, (12, 40, 40)):
+        with PretendCuda() as gpu:
+            predictor = Predictor.load(models["plain"], device="cuda", precision="fp32")
+            gpu.waits.clear()
+            record = Record()
+            predictor.predict(scan(shape), SPACING, record=record)
+        counts.append((record.tiles, sum(gpu.waits.values())))
+    (tiles, waits), (more_tiles, more_waits) = counts
+    assert more_tiles > tiles
+    per_tile = (more_waits - waits) / (more_tiles - tiles)
+    assert per_tile <= MOST_WAITS, gpu.waits
+
+
+def test_the_second_case_finds_as_much_memory_as_the_first(models):
+    with PretendCuda(capacity=2**27) as gpu:
+        predictor = Predictor.load(models["one"], device="cuda", precision="fp32")
+        left = []
+        for _ in range(3):
+            predictor.predict(scan(), SPACING, record=Record())
+            left.append(torch.cuda.memory_allocated())
+        assert left[0] == left[1] == left[2]
+        assert gpu.memory.reserved > left[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spacing", [SPACING, OTHER])
+def test_memory_may_run_out_at_any_allocation(models, spacing):
+    """Once, at one of 24 places spread over a case: the labels are those of the CPU or nearly so, none is lost."""
+    expected, _ = predict(models["one"], "cpu", spacing)
+    with PretendCuda() as gpu:
+        predict(models["one"], "cuda", spacing)
+    for place in np.linspace(1, gpu.memory.count, 24).astype(int):
+        with PretendCuda(short=place):
+            labels, record = predict(models["one"], "cuda", spacing)
+        assert record.tiles_lost == 0, place
+        assert record.warnings, place
+        pieces = any("pieces" in warning for warning in record.warnings)  # norms over less are other norms
+        assert (labels == expected).mean() > (0.3 if pieces else 0.999), (place, record.warnings)
+
+
+@pytest.mark.parametrize("capacity", [0, 2**16, 2**19, 2**21])
+def test_any_capacity_gives_an_answer(models, capacity):
+    with PretendCuda(capacity=capacity):
+        labels, record = predict(models["one"], "cuda")
+    assert record.tiles_lost == 0
+    assert len(np.unique(labels)) > 1
+    assert record.warnings
+
+
+def test_an_error_that_sticks_leaves_finished_labels(models):
+    expected, _ = predict(models["one"], "cpu", tile_step=1.0, shape=(24, 32, 16))
+    with PretendCuda() as gpu:
+        predict(models["one"], "cuda", tile_step=1.0, shape=(24, 32, 16))
+    half = gpu.count * 3 // 4
+
+    def fault(number):
+        lost = RuntimeError("CUDA error: an illegal memory access was encountered (pretended)")
+        return lost if number > half else None
+
+    with PretendCuda(fault=fault):
+        labels, record = predict(models["one"], "cuda", tile_step=1.0, shape=(24, 32, 16))
+    assert record.tiles_lost == 1
+    np.testing.assert_array_equal(labels[:10], expected[:10])
+    assert (labels[12:] == 0).all()
+
+
+def test_what_a_gpu_refuses_is_refused():
+    """Of the pretending itself."""
+    with PretendCuda() as gpu:
+        there, here = torch.ones(2, device="cuda"), torch.ones(2)
+        assert there.device == torch.device("cuda", 0)
+        with pytest.raises(RuntimeError, match="on the same device"):
+            there + here
+        with pytest.raises(TypeError, match="numpy"):
+            there.numpy()
+        assert (there + torch.tensor(1.0)).cpu().tolist() == [2.0, 2.0]
+        gpu.waits.clear()
+        assert there.sum().item() == 2.0
+        assert there[there > 0].numel() == 2
+        assert sorted(kind for kind, _ in gpu.waits) == ["_local_scalar_dense", "a mask as an index"]
+        gpu.memory.capacity = gpu.memory.live
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            torch.zeros(1000, device="cuda")
