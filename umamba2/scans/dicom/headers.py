@@ -86,6 +86,8 @@ def read_header(source: Source, last: int = _BEFORE_PIXELS, complete: bool = Fal
         with opened_content(source) as (file, syntax), quiet():
             values = read_partial(file, beyond, None if complete else _MOST_VALUE, force=True)
             at = file.tell()
+            if complete:
+                values.buffer = None  # the file, which is closed when somebody copies the header
             return Header(source, values, syntax or _unmarked_syntax(values), at, file.seek(0, 2))
     except (InputError, MemoryError):
         raise
