@@ -74,3 +74,14 @@ def test_a_mutant_is_noticed_and_the_package_left_as_it_is():
     before = tiles.read_bytes()
     assert run("benchmarks/mutants.py", "--only", "(PEAK * weight)").splitlines()[-1] == "1 killed"
     assert tiles.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_batch_benchmark_measures_overlap_memory_and_skipping():
+    table = run("benchmarks/batches.py", "overlap", "--edge", "24", "--cases", "3", "--network", "0.2")
+    serial, overlapping = (float(row) for row in re.findall(r"^\| \w+ \| (\S+) \|$", table, re.MULTILINE))
+    assert min(serial, overlapping) >= 0.19  # nothing is faster than the network
+    table = run("benchmarks/batches.py", "memory", "--edge", "24", "--cases", "5")
+    assert re.search(r"^growth from the second fifth to the last: -?\d+\.\d+ %$", table, re.MULTILINE)
+    table = run("benchmarks/batches.py", "skip", "--cases", "5")
+    assert "| nothing to do | " in table

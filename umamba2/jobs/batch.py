@@ -165,6 +165,11 @@ class Batch:
                 left.append(case)
         return left
 
+    def is_recorded(self, case: Case) -> bool:
+        """Whether anybody has finished a case since this batch began."""
+        self.manifest.refresh()
+        return self.manifest.find(self.plan.key(case), self.plan.since) is not None
+
     def settle(self, case: Case, problem: str) -> None:
         """Note what became of a case that another process has done; ``problem`` counts if that has left no record."""
         self.manifest.refresh()

@@ -24,6 +24,7 @@ from umamba2.jobs.manifest import Manifest
 TRIES = 2  # for a scan whose worker dies, beside others; then it gets one more with all other workers idle
 LOCAL_WAIT, REMOTE_WAIT = 120, 3600  # seconds without any worker before giving up
 _LOOK = 1.0  # seconds between looks at the workers
+_NEWS = 30  # seconds that a network drive may take until a record is to be seen here
 
 _alone = threading.Lock()
 _held: dict[bytes, Tools] = {}
@@ -143,6 +144,9 @@ class _Farm:
 
         if isinstance(error, InputError):  # the worker has no model: no other case would do better
             raise error
+        end = time.monotonic() + _NEWS
+        while error is None and not self.batch.is_recorded(case) and time.monotonic() < end:
+            time.sleep(_LOOK)
         problem = f"{case.image}: found no record of it, expected one"
         if isinstance(error, KilledWorker):
             problem = f"{case.image}: found that workers die of it (out of memory?), expected a label map"

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ class Manifest:
         self.path = folder / MANIFEST
         self._records: dict[str, tuple[int, dict[str, Any]]] = {}  # by output: where the line begins, the line
         self._read = 0  # bytes
-        self.unreadable = 0  # lines
         self._mutex = threading.Lock()  # the locks of files are for processes alone
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +63,7 @@ class Manifest:
         """Read what was added since the last time, by whomever."""
         with self._mutex, open(self.path, "rb") as file:
             if os.fstat(file.fileno()).st_size < self._read:  # somebody has made it shorter
-                self._records, self._read, self.unreadable = {}, 0, 0
+                self._records, self._read = {}, 0
             file.seek(self._read)
             for line in file:
                 if not line.endswith(b"\n"):  # still being written, or never to be
@@ -73,13 +72,9 @@ class Manifest:
                 self._read += len(line)
 
     def _take(self, line: bytes) -> None:
-        if not line.strip():
-            return
-        try:
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
             record = json.loads(line)
             self._records[str(record["output"])] = self._read, dict(record)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            self.unreadable += 1
 
     def find(self, output: str, since: int = 0) -> dict[str, Any] | None:
         """The last record of an output (its path below the folder) that was written since a point in time, if any."""
