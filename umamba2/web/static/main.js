@@ -468,7 +468,7 @@ $('reset').onclick = () => viewer.reset();
 $('keys').onclick = () => $('help').showModal();
 $('layouts').onclick = (e) => e.target.dataset.layout && pickLayout(e.target.dataset.layout);
 $('windows').onclick = (e) => e.target.dataset.window && pickWindow(e.target.dataset.window);
-$('modes').onclick = (e) => { const button = e.target.closest('button'); if (button) setMode(button.dataset.mode); };
+$('modes').onclick = (e) => { const button = e.target.closest('button'); if (button) { setMode(button.dataset.mode); $('viewer').focus(); } };
 $('model').onchange = () => tellDemo();
 $('key-list').append(...KEYS.flatMap(([keys, what]) => {
   const [term, text] = [document.createElement('dt'), document.createElement('dd')];

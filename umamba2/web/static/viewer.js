@@ -30,7 +30,7 @@ export class Viewer {
     this.nv = new Niivue({
       backColor: [0.02, 0.025, 0.03, 1],
       crosshairColor: [0.55, 0.73, 0.88, 0.75],
-      crosshairWidth: 0.3,
+      crosshairWidth: 0.2,
       crosshairWidthUnit: 'mm',
       crosshairGap: 8,
       isOrientationTextVisible: false, // the page writes its own, legible ones
