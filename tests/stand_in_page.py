@@ -61,7 +61,7 @@ class Segmenter:
         labels = np.where(scan.array >= 2000, scan.array - 2000, 0).astype(np.uint8)
         return Segmentation(labels, scan.geometry, {}, Record(warnings=["something odd"]))
 
-    def session(self, scan):
+    def session(self, scan, most_bytes=None):
         """Each click is a ball of its side's label; the full answer has larger ones."""
         names = {1: "left inferior alveolar canal", 2: "right inferior alveolar canal"}
 

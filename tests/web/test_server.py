@@ -358,6 +358,52 @@ def test_what_is_not_there(server, scan):
         assert page.http.get(f"/api/scans/{facts['scan']}/drawn", params={"box": box}).status_code == 400
 
 
+def test_dicom_comes_as_files_of_a_folder_or_as_a_zip(server, tmp_path):
+    pytest.importorskip("pydicom")
+    from dicom_series import SHAPE, truth, write_slices
+
+    _, page = server
+    series = write_slices(tmp_path / "series")
+    files = [(f"series/{path.name}", path.read_bytes()) for path in sorted(series.iterdir())]
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in files:
+            archive.writestr(name, content)
+    for sent, name in ((files, "series"), ([("export.zip", packed.getvalue())], "export.zip")):
+        facts = page.open(*sent)["result"]
+        assert facts["size"] == list(SHAPE[::-1])
+        assert facts["file"] == name
+        (study,) = (study for study in server[0].studies if study.name == facts["scan"])
+        assert np.abs(study.volume.array - truth(study.volume.geometry)).max() < 0.51
+        page.post(f"/api/scans/{facts['scan']}/clicks", side="left", position=[2, 2, 2])
+        saved = page.post(f"/api/scans/{facts['scan']}/saved", kind="canals", what="labels")["result"]["saved"]
+        assert saved == f"{name.removesuffix('.zip')}.canals.nii.gz"
+    answer = page.open(*files[:3], ("series/second.nrrd", b"x"))  # an image among them is taken for the scan
+    assert answer["error"].startswith("series/second.nrrd: ")
+
+
+class Keeps:
+    """A session that keeps so many bytes."""
+
+    def __init__(self, kept_bytes: int):
+        self.kept_bytes = kept_bytes
+
+    def forget(self):
+        self.kept_bytes = 0
+
+
+def test_what_sessions_keep_is_bounded(tmp_path):
+    (tmp_path / "private").mkdir()
+    held = studies.Studies(tmp_path / "private")
+    held.most_kept = 100
+    opened = [held.new() for _ in range(4)]
+    for study, kept in zip(opened, (60, 70, 80, 90)):
+        study.session = Keeps(kept)
+    held.find(opened[0].name)  # used last
+    held.forget_all_but(opened[3])
+    assert [study.session.kept_bytes for study in opened] == [60, 0, 0, 90]
+
+
 def test_scans_nobody_looks_at_are_closed_and_memory_is_bounded(tmp_path, scan, monkeypatch):
     monkeypatch.setattr(studies, "MOST_STUDIES", 3)
     (tmp_path / "private").mkdir()

@@ -171,7 +171,7 @@ class Desk:
 
     def _clicked(self, what: str, study: Study, change: Callable[[Any, Task], Any]) -> Response:
         study.scan  # noqa: B018
-        return self._asked(what, study, work.click(study, self.models, change))
+        return self._asked(what, study, work.click(study, self.studies, self.models, change))
 
     # --- saving
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MOST_STUDIES = 16
 IDLE = 30 * 60.0  # seconds without a sign of the page, after which a scan is closed
 MEMORY_SHARE = 0.5  # of what is free at the start, for scans and label maps of all studies together
+KEPT_SHARE = 0.125  # of the same, for what one session keeps to answer fast, and again for those of all others
 
 
 @dataclass(eq=False)
@@ -108,7 +109,9 @@ class Studies:
 
     def __init__(self, folder: Path, most_bytes: float | None = None, idle: float = IDLE):
         self.folder, self.idle = folder, idle
-        self.most_bytes = MEMORY_SHARE * memory.available() if most_bytes is None else most_bytes
+        free = memory.available()
+        self.most_bytes = MEMORY_SHARE * free if most_bytes is None else most_bytes
+        self.most_kept = min(KEPT_SHARE * free, 1 << 40)  # a system that does not say has no end
         self._open: dict[str, Study] = {}
         self._lock = threading.Lock()
 
@@ -146,6 +149,15 @@ class Studies:
         if held > self.most_bytes:
             found = f"{held / 1e9:.1f} GB of scans"
             raise InputError(f"memory: found {found}, expected at most {self.most_bytes / 1e9:.1f}; close other scans")
+
+    def forget_all_but(self, study: Study) -> None:
+        """Have the sessions of other studies give back what they keep, the longest unused first, until it is little."""
+        others = sorted((o for o in self if o is not study and o.session is not None), key=lambda o: o.used)
+        kept = sum(other.session.kept_bytes for other in others if other.session)
+        for other in others:
+            if kept > self.most_kept and other.session:
+                kept -= other.session.kept_bytes
+                other.session.forget()
 
     def idle_ones(self) -> list[Study]:
         """Those that nobody has asked for in a long time."""

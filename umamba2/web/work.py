@@ -110,12 +110,14 @@ def segment_all(study: Study, models: Models, challenge: str) -> Work:
     return work
 
 
-def click(study: Study, models: Models, change: Callable[[Session[Any], Task], Any]) -> Work:
+def click(study: Study, studies: Studies, models: Models, change: Callable[[Session[Any], Task], Any]) -> Work:
     """Change the clicks; the session is made when the first one comes."""
 
     def work(task: Task) -> dict[str, Any]:
         if study.session is None:
-            study.session = models.find(needed_for_clicks(models)).session(study.scan)
+            segmenter = models.find(needed_for_clicks(models))
+            study.session = segmenter.session(study.scan, most_bytes=int(studies.most_kept))
+        studies.forget_all_but(study)
         answer = change(study.session, task)
         return answered(study, models, answer)
 
@@ -181,5 +183,4 @@ def needed_for_clicks(models: Models) -> str:
 
 def case_name(study: Study) -> str:
     """What files about a scan are called."""
-    name = Path(study.scan.name).name
-    return stem(name) if suffix(name) else name.removesuffix(".zip")
+    return stem(Path(study.scan.name).name)
