@@ -98,7 +98,7 @@ def test_what_is_saved_is_what_predict_gives(tmp_path):
         scan = http.post("/api/scans").json()["scan"]
         content = (tmp_path / "phantom.nii.gz").read_bytes()
         http.put(f"/api/scans/{scan}/files?name=phantom.nii.gz", content=content)
-        facts = done(http.post(f"/api/scans/{scan}/open"))
+        facts = done(http.post(f"/api/scans/{scan}/open", json={}))
         to_voxel = np.array(facts["voxels"])
         for side, place in places.items():
             position = np.linalg.solve(to_voxel[:9].reshape(3, 3), np.array(place[::-1]) - to_voxel[9:])

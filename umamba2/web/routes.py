@@ -110,8 +110,9 @@ class Desk:
         study = self._study(request)
         if study.volume is not None:
             raise InputError("scan: found one already, expected a new one for other files")
-        self.studies.check_memory()
-        return self._asked("open the scan", study, work.open_scan(study, self.studies))
+        instead = str((await intake.read_json(request)).get("instead", ""))
+        self.studies.check_memory(0, instead)
+        return self._asked("open the scan", study, work.open_scan(study, self.studies, instead))
 
     async def _image(self, request: Request) -> Response:
         study = self._study(request)

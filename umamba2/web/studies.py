@@ -143,9 +143,9 @@ class Studies:
         study.layers.clear()
         shutil.rmtree(study.folder, ignore_errors=True)
 
-    def check_memory(self, coming: int = 0) -> None:
-        """Raise InputError if all studies together, and so many bytes to come, are more than they may hold."""
-        held = sum(study.bytes for study in self) + coming
+    def check_memory(self, coming: int = 0, without: str = "") -> None:
+        """Raise InputError if all studies but the one of that name, and what is to come, are more than may be held."""
+        held = sum(study.bytes for study in self if study.name != without) + coming
         if held > self.most_bytes:
             found = f"{held / 1e9:.1f} GB of scans"
             raise InputError(f"memory: found {found}, expected at most {self.most_bytes / 1e9:.1f}; close other scans")

@@ -110,7 +110,7 @@ async function open(files) {
     try {
       say(`Sending ${files.length === 1 ? files[0].name : `${files.length} files`}`);
       await upload(scan, files);
-      facts = await work(await api.begin('POST', `/api/scans/${scan}/open`));
+      facts = await work(await api.begin('POST', `/api/scans/${scan}/open`, { instead: old }));
     } catch (error) {
       api.closeScan(scan).catch(() => {});
       throw error;
@@ -313,7 +313,9 @@ async function took(result) {
 
 async function ask(method, path, json, done) {
   await guarded(async () => {
-    const result = await work(await api.begin(method, `/api/scans/${state.scan}${path}`, json));
+    const scan = state.scan;
+    const result = await work(await api.begin(method, `/api/scans/${scan}${path}`, json));
+    if (state.scan !== scan) return; // another one was opened meanwhile
     await took(result);
     if (!result) return;
     say(done(result));
@@ -339,7 +341,9 @@ async function clickAt(position) {
   viewer.setClicks(state.clicks, state.chosen, { side, position });
   await ask('POST', '/clicks', { side, position }, (r) => {
     state.chosen = r.clicks.at(-1)?.id ?? null;
-    return `The ${side} canal was drawn anew in ${r.seconds} s.`;
+    const doubt = r.layer.warnings.find((line) => line.startsWith(`click ${r.clicks.length}: `));
+    if (doubt) $('checks').open = true;
+    return doubt || `The ${side} canal was drawn anew in ${r.seconds} s.`;
   });
   viewer.setClicks(state.clicks, state.chosen); // without the one that was waited for
 }
@@ -418,7 +422,9 @@ function listSaves() {
 }
 
 const save = (kind, what) => guarded(async () => {
-  const result = await work(await api.begin('POST', `/api/scans/${state.scan}/saved`, { kind, what }));
+  const scan = state.scan;
+  const result = await work(await api.begin('POST', `/api/scans/${scan}/saved`, { kind, what }));
+  if (state.scan !== scan) return;
   if (!result) { say('Cancelled.'); return; }
   if (kind === 'canals' && what !== 'clicks') await current();
   const link = document.createElement('a');
@@ -441,8 +447,10 @@ const loadFile = (input, to, more, done) => async () => {
   input.value = '';
   if (!file) return;
   await guarded(async () => {
-    const task = await (await api.send(state.scan, to, file.name, file, more())).json();
+    const scan = state.scan;
+    const task = await (await api.send(scan, to, file.name, file, more())).json();
     const result = await work(task);
+    if (state.scan !== scan) return;
     await took(result);
     if (result) say(done(file));
   });
