@@ -41,7 +41,7 @@ NEAREST = """(shown) => {
 def idle(page: Page) -> None:
     """Wait until the page has done what it was asked to do."""
     time.sleep(0.5)
-    while page.evaluate("umamba2.state.acting"):
+    while page.evaluate("!window.umamba2?.ready || umamba2.state.acting > 0"):
         time.sleep(0.2)
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
@@ -65,6 +65,7 @@ def main(folder: Path) -> None:
             page.set_default_timeout(900_000)
             assert server.stdout is not None
             page.goto(server.stdout.readline().strip())
+            idle(page)
             page.set_input_files("#scan-files", str(Path(scratch, f"images/{case}.mha")))
             idle(page)
             page.click("#segment")
@@ -75,7 +76,9 @@ def main(folder: Path) -> None:
                 page.keyboard.press("Enter")
                 idle(page)
             picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
-            picture.quantize(255, dither=Image.Dither.NONE).save(folder / "page.png", optimize=True)  # half the size
+            # A palette is a quarter of the size; this one keeps the colours of small things.
+            small = picture.quantize(255, Image.Quantize.MAXCOVERAGE, kmeans=5, dither=Image.Dither.NONE)
+            small.save(folder / "page.png", optimize=True)
             browser.close()
         finally:
             server.terminate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,5 +39,5 @@ def doubts(
     return tuple(lines)
 
 
-def _distance(place: npt.NDArray[np.float64], canal: npt.NDArray[np.float64]) -> float:
+def _distance(place: npt.NDArray[Any], canal: npt.NDArray[Any]) -> float:
     return float(np.linalg.norm(canal - place, axis=1).min()) if len(canal) else np.inf
