@@ -173,6 +173,19 @@ def test_what_is_done_again(predict, tmp_path, change, options, again):
     assert calls() == 0
 
 
+def test_what_is_finished_takes_no_share_of_the_time(predict, tmp_path):
+    write_scans(tmp_path / "in", 4)
+    predict("--time-limit", "1000")
+    (tmp_path / "out/case000.mha").unlink()
+    (tmp_path / "out/manifest.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in records(tmp_path / "out")[1:])
+    )
+    start = time.monotonic()
+    assert predict("--time-limit", "1000")[2] == "1 done, 3 skipped, 0 degraded, 0 failed"
+    (deadline,) = StandInLoader.made[-1].deadlines
+    assert 900 < deadline - start < 1000  # and no quarter of it
+
+
 def test_voxels_in_a_file_of_their_own_count(predict, tmp_path):
     for value in (1, 2):
         (tmp_path / "in").mkdir(exist_ok=True)

@@ -122,7 +122,7 @@ class Batch:
         self._load = load
         self._segmenter: Segmenter | None = None
         self._after: AfterWriting | None = None
-        self._progress = Progress(0)
+        self._progress, self._expected = Progress(0), 0  # cases that will take work
         self._stopping = threading.Event()
 
     @contextmanager
@@ -145,6 +145,7 @@ class Batch:
         Raises:
             ModelError: The model cannot be loaded.
         """
+        self._expected = sum(not self._seems_finished(case) for case in cases)
         claims = self._claims(cases)
         with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
             try:
@@ -164,6 +165,11 @@ class Batch:
             else:
                 left.append(case)
         return left
+
+    def _seems_finished(self, case: Case) -> bool:
+        """Whether a case will probably be skipped, so that it needs no share of the time."""
+        known = {} if case.problem else self._known(case)
+        return bool(case.problem) or (known.get("status") in ("done", "degraded") and self._is_alike(known))
 
     def is_recorded(self, case: Case) -> bool:
         """Whether anybody has finished a case since this batch began."""
@@ -249,9 +255,8 @@ class Batch:
 
     def _look(self, case: Case) -> tuple[dict[str, Any] | None, Fingerprint | None, Fingerprint | None]:
         """The record of a case if it is finished, and the fingerprints of its scan and its clicks."""
-        key = self.plan.key(case)
         self.manifest.refresh()
-        known = self.manifest.find(key, self.plan.since if self.plan.overwrite else 0) or {}
+        known = self._known(case)
         scan = clicks = None
         with suppress(OSError):  # who reads them will say what is wrong
             clicks = fingerprint([case.clicks] if case.clicks else [], [_part(known, "clicks")])
@@ -261,13 +266,22 @@ class Batch:
 
     def _same(self, known: dict[str, Any], case: Case, scan: Fingerprint | None, clicks: Fingerprint | None) -> bool:
         """Whether a record is about the same scan and clicks, model and settings."""
-        pairs = (("scan", scan), ("clicks", clicks), ("model", self.plan.model))
+        pairs = (("scan", scan), ("clicks", clicks))
         return (
             scan is not None
             and (known.get("click_file") is None) == (case.clicks is None)  # it may be missing
-            and known.get("asked_sha256") == self.plan.asked_sha256
+            and self._is_alike(known)
             and all(_part(known, name).get("sha256") == (now and now.sha256) for name, now in pairs)
         )
+
+    def _known(self, case: Case) -> dict[str, Any]:
+        """The record of a case, if it has one that counts."""
+        return self.manifest.find(self.plan.key(case), self.plan.since if self.plan.overwrite else 0) or {}
+
+    def _is_alike(self, known: dict[str, Any]) -> bool:
+        """Whether a record is about the same model and settings."""
+        same_model = _part(known, "model").get("sha256") == self.plan.model.sha256
+        return same_model and known.get("asked_sha256") == self.plan.asked_sha256
 
     def _stands(self, known: dict[str, Any], case: Case) -> bool:
         """Whether what a record says is still true, so that nothing is left to do."""
@@ -299,7 +313,7 @@ class Batch:
         if self._segmenter is None:
             self._segmenter, self._after = self._load()
             self.settings = self._segmenter.settings
-        left = max(1, self._progress.total - self._progress.finished)
+        left = max(1, self._expected - self._progress.worked)
         deadline = network_deadline(self.until, left, task.volume.array.size)
         try:
             return segmented(task.volume, self._segmenter, task.outcome, deadline)

@@ -18,7 +18,7 @@ class Progress:
     """
 
     def __init__(self, total: int, bar: bool = False):
-        self.total, self.finished, self._worked, self._start = total, 0, 0, time.monotonic()
+        self.total, self.finished, self.worked, self._start = total, 0, 0, time.monotonic()
         self._bar: Any = None
         if bar:
             from tqdm import tqdm
@@ -28,16 +28,16 @@ class Progress:
     def step(self, worked: bool = True) -> str:
         """Count a case, one that took work or one that was finished before; what to say behind its line."""
         self.finished += 1
-        self._worked += worked
+        self.worked += worked
         if self._bar is not None:
             with TALKING:
                 self._bar.update()
         if self.total == 1:
             return ""
         left = self.total - self.finished
-        if not left or not self._worked:
+        if not left or not self.worked:
             return f"  {self.finished}/{self.total}"
-        seconds = (time.monotonic() - self._start) / self._worked * left
+        seconds = (time.monotonic() - self._start) / self.worked * left
         return f"  {self.finished}/{self.total}, {duration(seconds)} left"
 
     def close(self) -> None:
