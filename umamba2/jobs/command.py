@@ -27,21 +27,9 @@ if TYPE_CHECKING:
 FORMATS = ("nii.gz", "mha", "nrrd")  # of label maps
 # Options that do not decide what a case's output is; all others do.
 _NO_SETTINGS = {
-    *(
-        "command",
-        "input",
-        "output",
-        "model",
-        "clicks",
-        "device",
-        "strict",
-        "quiet",
-        "overwrite",
-        "part",
-        "workers",
-        "scheduler",
-    ),
-}
+    "command", "input", "output", "model", "clicks", "device", "strict", "quiet", "overwrite", "part", "workers",
+    "scheduler",
+}  # fmt: skip
 _SIDE_FILES = {
     "preview": "also write a picture of every result, <case>.preview.png",
     "statistics": "also write the volume of every structure, <case>.statistics.json",
