@@ -235,6 +235,23 @@ def test_everything_by_keyboard(window, server, tmp_path):
     assert window.page.evaluate("[...document.querySelectorAll('button')].every((e) => e.tabIndex === 0)")
 
 
+def test_a_click_that_was_not_followed_is_said(window, server, tmp_path):
+    write_scan(tmp_path / "scan.nrrd")
+    window.open(tmp_path / "scan.nrrd")
+    session = server[0].models.find(INTERACTIVE).session
+    server[0].models.find(INTERACTIVE).session = lambda scan, most_bytes: _deaf(session(scan))
+    window.mode("left")  # and the keys are the viewer's again
+    window.page.keyboard.press("Enter")
+    window.until("umamba2.state.clicks.length === 1 && !umamba2.state.acting")
+    assert window.said == "click 1: found it off the left canal (none was found), expected it on it"
+    assert window.page.inner_text("#problems li") == window.said
+
+
+def _deaf(session):
+    session._look = lambda clicks, record, watch: np.zeros(session.labels.shape, np.uint8)
+    return session
+
+
 def test_cancel(window, server, tmp_path):
     write_scan(tmp_path / "scan.nrrd", **BLOCKS)
     window.open(tmp_path / "scan.nrrd")
