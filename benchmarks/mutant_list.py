@@ -341,7 +341,7 @@ GROUPS = (
     ),
     Group(
         "models/locate.py",
-        "tests/models tests/jobs/test_contract.py tests/test_segmenter.py -m 'not slow'",
+        "tests/models/test_locate.py tests/jobs/test_contract.py",
         (M("if len(wrapped) == 1 else ()", ""), M("if _holds_anything(place)", "if False")),
     ),
     Group(

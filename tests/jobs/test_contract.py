@@ -65,6 +65,15 @@ def test_recognises_whichever_mount_is_in_use(tmp_path, monkeypatch):
     assert recognise().name == MULTICLASS
 
 
+def test_mixed_endings_are_no_bare_challenge_and_hidden_files_are_nothing(tmp_path):
+    write_image(tmp_path / "a.nii.gz", scan())
+    assert recognise(tmp_path).name == STSR
+    (tmp_path / "._b.mha").write_bytes(b"what an archive from a Mac leaves")
+    assert recognise(tmp_path).name == STSR
+    write_image(tmp_path / "b.mha", scan())
+    assert recognise(tmp_path).name == MULTICLASS
+
+
 def test_nothing_to_recognise(tmp_path):
     with pytest.raises(InputError, match="found no input of a known challenge"):
         recognise(tmp_path)
