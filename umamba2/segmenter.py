@@ -22,7 +22,7 @@ import numpy.typing as npt
 from umamba2.anatomy.numberings import from_training, ids_of
 from umamba2.anatomy.structures import WRITTEN_NUMBERINGS, Structure, unknown_structure
 from umamba2.challenges import CHALLENGES, Challenge, find_challenge
-from umamba2.engine.postprocess import postprocess
+from umamba2.engine.postprocess import foreground_box, postprocess
 from umamba2.engine.progress import Watch
 from umamba2.engine.pulp import pulp_per_tooth as split_pulp
 from umamba2.engine.record import Record
@@ -296,7 +296,9 @@ class Segmenter:
                 labels, problem = split_pulp(labels, self.labelled, spacing)
                 if problem:
                     record.warn(problem)
-        return from_training(self.labelled.structures, self.numbering)[labels]
+        where, numbered = foreground_box(labels), np.zeros(labels.shape, np.uint8)
+        numbered[where] = from_training(self.labelled.structures, self.numbering)[labels[where]]
+        return numbered
 
 
 def load(

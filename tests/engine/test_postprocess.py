@@ -185,3 +185,24 @@ def test_where_crosses_meet_the_later_click_paints_but_all_ask_the_map_as_predic
     labels[2, 2, 4] = 2
     result = paint_clicks(labels, clicks(left, (2, 2, 5, 1)))
     np.testing.assert_array_equal(result, np.where(second := cross(labels.shape, (2, 2, 5), 2), second, first))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_working_on_the_box_of_labels_alone_changes_nothing(seed):
+    rng, challenge = np.random.default_rng(seed), CHALLENGES["toothfairy3-interactive"]
+    shape = rng.integers(1, 14, 3)
+    labels = np.zeros(shape, np.uint8)
+    for _ in range(rng.integers(0, 4)):
+        start = rng.integers(0, shape)
+        stop = rng.integers(start, shape) + 1
+        labels[tuple(map(slice, start, stop))] = rng.integers(1, 3)
+    count = rng.integers(0, 6)
+    places = rng.integers(-2, 2 * shape.max(), (count, 3)) / 2  # between voxels, too
+    clicks = Clicks(places.astype(np.float32), rng.integers(-1, 2, count))
+    spacing = ((0.3,) * 3, (2.0,) * 3)[seed % 2]
+    expected = remove_small(labels, challenge.min_voxels, spacing, challenge.connectivity)
+    before = labels.copy()
+    found = postprocess(labels, challenge, spacing, clicks)
+    np.testing.assert_array_equal(found, paint_clicks(expected, clicks))
+    np.testing.assert_array_equal(labels, before)
+    assert found is not labels

@@ -20,6 +20,10 @@ from umamba2.engine.faults import is_out_of_memory
 from umamba2.engine.resample import RowResampler, leading
 from umamba2.engine.tiles import Box, all_classes
 
+FEW_CLASSES = 3  # with no more, most of a scan is background, and it is worth while to look where
+# By how much, as a part of a voxel's largest score, background must be ahead at all voxels around a place for it to be
+# best there whatever rounding does.
+CLEARLY = 1e-4
 NO_SCORE = -1000.0  # of every structure where no tile has an answer
 
 
@@ -152,7 +156,47 @@ class OtherGrid:
         return self._resample(rows.scores.cpu())  # goes on where it stopped
 
     def _resample(self, scores: Tensor) -> None:
+        if self.classes <= FEW_CLASSES and scores.device.type == "cpu":
+            box = self._doubtful_box(scores)
+            if box is None or 2 * math.prod(s.stop - s.start for s in box) < scores[0].numel():
+                for where, resampled in self._resampler.push_part(scores, box):
+                    self._by_row[where] = best_class(resampled)
+                self._done = self._resampler.given
+                return
         for resampled in self._resampler.push(scores):
             labels = best_class(resampled)
             self._by_row[self._done : self._done + len(labels)] = labels.cpu()
             self._done += len(labels)
+
+    def _doubtful_box(self, scores: Tensor) -> Box | None:
+        """The rows and parts of them, (rows, ., .), where background is not clearly the best; None: nowhere.
+
+        What lies between voxels has a weighted mean of their scores, so background is best between any for which it is.
+        The row that the resampler holds from before counts as number -1.
+        """
+        held = self._resampler.held
+        boxes = [_box_around(_doubtful(scores))]
+        if held is not None and (before := _box_around(_doubtful(held[:, None].to(scores.device)))) is not None:
+            boxes.append((slice(-1, 0), *before[1:]))
+        found = [box for box in boxes if box is not None]
+        if not found:
+            return None
+        return tuple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*found))
+
+
+def _doubtful(scores: Tensor) -> Tensor:
+    """Where background is not clearly the best of (classes, ...)."""
+    scores = scores.float()
+    return scores[0] - scores[1:].amax(0) <= CLEARLY * scores.abs().amax(0)
+
+
+def _box_around(mask: Tensor) -> Box | None:
+    """The smallest box around what is true; None: nothing is."""
+    sides = []
+    for axis in range(3):
+        others = [a for a in range(3) if a != axis]
+        places = mask.any(others[1]).any(others[0]).nonzero()[:, 0]
+        if not len(places):
+            return None
+        sides.append(slice(int(places[0]), int(places[-1]) + 1))
+    return tuple(sides)

@@ -17,6 +17,7 @@ from umamba2.anatomy.structures import REFERENCE_VOXEL_MM3
 from umamba2.challenges.challenge import Challenge, Connectivity
 from umamba2.scans.clicks import Clicks
 
+REACH = 2  # voxels: how far from a label a click that touches it may paint
 # The voxel itself and its six face neighbours, (z, y, x).
 _CROSS = np.array([[0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
 
@@ -32,11 +33,30 @@ def postprocess(
         spacing: Of the label map, (z, y, x) in mm.
         clicks: What was clicked in the scan, as voxel indices; None if the challenge has no clicks.
     """
+    where = foreground_box(labels, REACH)  # nothing happens elsewhere
+    part = labels[where]
     if challenge.connectivity is not None:
-        labels = remove_small(labels, challenge.min_voxels, spacing, challenge.connectivity)
+        part = remove_small(part, challenge.min_voxels, spacing, challenge.connectivity)
     if challenge.takes_clicks and clicks is not None:
-        labels = paint_clicks(labels, clicks)
-    return labels
+        near = np.rint(clicks.coordinates) - [side.start for side in where]
+        part = paint_clicks(part, Clicks(near, clicks.labels))
+    if part.base is labels or part is labels:
+        return labels
+    result = np.zeros_like(labels, order="C")
+    result[where] = part
+    return result
+
+
+def foreground_box(labels: npt.NDArray[Any], reach: int = 0) -> tuple[slice, ...]:
+    """The smallest box that holds all labels but background, and ``reach`` voxels around it; empty if there is none."""
+    sides: list[slice] = []
+    part = labels
+    for axis, size in enumerate(labels.shape):
+        filled = np.flatnonzero(part.any(axis=tuple(a for a in range(3) if a != axis)))
+        first, last = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, 0)
+        part = part[(slice(None),) * axis + (slice(first, last),)]
+        sides.append(slice(max(first - reach, 0), min(last + reach, size)) if len(filled) else slice(0, 0))
+    return tuple(sides)
 
 
 def remove_small(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from umamba2.models.network import Plan
 
+Box = tuple[slice, ...]
 SLAB_ELEMENTS = 2**20  # resampled at once, or one row: 4 MiB in fp32, which stay in the caches
 
 
@@ -89,30 +90,90 @@ class RowResampler:
         ready = int((high < taken).sum())  # they ascend
         for start in range(self._given, ready, step):
             now = slice(start, min(start + step, ready))
-            slab = self._pick(rows, low[now] - first)
+            slab = _pick(rows, low[now] - first, self._held)
             if not self.nearest and self.rows != self.shape[0]:
-                slab = torch.lerp(slab, self._pick(rows, high[now] - first), fraction[now, None, None])
+                slab = torch.lerp(slab, _pick(rows, high[now] - first, self._held), fraction[now, None, None])
             if slab.shape[2:] != self.shape[1:]:
                 slab = F.interpolate(slab, self.shape[1:], mode="bilinear")
             yield slab
             self._given = now.stop
         self._held, self._taken = rows[:, -1].clone(), taken
 
+    def push_part(self, rows: Tensor, box: Box | None) -> Iterator[tuple[Box, Tensor]]:
+        """As `push`, for those who need only what voxels of a box have a part in.
+
+        Args:
+            rows: The next rows.
+            box: Part of them, (rows, ., .), the row held from before being number -1; None: nothing is needed.
+
+        Yields:
+            Where in the resampled array, (rows, ., .), and the slab there, (C, rows, ., .) in fp32. Within rounding
+            these are the numbers that `push` gives.
+        """
+        first, taken = self._taken, self._taken + rows.shape[1]
+        low, high, fraction = self._sources(rows.device)
+        ready = int((high < taken).sum())
+        sides = (
+            [] if box is None else [_between(side, n, m) for side, n, m in zip(box[1:], rows.shape[2:], self.shape[1:])]
+        )
+        if box is not None and all(len(low) for _, low, _, _ in sides):
+            touched = (high[:ready] - first >= box[0].start) & (low[:ready] - first < box[0].stop)
+            touched[: self._given] = False
+            (ys, y_low, y_high, y_part), (xs, x_low, x_high, x_part) = sides
+            y, x = slice(int(y_low[0]), int(y_high[-1]) + 1), slice(int(x_low[0]), int(x_high[-1]) + 1)
+            some, held = rows[:, :, y, x], None if self._held is None else self._held[:, y, x]
+            wanted = touched.nonzero()[:, 0]
+            step = max(1, SLAB_ELEMENTS // (rows.shape[0] * len(y_low) * len(x_low)))
+            for now in wanted.split(step) if len(wanted) else ():  # they are neighbours
+                slab = _pick(some, low[now] - first, held)
+                if not self.nearest and self.rows != self.shape[0]:
+                    slab = torch.lerp(slab, _pick(some, high[now] - first, held), fraction[now, None, None])
+                for axis, a, b, part in ((2, y_low - y.start, y_high - y.start, y_part[:, None]),
+                                         (3, x_low - x.start, x_high - x.start, x_part)):  # fmt: skip
+                    slab = torch.lerp(slab.index_select(axis, a), slab.index_select(axis, b), part)
+                yield (slice(int(now[0]), int(now[-1]) + 1), ys, xs), slab
+        self._given = ready
+        self._held, self._taken = rows[:, -1].clone(), taken
+
+    @property
+    def given(self) -> int:
+        """How many resampled rows have been given."""
+        return self._given
+
+    @property
+    def held(self) -> Tensor | None:
+        """The last row that was taken, (C, ., .)."""
+        return self._held
+
     def _sources(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """For every row of the output the two rows of the input it lies between, and how far towards the second."""
-        at = (torch.arange(self.shape[0], device=device) + 0.5) * (self.rows / self.shape[0])
         if self.nearest:
+            at = (torch.arange(self.shape[0], device=device) + 0.5) * (self.rows / self.shape[0])
             low = at.long().clamp(max=self.rows - 1)
             return low, low, at
-        at = (at - 0.5).clamp(min=0)
-        low = at.long().clamp(max=self.rows - 1)
-        high = low if self.rows == self.shape[0] else (low + 1).clamp(max=self.rows - 1)
-        return low, high, at - low
+        return _neighbours(self.rows, self.shape[0], device)
 
-    def _pick(self, rows: Tensor, index: Tensor) -> Tensor:
-        """Rows by number, -1 being the one held from the portion before; a copy in fp32."""
-        picked = rows[:, index.clamp(min=0)].float()
-        before = index < 0
-        if bool(before.any()):
-            picked[:, before] = self._held[:, None].to(rows.device, torch.float32)  # type: ignore[index]
-        return picked
+
+def _neighbours(size: int, target: int, device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """For every place of a resampled axis the two places that it lies between, and how far towards the second."""
+    at = ((torch.arange(target, device=device) + 0.5) * (size / target) - 0.5).clamp(min=0)
+    low = at.long().clamp(max=size - 1)
+    high = low if size == target else (low + 1).clamp(max=size - 1)
+    return low, high, at - low
+
+
+def _between(side: slice, size: int, target: int) -> tuple[slice, Tensor, Tensor, Tensor]:
+    """The part of a resampled axis that a part of the axis has a share in, and `_neighbours` of that."""
+    low, high, fraction = _neighbours(size, target)
+    touched = ((high >= side.start) & (low < side.stop)).nonzero()[:, 0]
+    part = slice(int(touched[0]), int(touched[-1]) + 1) if len(touched) else slice(0, 0)
+    return part, low[part], high[part], fraction[part]
+
+
+def _pick(rows: Tensor, index: Tensor, held: Tensor | None) -> Tensor:
+    """Rows by number, -1 being the one held from the portion before; a copy in fp32."""
+    picked = rows[:, index.clamp(min=0)].float()
+    before = index < 0
+    if bool(before.any()):
+        picked[:, before] = held[:, None].to(rows.device, torch.float32)  # type: ignore[index]
+    return picked
