@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,7 @@ def test_a_few_structures_are_labelled_as_everything_would_be(monkeypatch, seed)
     nearest = bool(rng.integers(0, 2))
     lead = int(rng.integers(0, 3)) if nearest else 0
     cuts = sorted({0, shape[lead], *rng.integers(0, shape[lead] + 1, 2).tolist()})
-    rows = list(zip(cuts, cuts[1:]))
+    rows = list(pairwise(cuts))
     scores = torch.from_numpy(rng.normal(0, 3, (3, *shape)).astype(np.float32))
     scores[0] += 20
     for _ in range(rng.integers(0, 3)):
