@@ -284,7 +284,7 @@ def test_loading_the_page_anew_keeps_all_of_it(window, server, tmp_path):
     slow = server[0].models.find(MULTICLASS).slow
     slow.set()
     window.page.click("#segment")
-    window.until("umamba2.state.busy")
+    window.until("!work.hidden")
     window.page.reload()
     window.until("!work.hidden")
     slow.clear()
@@ -317,7 +317,7 @@ def test_two_browsers_at_once(chromium, server, tmp_path):
         slow = server[0].models.find(MULTICLASS).slow
         slow.set()
         one.page.click("#segment")
-        one.until("umamba2.state.busy")
+        one.until("!work.hidden")
         other.mode("left")
         left, top, width, height = other.tile(0)
         other.page.mouse.click(left + width / 2, top + height / 2)

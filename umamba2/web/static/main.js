@@ -3,33 +3,16 @@
 import * as api from './api.js';
 import { chart, structureList } from './structures.js';
 import { dropped, picked } from './files.js';
+import { listen } from './keys.js';
+import { cancel, upload, uploading, work } from './progress.js';
 import { Viewer } from './viewer.js';
 
 const $ = (id) => document.getElementById(id);
 const asked = new URLSearchParams(location.search);
 const viewer = new Viewer($('viewer'), $('marks'), { render: asked.get('render') !== '0' });
 // scan: its name on the server; facts: what the server says of it; layers: what was found, by kind
-const state = { about: null, scan: null, facts: null, layers: {}, clicks: [], chosen: null, mode: 'look', busy: 0, acting: 0, uploading: null };
+const state = { about: null, scan: null, facts: null, layers: {}, clicks: [], chosen: null, mode: 'look', acting: 0 };
 window.umamba2 = { state, viewer }; // for tests, and for whoever is curious
-
-const KEYS = [
-  ['O', 'open a scan'],
-  ['Arrow keys', 'move the crosshair in the plane with the blue name; with Shift, ten voxels'],
-  ['Page Up, Page Down', 'go through its slices'],
-  ['X', 'the next plane'],
-  ['V', 'the next layout'],
-  ['+  −  0', 'nearer, farther, all of the scan'],
-  ['B  T  S  A', 'window: bone, teeth, soft tissue, all values'],
-  ['G', 'segment everything'],
-  ['L  R  Escape', 'click on the left canal, on the right canal, only look'],
-  ['Enter', 'click at the crosshair'],
-  ['N', 'choose the next click and go there'],
-  ['M', 'move the chosen click to the crosshair'],
-  ['Delete', 'remove the chosen click'],
-  ['U', 'undo'],
-  ['H', 'hide or show what was found'],
-  ['Mouse', 'left: crosshair or click; wheel: slices; right, or Control and left: window; middle, or Shift and left: pan'],
-];
 
 // --- saying things
 
@@ -67,43 +50,14 @@ function refresh() {
   $('welcome').hidden = open;
 }
 
-// --- tasks
-
-let running = null; // the task that can be cancelled
-
-async function work(task) {
-  state.busy += 1;
-  const shown = setTimeout(() => { $('work').hidden = false; }, 150); // what is over at once needs no bar
-  try {
-    return await api.follow(task, (news) => {
-      running = news;
-      $('what').textContent = news.what[0].toUpperCase() + news.what.slice(1);
-      $('step').textContent = news.state === 'queued'
-        ? `waiting, ${news.place} before it`
-        : news.total > 0 ? `${news.done} of ${news.total}` : 'working';
-      if (news.state === 'running' && news.total > 0) {
-        $('progress').max = news.total;
-        $('progress').value = news.done;
-      } else $('progress').removeAttribute('value');
-    });
-  } finally {
-    clearTimeout(shown);
-    state.busy -= 1;
-    if (!state.busy) { $('work').hidden = true; running = null; }
-  }
-}
-
-$('cancel').onclick = () => guarded(async () => {
-  if (state.uploading) state.uploading.abort();
-  else if (running) await api.cancel(running);
-});
+$('cancel').onclick = () => guarded(cancel);
 
 // --- opening a scan
 
 async function open(files) {
   if (!files.length) return;
   await guarded(async () => {
-    if (state.uploading) return; // one at a time
+    if (uploading()) return; // one at a time
     const old = state.scan;
     const scan = await api.newScan();
     let facts;
@@ -119,30 +73,6 @@ async function open(files) {
     if (old) api.closeScan(old).catch(() => {});
     await show(facts);
   });
-}
-
-async function upload(scan, files) {
-  const bar = $('progress');
-  const sending = state.uploading = new AbortController();
-  $('what').textContent = 'Send the scan';
-  $('work').hidden = false;
-  bar.max = files.length;
-  let next = 0;
-  let sent = 0;
-  const sender = async () => {
-    while (next < files.length) {
-      const { name, file } = files[next++];
-      await api.send(scan, 'files', name, file, {}, sending.signal);
-      bar.value = ++sent;
-      $('step').textContent = `${sent} of ${files.length}`;
-    }
-  };
-  try {
-    await Promise.all(Array.from({ length: Math.min(4, files.length) }, sender));
-  } finally {
-    state.uploading = null;
-    $('work').hidden = true;
-  }
 }
 
 async function show(facts) {
@@ -478,11 +408,6 @@ $('layouts').onclick = (e) => e.target.dataset.layout && pickLayout(e.target.dat
 $('windows').onclick = (e) => e.target.dataset.window && pickWindow(e.target.dataset.window);
 $('modes').onclick = (e) => { const button = e.target.closest('button'); if (button) { setMode(button.dataset.mode); $('viewer').focus(); } };
 $('model').onchange = () => tellDemo();
-$('key-list').append(...KEYS.flatMap(([keys, what]) => {
-  const [term, text] = [document.createElement('dt'), document.createElement('dd')];
-  [term.textContent, text.textContent] = [keys, what];
-  return [term, text];
-}));
 
 function nextLayout() {
   const names = [...$('layouts').children].map((button) => button.dataset.layout);
@@ -518,23 +443,8 @@ const ACTIONS = {
   u: undo,
   h: () => { allHidden = !allHidden; paint(); say(allHidden ? 'What was found is hidden.' : 'What was found is shown.'); },
 };
-const ON_VIEWER = new Set(['arrowleft', 'arrowright', 'arrowup', 'arrowdown', 'pageup', 'pagedown', 'enter']);
 
-addEventListener('keydown', (e) => {
-  if (e.altKey || e.metaKey || $('help').open) return;
-  const key = e.key.toLowerCase();
-  const typing = e.target.matches('input, select, textarea');
-  if (e.ctrlKey) {
-    if (key === 'z' && !typing) { e.preventDefault(); undo(); }
-    return;
-  }
-  if (typing && !['escape'].includes(key)) return;
-  if (key === '?') { $('help').showModal(); return; }
-  if (key === 'o') { openFiles(); return; }
-  if (!state.facts || !ACTIONS[key] || (ON_VIEWER.has(key) && e.target !== $('viewer') && e.target !== document.body)) return;
-  e.preventDefault();
-  ACTIONS[key](e);
-}, true);
+listen(ACTIONS, { help: $('help'), list: $('key-list'), viewer: $('viewer'), open: openFiles, undo, ready: () => state.facts });
 
 for (const kind of ['dragenter', 'dragover']) {
   addEventListener(kind, (e) => { e.preventDefault(); $('screen').classList.add('over'); });

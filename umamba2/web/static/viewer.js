@@ -7,6 +7,7 @@ const DEPTH = [2, 1, 0]; // the axis (x 0, y 1, z 2) across each plane
 // The patient's sides at the left, right, top and bottom of each picture.
 const LETTERS = [['R', 'L', 'A', 'P'], ['R', 'L', 'S', 'I'], ['P', 'A', 'S', 'I']];
 const FROM_FRONT = [200, 12]; // degrees around, and up
+const THIN = 0.0015; // of the scan's longest side, mm: how wide the crosshair is
 const NEAR = 2; // slices beside a click in which its mark still shows, fading
 
 export class Viewer {
@@ -30,7 +31,6 @@ export class Viewer {
     this.nv = new Niivue({
       backColor: [0.02, 0.025, 0.03, 1],
       crosshairColor: [0.55, 0.73, 0.88, 0.75],
-      crosshairWidth: 0.2,
       crosshairWidthUnit: 'mm',
       crosshairGap: 8,
       isOrientationTextVisible: false, // the page writes its own, legible ones
@@ -98,6 +98,8 @@ export class Viewer {
     this.setLayout('all');
     this.nv.setRenderAzimuthElevation(...FROM_FRONT);
     this.nv.setScale(1.25);
+    const { shape, spacing } = this.grid();
+    this.nv.opts.crosshairWidth = THIN * Math.max(...shape.map((n, i) => n * spacing[i]));
     this.reset();
   }
 
