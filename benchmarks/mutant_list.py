@@ -234,7 +234,7 @@ GROUPS = (
     # --- what is before and after it ------------------------------------------------------------------------------
     Group(
         "engine/harmonise.py",
-        "tests/engine/test_harmonise.py tests/engine/test_padding.py -m 'not slow'",
+        "tests/engine/test_greys.py",
         (
             M("AIR, SOFT_TISSUE = -1000.0, 40.0", "AIR, SOFT_TISSUE = -1100.0, 40.0"),
             M("AIR, SOFT_TISSUE = -1000.0, 40.0", "AIR, SOFT_TISSUE = -1000.0, 44.0"),
@@ -244,7 +244,7 @@ GROUPS = (
     ),
     Group(
         "engine/greys.py",
-        "tests/engine/test_harmonise.py tests/engine/test_padding.py -m 'not slow'",
+        "tests/engine/test_greys.py",
         (
             M("BINS = 512", "BINS = 563"),
             M("BLUR = 6 ", "BLUR = 6.6 "),
