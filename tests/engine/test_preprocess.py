@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from small_models import INTENSITY, make_plans
 
 from umamba2.engine import resample as module
-from umamba2.engine.preprocess import nonzero_box, prepare
+from umamba2.engine.preprocess import ct_normalise, nonzero_box, prepare
 from umamba2.engine.resample import RowResampler, resample, separate_axis
 from umamba2.errors import InputError
 from umamba2.models.network import Plan
@@ -55,6 +55,15 @@ def test_equals_nnunet(spacing, target, transpose, separate_z):
     ours = prepare(scan(), spacing, plan(target, transpose, separate_z)).tensor.numpy()
     assert ours.shape == expected.shape
     np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("deviation", [0.25, 400.0])
+def test_intensities_of_any_deviation_are_divided_by_it(deviation):
+    """Training images between 0 and 1 are as good as those in HU."""
+    values = np.linspace(-2, 2, 9, dtype=np.float32) * deviation
+    limits = {"percentile_00_5": -deviation, "percentile_99_5": deviation, "mean": deviation / 2, "std": deviation}
+    expected = np.clip(np.linspace(-2, 2, 9), -1, 1) - 0.5
+    np.testing.assert_allclose(ct_normalise(values, limits), expected, atol=1e-6)
 
 
 def test_an_axis_is_resampled_apart_beyond_the_threshold_and_not_at_it():
