@@ -314,6 +314,18 @@ def test_folders_within_folders_and_patterns(predict, tmp_path):
     assert all("found an input as its output" in line for line in errors)
 
 
+def test_links_in_a_circle_below_a_pattern(predict, tmp_path):
+    """Three of them make 3^40 paths."""
+    write_scans(tmp_path / "in/a/b", 1)
+    for name in ("1", "2", "3"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "in")
+    (tmp_path / "elsewhere").mkdir()
+    write_scans(tmp_path / "elsewhere", 2)
+    (tmp_path / "in/a/link").symlink_to(tmp_path / "elsewhere")
+    code, errors, last = predict(source="in/**/case*.mha")
+    assert (code, errors, last) == (0, [], "3 done, 0 skipped, 0 degraded, 0 failed")
+
+
 def test_a_pattern_that_is_a_name(predict, tmp_path):
     write_image(tmp_path / "in/a[1].mha", scan((1, 2)))
     assert predict(source="in/a[1].mha")[:2] == (0, [])
@@ -382,6 +394,60 @@ def test_a_folder_that_cannot_be_written(predict, tmp_path):
     code, (error,), _ = predict()
     assert code == 1
     assert error.startswith(f"error: {tmp_path / 'out/manifest.jsonl'}: could not be written (")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_and_devices_among_the_scans_are_not_waited_for(predict, tmp_path):
+    write_scans(tmp_path / "in", 1)
+    for name in ("a.mha", "b.nii.gz", "c.nrrd", "d.tif"):
+        os.mkfifo(tmp_path / "in" / name)
+    (tmp_path / "in/e.nii").symlink_to("/dev/zero")
+    code, errors, last = predict()
+    assert (code, last) == (1, "1 done, 0 skipped, 0 degraded, 5 failed")
+    assert all("found no such file, expected an image" in error for error in errors)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["manifest.jsonl", ".umamba2.lock"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_planted_for_a_record_is_neither_followed_nor_waited_for(predict, tmp_path, name, kind):
+    write_scans(tmp_path / "in", 1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "victim").write_text("precious")
+    if kind == "link":
+        (tmp_path / "out" / name).symlink_to(tmp_path / "victim")
+    else:
+        os.mkfifo(tmp_path / "out" / name)
+    code, (error,), _ = predict()
+    assert code == 1
+    assert error.startswith(f"error: {tmp_path / 'out/manifest.jsonl'}: could not be written (")
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_records_that_somebody_has_changed(predict, tmp_path):
+    write_scans(tmp_path / "in", 1)
+    predict()
+    (record,) = records(tmp_path / "out")
+    for change in ({"beside": 5}, {"beside": ["\0", "x" * 300]}, {"warnings": 3, "seconds": "x"}, {"written": []}):
+        (tmp_path / "out/manifest.jsonl").write_text(json.dumps({**record, **change}) + "\n")
+        assert predict()[0] == 0
+
+
+def test_names_in_lists_that_no_file_has(predict, tmp_path):
+    write_scans(tmp_path / "in", 1)
+    (tmp_path / "list.csv").write_text(
+        "scan,clicks\nin/case000.mha,\n" + "x" * 5000 + ",\nin/case000.mha," + "y" * 5000
+    )
+    code, errors, last = predict(source="list.csv")
+    assert (code, last) == (1, "1 done, 0 skipped, 0 degraded, 2 failed")
+    assert ["line 3: found no such file" in errors[0], "line 4: found no such file" in errors[1]] == [True, True]
+
+
+def test_lists_without_end(predict, tmp_path, monkeypatch):
+    monkeypatch.setattr("umamba2.jobs.cases._MOST_ROWS", 2)
+    (tmp_path / "list.csv").write_text("scan\n" + "a\n" * 3)
+    code, (error,), _ = predict(source="list.csv")
+    assert (code, "found more than 2 rows" in error) == (1, True)
 
 
 def test_a_manifest_that_cannot_be_written_costs_a_warning(predict, tmp_path, monkeypatch):

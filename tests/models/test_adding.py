@@ -20,7 +20,7 @@ from contextlib import contextmanager
 import pytest
 from small_models import make_model
 
-from umamba2.errors import InputError
+from umamba2.errors import InputError, ModelError
 from umamba2.models import adding, archives, fetching
 from umamba2.models.adding import add_model
 from umamba2.models.folder import load_model, slim
@@ -213,6 +213,26 @@ def test_paths_that_lead_out(models, shelf, tmp_path, name):
     match = "found the path .* expected none that leads out"
     refused(make_zip(tmp_path / "a.zip", models / "slim", **{name: b"x"}), match, shelf)
     refused(make_tar(tmp_path / "a.tgz", models / "slim", members=[member(name, b"x")]), match, shelf)
+
+
+def test_a_folder_larger_than_the_disk(models, shelf, tmp_path):
+    """A file of holes takes no room where it lies, and all there is where it is copied to."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "model.json").write_text("{}")
+    with open(folder / "fold_0.safetensors", "wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(InputError, match="found 109951162777. bytes, expected a model of at most"):
+        add_model("x", str(folder))
+    assert not list(shelf.glob("*"))
+
+
+def test_models_in_more_folders_than_anybody_has(models, shelf, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number in range(102):
+            archive.writestr(f"{number}/model.json", "{}")
+    with pytest.raises(ModelError, match="found files of models in more than 100 folders"):
+        add_model("x", str(tmp_path / "a.zip"))
 
 
 @pytest.mark.parametrize(

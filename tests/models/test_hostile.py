@@ -131,6 +131,26 @@ def test_large_archives_are_refused(folder, monkeypatch, limit, name):
     refused(load_model, folder, name)
 
 
+def test_pickles_of_instructions_without_end(tmp_path):
+    """16 MB of them took half a minute."""
+    for content in (pickle.MARK * 1_100_000, pickle.EMPTY_LIST + pickle.TUPLE1 * 1_100_000):
+        refused(read_checkpoint, archive(tmp_path / "x.pth", content + b"."), "more than 1000000 instructions")
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"), [("spacing", [1000, 1000, 1000]), ("std", 1e-300), ("percentile_99_5", -996.99999999)]
+)
+def test_plans_that_leave_nothing_of_a_scan(tmp_path, whole, entry, value):
+    text = json.loads((whole / "slim" / "model.json").read_text())
+    (configuration,) = text["plans"]["configurations"].values()
+    (configuration if entry == "spacing" else text["plans"]["foreground_intensity_properties_per_channel"]["0"])[
+        entry
+    ] = value
+    write_file(tmp_path / "m" / "model.json", json.dumps(text))
+    (tmp_path / "m" / "fold_0.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
+    refused(load_model, tmp_path / "m", "found (spacing|intensities)")
+
+
 def test_what_is_made_of_one_text_again_and_again_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "LARGEST_PICKLE", 10**5)
     text = pickle.BINUNICODE + struct.pack("<I", 10**4) + b"a" * 10**4 + pickle.BINPUT + b"\0"

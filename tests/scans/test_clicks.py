@@ -228,7 +228,7 @@ def test_a_click_file_of_absurd_size_is_not_read(tmp_path):
     path = tmp_path / "c.json"
     with open(path, "wb") as file:
         file.truncate(10**9)  # takes no space
-    with pytest.raises(InputError, match=r"c.json: found 1,000,000,000 bytes, expected at most 100,000,000"):
+    with pytest.raises(InputError, match=r"c.json: found 1,000,000,000 bytes, expected at most 8,000,000"):
         read_clicks(path, SHAPE)
 
 

@@ -14,7 +14,7 @@ import pytest
 from stand_in import OBLIQUE, write_image
 
 from umamba2.errors import InputError
-from umamba2.scans import memory
+from umamba2.scans import memory, volumes
 from umamba2.scans import tiff as tiff_files
 from umamba2.scans.volumes import read_array, read_labels, read_volume
 
@@ -62,6 +62,7 @@ def tiff(*directories, big=False):
 
 
 RAW = bytes(2 * 13 * 11 * 7)
+PARTS = gzip.compress(b"") * 1700
 FILES = {
     # a format string in MetaIO: SIGSEGV
     "format.mha": (meta("%s%s%s%s%s.raw 1 24 1", RAW), "several files"),
@@ -127,6 +128,27 @@ FILES = {
     "newlines.mha": (b"\n" * (1 << 22), "no ElementDataFile"),
     "newlines.nrrd": (b"NRRD0004\n" + b"a\n" * (1 << 21), "expected"),
     "zeros.nii.gz": (gzip.compress(bytes(1 << 24)), "no NIfTI header"),
+    # numbers said twice, or half
+    "half.mha": (meta(DimSize="13.9 11 7", voxels=RAW), "found DimSize = 13.9 11 7, expected 3 whole numbers"),
+    "long size.mha": (meta(DimSize="1e300 1e300 1e300", voxels=RAW), "found DimSize = 1e300"),
+    "twice.mha": (meta(voxels=RAW).replace(b"DimSize", b"DimSize = 7 11 13\nDimSize"), "found DimSize twice (7 11 13,"),
+    "orders.mha": (
+        meta(BinaryDataByteOrderMSB="True", ElementByteOrderMSB="False", voxels=RAW), "two byte orders (MSB = True and"
+    ),
+    "long direction.mha": (meta(TransformMatrix="9 0 0 0 9 0 0 0 9", voxels=RAW), "expected three of length 1"),
+    # small files that keep a reader busy
+    "parts.mha": (meta(CompressedData="True", voxels=PARTS + gzip.compress(RAW)), "parts of next to nothing"),
+    "parts.nrrd": (nrrd(PARTS + gzip.compress(RAW), encoding="gzip"), "parts of next to nothing"),
+    "parts before.nii.gz": (PARTS * 2 + gzip.compress(nifti()), "no NIfTI header"),
+    "parts behind.nii.gz": (gzip.compress(nifti(size=0)) + PARTS + gzip.compress(RAW), "parts of next to nothing"),
+    "name.nii.gz": (
+        b"\x1f\x8b\x08\x08" + bytes(6) + b"a" * (1 << 17) + b"\0" + gzip.compress(nifti())[10:], "no NIfTI header"
+    ),
+    "chain.tif": (tiff(*range(14, 8 + 6 * 70_000, 6), 0), "more than 65,536 directories"),
+    "wide.tif": (
+        struct.pack("<2sHIH", b"II", 42, 8, 2) + struct.pack("<HHII", 256, 4, 1, 13)
+        + struct.pack("<HHIII", 257, 4, 1, 2**31, 0), "more than 65,536 voxels along an axis"
+    ),
     "goes on.mha": (
         meta(CompressedData="True", voxels=zlib.compress(bytes(1 << 27))), "it goes on beyond the last voxel"
     ),
@@ -170,6 +192,34 @@ def test_hostile_files_cost_a_line_each(tmp_path):
         assert "expected" in message
         assert len(message) < len(str(folder)) + 400
     assert int(done.stderr.split()[-1]) < 500_000  # kB
+
+
+def test_extensions_of_nifti_files_are_not_gone_through(tmp_path, monkeypatch):
+    """ITK compares each with all others: 200,000 of them, 3 MB, took half a minute."""
+    extensions = b"\1\0\0\0" + struct.pack("<ii8x", 16, 4) * 2000
+    content = nifti((108, "f", 348 + len(extensions)), size=0)[:348] + extensions + noise().tobytes()
+    for name in ("a.nii", "a.nii.gz"):
+        (tmp_path / name).write_bytes(content if name == "a.nii" else gzip.compress(content))
+        monkeypatch.setattr(volumes, "_opened", lambda path: pytest.fail("ITK was asked"))
+        array, grid = read_array(tmp_path / name)
+        monkeypatch.undo()
+        np.testing.assert_array_equal(array, noise())
+        monkeypatch.setattr(volumes, "_MOST_EXTENSIONS", 10**6)
+        assert read_array(tmp_path / name)[1] == grid  # as ITK has it
+        monkeypatch.undo()
+
+
+def test_many_parts_with_voxels_in_them_are_read(tmp_path):
+    """As bgzip writes them."""
+    content = nifti()[:352] + noise().tobytes()
+    parts = b"".join(gzip.compress(content[at : at + 100]) for at in range(0, len(content), 100))
+    (tmp_path / "a.nii.gz").write_bytes(parts)
+    np.testing.assert_array_equal(read_array(tmp_path / "a.nii.gz")[0], noise())
+
+
+def test_an_origin_far_away_is_doubted(tmp_path):
+    (tmp_path / "a.mha").write_bytes(meta(Offset="1e300 0 0", voxels=RAW))
+    assert any("found the origin (1e+300" in line for line in read_volume(tmp_path / "a.mha").warnings)
 
 
 def test_what_the_hostile_ones_are_made_of_can_be_read(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -287,9 +288,11 @@ class Batch:
         """Whether what a record says is still true, so that nothing is left to do."""
         if known.get("status") == "failed":  # by another process, a moment ago: it would do so again
             return self.manifest.find(self.plan.key(case), self.plan.since) is not None
-        written, beside = _part(known, "written"), known.get("beside") or []
+        written, beside = _part(known, "written"), known.get("beside", [])
         found = fingerprint([case.output], [written])
-        if found is None or not all((case.output.parent / str(name)).exists() for name in beside):
+        if found is None or not isinstance(beside, list):
+            return False
+        if not all(os.path.exists(case.output.parent / str(name)) for name in beside):
             return False
         if found.sha256 != written.get("sha256"):
             say(f"warning: {case.output}: found changed since it was written, doing it again", sys.stderr)

@@ -16,12 +16,13 @@ from umamba2.files import OutputRegistry
 from umamba2.jobs.job import Case
 from umamba2.jobs.locate import find_images
 from umamba2.scans.clicks import click_file
+from umamba2.scans.dicom.files import files_below
 from umamba2.scans.find import find_scans
 from umamba2.scans.volumes import SUFFIXES, stem, suffix
 
 DEFAULT_SUFFIX = ".nii.gz"  # of outputs for scans that are DICOM
 COLUMNS = ("scan", "clicks", "name")  # of a list of cases; the first is needed
-_MOST_BYTES = 100_000_000
+_MOST_BYTES, _MOST_ROWS = 10_000_000, 100_000
 
 
 def cases_of(
@@ -112,7 +113,7 @@ def _scans(source: Path, output: Path, challenge: Challenge | None) -> list[tupl
     if source.is_dir():
         root, scans = _in_folder(source, output, challenge)
     elif _is_pattern(source):
-        matches = sorted(map(Path, glob.glob(str(source), recursive=True)))
+        matches = sorted(set(_matches(source)))
         root, scans = _fixed_part(source), [path for match in matches for path in find_scans(match)]
     else:
         root, scans = source.parent, [source]
@@ -121,12 +122,27 @@ def _scans(source: Path, output: Path, challenge: Challenge | None) -> list[tupl
     return [(scan, _place(PurePosixPath(scan.relative_to(root).as_posix()), scan)) for scan in dict.fromkeys(scans)]
 
 
+def _matches(pattern: Path) -> Iterator[Path]:
+    """What a pattern matches; ``**`` stands for all folders below, each once, however many links lead to it."""
+    if "**" not in pattern.parts:
+        yield from map(Path, glob.glob(str(pattern)))
+        return
+    place = pattern.parts.index("**")
+    for base in _matches(Path(*pattern.parts[:place])) if place else [Path()]:
+        rest = pattern.parts[place + 1 :]
+        if not rest:
+            yield base
+        elif base.is_dir():
+            for folder, _ in files_below(base):
+                yield from _matches(Path(glob.escape(str(folder)), *rest))
+
+
 def _place(place: PurePosixPath, scan: Path) -> PurePosixPath:
     """The place of a scan's output: that of the scan, with an ending that can be written."""
     if suffix(place.name) is not None:
         return place
     name = place.name or Path(os.path.abspath(scan)).name
-    if scan.is_file() and scan.suffix.lower() in (".dcm", ".zip"):
+    if os.path.isfile(scan) and scan.suffix.lower() in (".dcm", ".zip"):
         name = name[: -len(scan.suffix)]
     return place.parent / (name + DEFAULT_SUFFIX)
 
@@ -172,12 +188,14 @@ def _listed(source: Path, output: Path) -> Iterator[Case]:
     if unknown or len(set(names)) != len(names) or COLUMNS[0] not in names:
         expected = f"{COLUMNS[0]}, and perhaps {' and '.join(COLUMNS[1:])}"
         raise InputError(f"{source}: line 1: found the columns {', '.join(names)[:200]}, expected {expected}")
-    empty = True
+    count = 0
     for number, row in rows:
         if any(value.strip() for value in row):
-            empty = False
+            count += 1
+            if count > _MOST_ROWS:
+                raise InputError(f"{source}: found more than {_MOST_ROWS:,} rows, expected lists of at most those")
             yield _row(source, number, names, row, output)
-    if empty:
+    if not count:
         raise InputError(f"{source}: found no rows below the header, expected a case in each")
 
 
@@ -193,9 +211,9 @@ def _row(source: Path, number: int, names: list[str], row: list[str], output: Pa
         problem = f"found {len(row)} columns, expected {len(names)}"
     elif not scan:
         problem = "found no scan, expected a path"
-    elif not image.exists():
+    elif not os.path.exists(image):  # not Path.exists, which raises where a name is too long
         problem = f"found no such file as {image}, expected a scan"
-    elif click_path is not None and not click_path.is_file():
+    elif click_path is not None and not os.path.isfile(click_path):
         problem = f"found no such file as {click_path}, expected clicks"
     elif place.is_absolute() or ".." in place.parts or name in (".", "/") or "\0" in name:
         problem = f"found the name {name}, expected one below the output folder"

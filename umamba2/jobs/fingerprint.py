@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from umamba2.errors import InputError
@@ -37,7 +38,7 @@ class Fingerprint:
 
 
 def fingerprint(files: Iterable[Path], known: Iterable[Any] = ()) -> Fingerprint | None:
-    """The fingerprint of some files; None if there are none, or one is missing.
+    """The fingerprint of some files; None if there are none, or one is missing or no regular file.
 
     Args:
         files: Their paths. Names count without the folder that they have in common.
@@ -51,7 +52,7 @@ def fingerprint(files: Iterable[Path], known: Iterable[Any] = ()) -> Fingerprint
         stats = [os.stat(file) for file in files]
     except FileNotFoundError:
         return None
-    if not files:
+    if not files or not all(S_ISREG(stat.st_mode) for stat in stats):  # pipes and devices have no end
         return None
     root = os.path.commonpath([file.parent for file in files])
     names = [os.path.relpath(file, root) for file in files] if len(files) > 1 else [""]
@@ -81,7 +82,7 @@ def files_of_scan(scan: Path, output: Path | None = None) -> list[Path]:
     header = {".mhd": metaimage_header, ".mha": metaimage_header, ".nrrd": nrrd_header}.get(suffix(scan) or "")
     data = scan
     with suppress(InputError, OSError):  # who reads the scan will say what is wrong
-        data = header(scan).data if header else scan
+        data = header(scan).data if header and scan.is_file() else scan
     return [scan] if data == scan else [scan, data]
 
 

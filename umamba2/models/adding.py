@@ -111,11 +111,19 @@ def _copy(source: Path, target: Path) -> None:
     """Copy the files that a model consists of, and no logs or validation results."""
     if not is_model(source):
         raise ModelError(f"{source}: found no model, expected model.json or fold_*/checkpoint_best.pth")
-    for path in sorted([*source.iterdir(), *source.glob("fold_*/*")]):
-        relative = path.relative_to(source)
-        if is_model_file(relative.as_posix()) and stat.S_ISREG(path.stat().st_mode):
-            (target / relative).parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target / relative)
+    files = [
+        path
+        for path in sorted([*source.iterdir(), *source.glob("fold_*/*")])
+        if is_model_file(path.relative_to(source).as_posix()) and stat.S_ISREG(path.stat().st_mode)
+    ]
+    size = sum(path.stat().st_size for path in files)
+    room = min(LARGEST_MODEL, shutil.disk_usage(target).free)
+    if size > room:
+        raise InputError(f"{source}: found {size} bytes, expected a model of at most {room}, or more free disk")
+    for path in files:
+        place = target / path.relative_to(source)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, place)
 
 
 def _checksum(file: IO[bytes], name: str, expected: str | None) -> str:

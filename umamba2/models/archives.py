@@ -23,6 +23,7 @@ LARGEST_MODEL = 2**34  # bytes, unpacked; five folds of the published network wi
 MOST_EXPANSION = 100  # times the size of the archive; weights hardly get smaller
 SMALL = 2**26  # bytes that may be unpacked from any archive
 MOST_ENTRIES = 10_000  # of an archive; nnU-Net's results folder with its validation has a few thousand
+_MOST_FOLDERS = 100  # of an archive that have a file of a model's name in them
 _PIECE = 2**20  # bytes that are read at a time
 
 # A model's files, in either layout, with the folder that the archive has them in.
@@ -62,6 +63,8 @@ def unpack(file: IO[bytes], name: str, target: Path) -> None:
             if match is None:
                 continue
             place = folders.setdefault(match["folder"], target / f".{len(folders)}") / match["file"]
+            if len(folders) > _MOST_FOLDERS:
+                raise ValueError(f"files of models in more than {_MOST_FOLDERS} folders")
             if place.exists():
                 raise ValueError(f"{path} twice")
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ from torch import Tensor
 from umamba2.errors import ModelError
 
 LARGEST_PICKLE = 2**24  # bytes; the published network with its optimizer has about 2**18
+MOST_INSTRUCTIONS = 1_000_000  # of a pickle, a few microseconds each; that network has some 30,000
 MOST_ENTRIES = 20_000  # of an archive; the published network with its optimizer has 666
 
 _STORAGES = {
@@ -212,8 +213,10 @@ def _unpickle(content: bytes, storage: Callable[[Any], Tensor]) -> Any:
         if left < 0:
             raise ValueError("a pickle that grows without end")
 
-    for instruction, argument, _ in pickletools.genops(content):
+    for number, (instruction, argument, _) in enumerate(pickletools.genops(content)):
         name = instruction.name
+        if number > MOST_INSTRUCTIONS:
+            raise ValueError(f"more than {MOST_INSTRUCTIONS} instructions in its pickle")
         if name in _NUMBERS_AND_TEXTS:
             stack.append(argument)
         elif name in _CONSTANTS:

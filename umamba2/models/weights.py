@@ -12,7 +12,7 @@ from umamba2.errors import ModelError
 from umamba2.models.checkpoint import read_checkpoint
 from umamba2.nets.unet import drop_aliases
 
-LARGEST_HEADER = 2**24  # bytes, of a safetensors file; that of this network has a hundredth
+LARGEST_HEADER = 2**21  # bytes, of a safetensors file; that of this network has a tenth
 CHECKPOINT_NAMES = ("checkpoint_best.pth", "checkpoint_final.pth")  # in this order: the published results use best
 
 

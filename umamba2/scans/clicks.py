@@ -21,7 +21,7 @@ NAMES = {"Left_IAC": 0, "Right_IAC": 1}
 LEFT_RIGHT_AXIS = 2
 MOST_CLICKS = 1000  # of one scan; the platform gives up to ten, and each costs time in every tile
 _MOST_WARNINGS = 5
-_MOST_BYTES = 100_000_000
+_MOST_BYTES = 8_000_000
 
 
 class Clicks(NamedTuple):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from umamba2.errors import InputError
 from umamba2.scans.dicom.files import files_below, has_dicom_ending, is_dicom_start
 from umamba2.scans.dicom.headers import quiet, read_header, text, whole
-from umamba2.scans.dicom.sources import Source, source_of
+from umamba2.scans.dicom.sources import Source, source_of, start_of
 from umamba2.scans.volumes import suffix
 
 _LAST = 0x00280008  # the tag of NumberOfFrames, the last that is asked for here
@@ -112,9 +112,8 @@ def _is_dicom_zip(path: Path) -> bool:
             for member in members:
                 if has_dicom_ending(member.filename):
                     return True
-                with archive.open(member) as file:
-                    if is_dicom_start(file.read(132)):
-                        return True
+                if is_dicom_start(start_of(archive, member)):
+                    return True
             return False
     except Exception:
         return True

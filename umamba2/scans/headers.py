@@ -20,6 +20,9 @@ from umamba2.scans.geometry import Geometry
 
 _LONGEST_HEADER = 1 << 18  # bytes; segmentations by 3D Slicer name all their structures, in some 60,000
 
+_FREE_TEXT = ("Comment", "Name")
+_LARGEST_SIZE = 1 << 31  # voxels along an axis
+
 _META_TYPES = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
@@ -79,8 +82,10 @@ def metaimage_header(path: Path) -> Header:
         end = start.find(b"\n", position)
         end = len(start) if end < 0 else end
         line = start[position:end].decode(errors="surrogateescape")
-        key, *value = re.split("[:=]", line, maxsplit=1)
-        fields[key.strip()] = value[0].strip() if value else ""
+        key, *value = (part.strip() for part in re.split("[:=]", line, maxsplit=1))
+        told = value[0] if value else ""
+        if fields.setdefault(key, told) != told and key not in _FREE_TEXT:
+            raise InputError(f"{path}: found {key[:40]} twice ({fields[key][:40]}, {told[:40]}), expected one")
         position = end + 1
     name = fields.get("ElementDataFile")
     if name is None:
@@ -99,7 +104,10 @@ def metaimage_header(path: Path) -> Header:
     if skip < -1:
         raise InputError(f"{path}: found HeaderSize = {skip}, expected -1 or more")
     offset = skip or (position if local else 0)
-    swapped = _yes(fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "")))
+    orders = [fields[key] for key in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB") if key in fields]
+    if len({_yes(order) for order in orders}) > 1:
+        raise InputError(f"{path}: found two byte orders (MSB = {' and '.join(orders)}), expected one")
+    swapped = any(map(_yes, orders))
     return Header(
         data,
         None if skip < 0 else offset,
@@ -126,7 +134,10 @@ def _meta_geometry(path: Path, fields: dict[str, str]) -> Geometry:
         return found[:count]
 
     dimension = _number(path, "NDims", fields.get("NDims", ""))
-    size = [int(n) for n in numbers("size", "", max(0, min(dimension, 10)))]
+    stated = numbers("size", "", max(0, min(dimension, 10)))
+    size = [int(n) for n in stated if n.is_integer() and abs(n) < _LARGEST_SIZE]
+    if len(size) < len(stated):
+        raise InputError(f"{path}: found DimSize = {fields['DimSize'][:80]}, expected {dimension} whole numbers")
     if dimension != 3 and (dimension != 4 or size[3] != 1):  # files of one time point
         raise InputError(f"{path}: found a {dimension}-D image of size {tuple(size)}, expected 3-D")
     if min(size) < 1:

@@ -7,7 +7,6 @@ nifti.nimh.nih.gov; patient coordinates there are RAS, here LPS.
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,8 @@ _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 7
 _MM = {1: 1000.0, 3: 0.001}  # mm per metre and per micron; all else is taken for mm
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])
 LARGEST_SHEAR = 1.0  # degree
+_PACKED_START = 1 << 16  # bytes of a packed file in which its header must be
+_GZIP = 31  # for zlib
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Nifti:
         pixdim: The voxel size that it states, in mm, (x, y, z); 0 where it states none.
         qform: The matrix (3, 4) from voxels to mm, LPS, of the quaternion; None: not stated.
         sform: The matrix (3, 4) from voxels to mm, LPS, that is stated outright; None: not stated.
+        extensions: Bytes between the header and the voxels.
         scanner: Whether the sform claims to be that of the scanner, so that ITK takes it before the qform.
     """
 
@@ -62,6 +64,7 @@ class Nifti:
     qform: Array | None
     sform: Array | None
     scanner: bool
+    extensions: int = 0
 
     @property
     def voxel_sizes(self) -> dict[str, Triple]:
@@ -108,13 +111,12 @@ def shear(columns: Array) -> float:
 def nifti_header(path: Path) -> Nifti:
     """Read the header of a NIfTI file, compressed or not; InputError for one that is not understood."""
     with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
+        start = file.read(_PACKED_START)
+    packed = start[:2] == b"\x1f\x8b"
     try:
-        with gzip.open(path, "rb") if packed else open(path, "rb") as file:
-            start = file.read(540)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        why = "found the end of the file in its header" if isinstance(error, EOFError) else error
-        raise InputError(f"{path}: could not be read ({why}), expected a complete image file") from None
+        start = _unpacked(start, 540) if packed else start[:540]
+    except zlib.error as error:
+        raise InputError(f"{path}: could not be read ({error}), expected a complete image file") from None
     order: Literal["<", ">"] = "<" if int.from_bytes(start[:4], "little") in _FORMATS else ">"
     length = int.from_bytes(start[:4], "little" if order == "<" else "big")
     if length not in _FORMATS or len(start) < length:
@@ -163,7 +165,18 @@ def nifti_header(path: Path) -> Nifti:
     )
     scale = (1.0, 0.0) if unscaled else (slope or 1.0, intercept)
     scanner = bool(fields["sform_code"] == 1)
-    return Nifti(header, tuple(size), np.dtype(f"{order}{kind}"), scale, (x, y, z), qform, sform, scanner)
+    dtype, extensions = np.dtype(f"{order}{kind}"), skip - length
+    return Nifti(header, tuple(size), dtype, scale, (x, y, z), qform, sform, scanner, extensions)
+
+
+def _unpacked(packed: bytes, size: int) -> bytes:
+    """The first bytes of what is packed, in however many gzip files in a row."""
+    content = b""
+    while len(content) < size and packed.strip(b"\0"):
+        inflater = zlib.decompressobj(_GZIP)
+        content += inflater.decompress(packed, size - len(content))
+        packed = inflater.unused_data
+    return content
 
 
 def _qform(fields: np.void) -> Array:

@@ -20,6 +20,9 @@ from umamba2.scans.geometry import Array, Triple
 from umamba2.scans.itk import captured_stderr, reason, remarks
 from umamba2.scans.voxels import check_memory
 
+_LARGEST_SIZE = 1 << 16  # voxels along an axis
+_MOST_LOOKED_AT = 64  # entries of a directory, which are sorted: width and height are among the first
+_MOST_DIRECTORIES = 1 << 16  # of a file; each slice has one
 _EXPANSION = 1 << 15  # at most of one byte in a file, whatever its compression
 _SECONDS, _BYTES_PER_SECOND = 60, 1_000_000  # of reading: a hundredth of what even a slow machine does
 # Says what the header holds, waits until it is told to go on, and sends the voxels.
@@ -98,7 +101,10 @@ def _room_for(path: Path, size: list[int], components: int, kind: np.dtype[np.ge
 
 
 def check_directories(path: Path) -> None:
-    """Raise InputError for a TIFF file whose directories form a circle, in which ITK would never come to an end."""
+    """Raise InputError for a TIFF file with directories in a circle, too many, or of images beyond all measure.
+
+    ITK would never come to an end with them.
+    """
     end = path.stat().st_size
     with open(path, "rb") as file:
         mark = file.read(4)
@@ -119,5 +125,13 @@ def check_directories(path: Path) -> None:
             if directory in seen:
                 raise InputError(f"{path}: found a directory that leads back to itself, expected a chain with an end")
             seen.add(directory)
+            if len(seen) > _MOST_DIRECTORIES:
+                raise InputError(f"{path}: found more than {_MOST_DIRECTORIES:,} directories, expected one a slice")
             count = read(counter, directory)
+            for which in range(min(count, _MOST_LOOKED_AT)) if len(seen) == 1 else ():
+                at = directory + struct.calcsize(order + counter) + which * entry
+                # Width and height; ITK goes through all strips that an image of this size would have.
+                kind = "H" if read("H", at + 2) == 3 else number
+                if read("H", at) in (256, 257) and read(kind, at + entry - struct.calcsize(number)) > _LARGEST_SIZE:
+                    raise InputError(f"{path}: found more than {_LARGEST_SIZE:,} voxels along an axis, expected fewer")
             directory = read(number, directory + struct.calcsize(order + counter) + count * entry)

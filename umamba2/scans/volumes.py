@@ -36,7 +36,9 @@ _READERS = {
     ".tif": "TIFFImageIO",
 }
 SUFFIXES = tuple(_READERS)
-_TIFF_EXPANSION = 1 << 15  # voxels from a byte of a TIFF file at most; a larger image is damaged
+_MOST_EXTENSIONS = 1 << 14  # bytes of a NIfTI file; ITK goes through all extensions again for each of them
+_NEAR_ONE = 0.02  # how far the length of a direction may be from that
+_FARTHEST = 1e6  # mm; no scanner puts its origin a kilometre away, and single precision has no more room
 
 
 @dataclass(frozen=True)
@@ -322,9 +324,11 @@ def _read_nifti(path: Path) -> Volume:
     if len(nifti.size) != 3:
         raise InputError(f"{path}: found a {len(nifti.size)}-D image of size {nifti.size}, expected 3-D")
     try:
+        if nifti.extensions > _MOST_EXTENSIONS:
+            raise RuntimeError
         reader, said = _opened(path)
         geometry = _geometry(path, reader)
-    except RuntimeError:  # NIfTI-2, or axes that are not quite at right angles
+    except RuntimeError:  # NIfTI-2, axes that are not quite at right angles, many extensions
         geometry, angle = nifti.geometry()
         said = []
         if angle >= LARGEST_SHEAR:
@@ -401,6 +405,11 @@ def _volume(
         if not np.isfinite(values).all() or (what == "spacing" and min(values) < 0):
             raise InputError(f"{name}: found the {what} {values}, expected finite numbers and no negative spacing")
     columns = np.reshape(geometry.direction, (3, 3))
+    lengths = np.linalg.norm(columns, axis=0)
+    if np.abs(lengths - 1).max() > _NEAR_ONE and lengths.min() > 0:
+        raise InputError(f"{name}: found directions {geometry.direction}, expected three of length 1")
+    if max(map(abs, geometry.origin)) > _FARTHEST:
+        said.append(f"{name}: found the origin {geometry.origin} mm, expected one at most {_FARTHEST:g} away")
     if abs(np.linalg.det(columns)) < 1e-3:
         raise InputError(
             f"{name}: found directions {geometry.direction} of determinant 0, expected three different ones"

@@ -6,6 +6,7 @@ turns NaN in NIfTI files into 0.
 
 from __future__ import annotations
 
+import os
 import zlib
 from math import prod
 from typing import BinaryIO
@@ -18,6 +19,8 @@ from umamba2.scans.geometry import Array
 from umamba2.scans.headers import Header
 
 _CHUNK = 1 << 20
+_SHORT_CHUNK = 1 << 14  # in files of many parts: where one ends, the rest of what was read is read again
+_MOST_SMALL_PARTS, _SMALL_PART = 1000, 4096  # parts of a gzip file, and the voxels' bytes that any more must hold
 _LARGEST_EXPANSION = 1032  # of deflate, by the format itself
 _ZLIB_OR_GZIP = 47  # for zlib: find out which
 
@@ -79,8 +82,9 @@ def _unpack(file: BinaryIO, content: Array, skip: int) -> int:
     long again.
     """
     done, packed, inflater = -skip, b"", zlib.decompressobj(_ZLIB_OR_GZIP)
+    parts, chunk = 1, _CHUNK
     while True:
-        packed = packed or file.read(_CHUNK)
+        packed = packed or file.read(chunk)
         block = inflater.decompress(packed, 16 * _CHUNK)
         if not (packed or block or inflater.eof):
             return 0  # the file ends before the stream and its checksum do
@@ -92,9 +96,13 @@ def _unpack(file: BinaryIO, content: Array, skip: int) -> int:
         if inflater.eof:
             if done >= content.size:
                 return done
-            packed = inflater.unused_data or file.read(_CHUNK)  # gzip files may be several in a row
+            file.seek(-len(inflater.unused_data), os.SEEK_CUR)
+            packed, chunk = file.read(_SHORT_CHUNK), _SHORT_CHUNK  # gzip files may be several in a row
             if not packed.strip(b"\0"):
                 return done
+            parts += 1
+            if parts > _MOST_SMALL_PARTS + (done + skip) // _SMALL_PART:
+                raise zlib.error(f"it is in more than {parts - 1:,} parts of next to nothing")
             inflater = zlib.decompressobj(_ZLIB_OR_GZIP)
         elif done > 2 * content.size + 64 * _CHUNK:
             raise zlib.error("it goes on beyond the last voxel")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -33,6 +34,8 @@ from pydicom.encaps import encapsulate
 
 from umamba2.errors import InputError, MissingExtra
 from umamba2.scans import memory
+from umamba2.scans.dicom import sources
+from umamba2.scans.find import find_scans
 from umamba2.scans.volumes import read_volume
 
 J2K, LOSSLESS, LS, RLE = (f"1.2.840.10008.1.2.{end}" for end in ("4.90", "4.70", "4.80", "5"))
@@ -574,3 +577,101 @@ def test_origin_and_spacing_are_clean_numbers(tmp_path):
     assert volume.geometry.origin == ORIGIN
     assert volume.geometry.zyx_spacing == SPACING
     assert header() is not None
+
+
+def test_a_header_of_elements_without_end(tmp_path):
+    """16 MB of empty elements took a minute."""
+    folder = damaged(tmp_path / "a", inserted(struct.pack("<HH2sH", 0x19, 0x1010, b"LO", 0) * 30_000))
+    refused(folder, "IM0003", "found more than 20,000 elements, expected the header of a slice")
+    assert find_scans(folder) == [folder]
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packings_that_grow_before_the_first_byte(tmp_path, monkeypatch, packing):
+    """Some thousand bytes of bzip2 make 100 MB, and a header of LZMA asks for 4 GB."""
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in/a.zip", "w", packing) as archive:
+        archive.writestr("IM0", bytes(1000))
+    monkeypatch.setattr(zipfile, "_get_decompressor", lambda kind: pytest.fail("it was unpacked"))
+    refused(tmp_path / "in/a.zip", "file 1: could not be read (a packing that is not known)")
+    assert find_scans(tmp_path / "in") == [tmp_path / "in/a.zip"]  # whose reader says what is wrong
+
+
+def test_a_zip_of_files_without_end(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number in range(11):
+            archive.writestr(f"{number}.txt", "")
+    refused(tmp_path / "a.zip", "found no DICOM file")
+    monkeypatch.setattr(sources, "_MOST_MEMBERS", 10)
+    refused(tmp_path / "a.zip", "found 11 files in it, expected at most 10")
+
+
+def test_folders_within_folders_without_end(tmp_path):
+    place = tmp_path / "a"
+    place.mkdir()
+    back = os.getcwd()
+    try:
+        os.chdir(place)
+        for _ in range(101):
+            os.mkdir("b")
+            os.chdir("b")
+    finally:
+        os.chdir(back)
+    refused(place, "found folders more than 100 deep")
+    with pytest.raises(InputError, match="found folders more than 100 deep"):
+        find_scans(tmp_path)
+
+
+def test_items_without_end(tmp_path):
+    """3 MB of empty items took a minute, and 8 MB of empty fragments half of one."""
+    items = (
+        struct.pack("<HH2sHI", 0x19, 0x1010, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 320_000
+    )
+    folder = damaged(tmp_path / "a", inserted(items + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)))
+    refused(folder, "IM0003", "found items without end")
+    ds = many_slices()
+    ds.PixelData = encapsulate([rle(voxels()[0])] * SHAPE[0])
+    ds["PixelData"].VR = "OB"
+    path = save(ds, tmp_path / "b.dcm", RLE)
+    at = path.read_bytes().rindex(b"\xfe\xff\xdd\xe0")
+    content = path.read_bytes()
+    start = content.index(b"\xfe\xff\0\xe0", content.rindex(PIXELS + b"OB")) + 8 + 4 * SHAPE[0]
+    path.write_bytes(content[:start] + struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 320_000 + content[start:])
+    assert at > start
+    refused(path, "b.dcm", "found ")
+
+
+def test_a_position_beyond_all_measure(tmp_path):
+    folder = write_slices(tmp_path / "a", setting(ImagePositionPatient=lambda k: [0, 0, "1e30" if k == 5 else k / 4]))
+    refused(folder, "IM0005", "found the position (0.0, 0.0, 1e+30) mm")
+
+
+def test_lossless_jpeg_that_is_cut_and_closed(tmp_path):
+    """The codec makes up the second half, and says so on stderr alone."""
+
+    def cut(stored):
+        content = lossless_jpeg(stored)
+        return content[: len(content) // 2] + b"\xff\xd9"
+
+    refused(write_slices(tmp_path / "a", pack=cut, syntax=LOSSLESS), "IM0000", "found damaged pixels")
+    read(write_slices(tmp_path / "b", pack=lossless_jpeg, syntax=LOSSLESS))
+
+
+def test_jpeg_2000_without_some_of_its_tiles(tmp_path):
+    """OpenJPEG makes zeros of them and says nothing."""
+
+    def tiled(stored):
+        from PIL import Image
+
+        content = io.BytesIO()
+        Image.fromarray(stored.view(np.uint16)).save(
+            content, "JPEG2000", irreversible=False, no_jp2=True, tile_size=(24, 10)
+        )
+        return content.getvalue()
+
+    def cut(stored):
+        content = tiled(stored)
+        return content[: content.rindex(b"\xff\x90\0\x0a")] + b"\xff\xd9"
+
+    read(write_slices(tmp_path / "a", pack=tiled, syntax=J2K))
+    refused(write_slices(tmp_path / "b", pack=cut, syntax=J2K), "IM0000", "found pixels with tiles missing")

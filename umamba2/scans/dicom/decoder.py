@@ -26,8 +26,10 @@ _RLE = "1.2.840.10008.1.2.5"
 _J2K = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 # For each line with a path: says what the file holds and sends it, or says what is wrong.
 _CHILD = """
-import json, sys
+import json, os, sys, tempfile
 import SimpleITK as sitk
+heard = tempfile.TemporaryFile()
+os.dup2(heard.fileno(), 2)
 try:
     import resource
     resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
@@ -40,6 +42,13 @@ for path in sys.stdin:
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(path.rstrip("\\n"))
         array = sitk.GetArrayFromImage(reader.Execute())
+        os.lseek(2, 0, 0)
+        said = os.read(2, 10000)
+        os.ftruncate(2, 0)
+        os.lseek(2, 0, 0)
+        # The codec of JPEG makes up what is missing, and says so here alone; extraneous bytes are not missed.
+        if b"premature end of data" in said or b"bad Huffman" in said:
+            raise RuntimeError
         print(json.dumps([array.shape, array.dtype.str]), flush=True)
         sys.stdout.buffer.write(array)
         sys.stdout.buffer.flush()
@@ -95,6 +104,8 @@ class Decoder:
         """
         if how.syntax == _RLE and not _rle_is_whole(packed, how):
             raise InputError(f"{label}: found damaged pixels, expected {how.columns} x {how.rows} voxels")
+        if how.syntax in _J2K and not _tiles_are_whole(packed):
+            raise InputError(f"{label}: found pixels with tiles missing, expected {how.columns} x {how.rows} voxels")
         stated = _of_codestream(packed) if how.syntax in _J2K else None
         if stated is not None and stated[2:] != (how.columns, how.rows):  # and no memory for what it asks
             size_said = f"{stated[2]} x {stated[3]} packed voxels"
@@ -201,6 +212,31 @@ def _rle_is_whole(packed: bytes, how: Packed) -> bool:
         if made < how.rows * how.columns or at > len(packed):
             return False
     return True
+
+
+def _tiles_are_whole(packed: bytes) -> bool:
+    """Whether every tile of a JPEG 2000 code stream has a part at least; OpenJPEG makes zeros of those without."""
+    start = packed.find(b"\xff\x4f\xff\x51")
+    if start < 0 or len(packed) < start + 43:
+        return True  # no stream at all, or one that is refused all the same
+    right, bottom, _, _, width, height, left, top = unpack(">8I", packed[start + 8 : start + 40])
+    if not width or not height:
+        return False
+    tiles = -(-(right - left) // width) * -(-(bottom - top) // height)
+    at, seen = start + 2, set[int]()
+    while at + 12 <= len(packed):
+        marker, length = unpack(">HH", packed[at : at + 4])
+        if marker != 0xFF90:  # of the main header, as long as there is no part of a tile
+            if seen or marker < 0xFF00:
+                break
+            at += 2 + length
+            continue
+        tile, size = unpack(">HI", packed[at + 4 : at + 10])
+        seen.add(tile)
+        if size < 14:  # 0: the last part, to the end
+            break
+        at += size
+    return len(seen) >= tiles
 
 
 def _of_codestream(packed: bytes) -> tuple[int, bool, int, int] | None:

@@ -7,10 +7,13 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from umamba2.errors import InputError
+
 ENDINGS = (".dcm", ".dicom", ".ima")  # that DICOM files have, if they have any
 MARK, _MARK_AT = b"DICM", 128
 START = _MARK_AT + len(MARK)  # bytes that tell
 # Data sets without the mark begin with the lowest groups; the element numbers of these are small.
+_DEEPEST = 100  # folders within each other
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 
 
@@ -58,7 +61,7 @@ def files_below(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
     """Every folder below one, itself first, with its files, sorted by name.
 
     Hidden files and folders are left out, and so are those that macOS puts into archives. Links are followed, each
-    folder once.
+    folder once. Raises InputError for folders within folders beyond all measure.
     """
     seen = set[str]()
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -67,6 +70,8 @@ def files_below(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
             folders.clear()
             continue
         seen.add(real)
+        if len(Path(place).parts) - len(folder.parts) > _DEEPEST:  # walking down is calls within calls, and they end
+            raise InputError(f"{folder}: found folders more than {_DEEPEST} deep, expected those of scans")
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         yield Path(place), [Path(place, name) for name in sorted(names) if not is_hidden(name)]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _MOST_FRAMES = 1 << 14  # ten times what the finest scanners make
+_FARTHEST = 1e6  # mm
 _NEAR_ONE = 0.02  # how far a direction's length and the cosine between two of them may be from what they should be
 
 
@@ -116,6 +117,8 @@ def frames_of(header: Header) -> list[Frame]:
     frames = []
     for index in range(count):
         position = look.numbers("PlanePositionSequence", "ImagePositionPatient", 3, index)
+        if position is not None and max(map(abs, position)) > _FARTHEST:
+            raise InputError(f"{header.label}: found the position {position} mm, expected one on the scanner")
         axes = look.numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6, index)
         slope = look.number("PixelValueTransformationSequence", "RescaleSlope", index)
         intercept = look.number("PixelValueTransformationSequence", "RescaleIntercept", index)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import count
 from struct import unpack
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -25,6 +26,8 @@ BIG_ENDIAN = "1.2.840.10008.1.2.2"
 PIXELS = 0x7FE00010
 _BEFORE_PIXELS = 0x7FE00007  # the last tag of a header: pixels, of whole numbers or others, follow
 _BLOCK = 1 << 20
+_MOST_ELEMENTS = 20_000  # of a header, not counting those inside of others; the longest known have some hundred
+_MOST_READS = 300_000  # pieces of a file; a header that says something of each of 1,000 slices has some 50,000
 _MOST_VALUE = 1 << 20  # bytes of a value that is read along with the header; larger ones wait until they are asked for
 
 
@@ -79,12 +82,17 @@ def read_header(source: Source, last: int = _BEFORE_PIXELS, complete: bool = Fal
     """
     from pydicom.filereader import read_partial
 
+    elements = count(1)
+
     def beyond(tag: int, vr: object, length: object) -> bool:
+        if next(elements) > _MOST_ELEMENTS:
+            found = f"found more than {_MOST_ELEMENTS:,} elements"
+            raise InputError(f"{source.label}: {found}, expected the header of a slice")
         return tag > last
 
     try:
         with opened_content(source) as (file, syntax), quiet():
-            values = read_partial(file, beyond, None if complete else _MOST_VALUE, force=True)
+            values = read_partial(bounded(source.label, file), beyond, None if complete else _MOST_VALUE, force=True)
             at = file.tell()
             if complete:
                 values.buffer = None  # the file, which is closed when somebody copies the header
@@ -96,6 +104,19 @@ def read_header(source: Source, last: int = _BEFORE_PIXELS, complete: bool = Fal
     except Exception as error:  # of a parser that meets bytes which are anything
         why = type(error).__name__
     raise InputError(f"{source.label}: could not be read ({why}), expected a DICOM file")
+
+
+def bounded(label: str, file: BinaryIO) -> BinaryIO:
+    """A file to read in at most so many pieces: of millions of empty items, each costs as much as a slice does."""
+    read, reads = file.read, count(1)
+
+    def counted(size: int = -1) -> bytes:
+        if next(reads) > _MOST_READS:
+            raise InputError(f"{label}: found items without end, expected a DICOM file")
+        return read(size)
+
+    setattr(file, "read", counted)  # noqa: B010
+    return file
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 
 from umamba2.errors import InputError
 from umamba2.scans.dicom.decoder import Decoder, Packed
-from umamba2.scans.dicom.headers import BIG_ENDIAN, EXPLICIT, IMPLICIT, Header, opened_content, value, whole
+from umamba2.scans.dicom.headers import BIG_ENDIAN, EXPLICIT, IMPLICIT, Header, bounded, opened_content, value, whole
 from umamba2.scans.geometry import Array
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _packed_frames(header: Header, file: BinaryIO, count: int) -> Iterator[bytes
     extended = (offsets, lengths) if isinstance(offsets, bytes) and isinstance(lengths, bytes) else None
     number = 0
     try:
-        for frame in generate_frames(file, number_of_frames=count, extended_offsets=extended):
+        for frame in generate_frames(bounded(header.label, file), number_of_frames=count, extended_offsets=extended):
             if number == count:
                 break
             number += 1

@@ -32,6 +32,7 @@ from umamba2.scans.voxels import check_memory
 
 MOST_EXPANSION = 200  # of a zip as a whole: DICOM shrinks to a half or a third, air alone to a thousandth
 SMALL = 100 << 20  # bytes: no zip below needs a look at its expansion, and no member below is read piece by piece
+_MOST_MEMBERS = 50_000  # of a zip
 _ZIPS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 # What the zipfile module raises for archives that are damaged, encrypted or packed in a way that it does not know.
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
@@ -93,6 +94,8 @@ def source_of(path: Path) -> Source | None:
 
 def _of_zip(path: Path, archive: zipfile.ZipFile) -> list[Source]:
     sources, inner = list[tuple[str, zipfile.ZipInfo, bool]](), 0
+    if len(archive.infolist()) > _MOST_MEMBERS:
+        raise InputError(f"{path}: found {len(archive.infolist()):,} files in it, expected at most {_MOST_MEMBERS:,}")
     for number, member in enumerate(archive.infolist(), start=1):
         parts = member.filename.replace("\\", "/").split("/")
         if member.is_dir() or stat.S_ISLNK(member.external_attr >> 16) or any(is_hidden(part) for part in parts[:-1]):
@@ -101,8 +104,7 @@ def _of_zip(path: Path, archive: zipfile.ZipFile) -> list[Source]:
             continue
         label = f"{path}: file {number}"
         try:
-            with archive.open(member) as file:
-                start = file.read(START)
+            start = start_of(archive, member)
         except _UNREADABLE as error:
             if has_dicom_ending(parts[-1]) or "." not in parts[-1]:
                 raise InputError(f"{label}: could not be read ({_brief(error)}), expected a whole zip") from None
@@ -122,6 +124,14 @@ def _of_zip(path: Path, archive: zipfile.ZipFile) -> list[Source]:
         raise InputError(f"{path}: found {found}, expected at most {MOST_EXPANSION} times its size")
     check_memory(str(path), size)
     return [Source(label, _opener(archive, member, label), sure) for label, member, sure in sources]
+
+
+def start_of(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """The first `START` bytes of a file in a zip. Raises whatever zipfile does for one that cannot be unpacked."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError  # the others unpack without bounds before they give the first byte
+    with archive.open(member) as file:
+        return file.read(START)
 
 
 def _opener(archive: zipfile.ZipFile, member: zipfile.ZipInfo, label: str) -> Callable[[], BinaryIO]:
