@@ -132,9 +132,6 @@ FILES = {
     "half.mha": (meta(DimSize="13.9 11 7", voxels=RAW), "found DimSize = 13.9 11 7, expected 3 whole numbers"),
     "long size.mha": (meta(DimSize="1e300 1e300 1e300", voxels=RAW), "found DimSize = 1e300"),
     "twice.mha": (meta(voxels=RAW).replace(b"DimSize", b"DimSize = 7 11 13\nDimSize"), "found DimSize twice (7 11 13,"),
-    "orders.mha": (
-        meta(BinaryDataByteOrderMSB="True", ElementByteOrderMSB="False", voxels=RAW), "two byte orders (MSB = True and"
-    ),
     "long direction.mha": (meta(TransformMatrix="9 0 0 0 9 0 0 0 9", voxels=RAW), "expected three of length 1"),
     # small files that keep a reader busy
     "parts.mha": (meta(CompressedData="True", voxels=PARTS + gzip.compress(RAW)), "parts of next to nothing"),

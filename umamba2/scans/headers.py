@@ -104,10 +104,7 @@ def metaimage_header(path: Path) -> Header:
     if skip < -1:
         raise InputError(f"{path}: found HeaderSize = {skip}, expected -1 or more")
     offset = skip or (position if local else 0)
-    orders = [fields[key] for key in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB") if key in fields]
-    if len({_yes(order) for order in orders}) > 1:
-        raise InputError(f"{path}: found two byte orders (MSB = {' and '.join(orders)}), expected one")
-    swapped = any(map(_yes, orders))
+    swapped = _yes(fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "")))
     return Header(
         data,
         None if skip < 0 else offset,

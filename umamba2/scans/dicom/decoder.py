@@ -236,7 +236,7 @@ def _tiles_are_whole(packed: bytes) -> bool:
         if size < 14:  # 0: the last part, to the end
             break
         at += size
-    return len(seen) >= tiles
+    return bool(len(seen) >= tiles)
 
 
 def _of_codestream(packed: bytes) -> tuple[int, bool, int, int] | None:
