@@ -168,6 +168,15 @@ def test_fractions_of_voxels_are_rounded():
     np.testing.assert_array_equal(paint_clicks(labels, clicks((1.6, 2.4, 2, 0))), cross((5, 5, 5), (2, 2, 2), 1))
 
 
+@pytest.mark.parametrize("place", [22.6, 22.5, 21.5])
+def test_fractions_are_rounded_in_the_scan_and_not_in_the_box_of_labels(place):
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[13:23, 13:23, 13:23] = 1
+    expected = np.maximum(labels, cross((40, 40, 40), (round(place), 18, 18), 1))
+    found = postprocess(labels, CHALLENGES["toothfairy3-interactive"], REFERENCE, clicks((place, 18, 18, 0)))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_where_crosses_meet_the_later_click_paints_but_all_ask_the_map_as_predicted():
     labels = np.zeros((5, 5, 9), np.uint8)
     labels[2, 2, 2], labels[2, 2, 5] = 1, 2
