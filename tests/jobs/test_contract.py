@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from dataclasses import replace
 
@@ -312,3 +313,14 @@ def test_stsr_gets_numberings_and_nothing_else(tmp_path):
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["a_Mask.nii.gz"]
     labels, _ = read_labels(tmp_path / "out/a_Mask.nii.gz")
     assert np.unique(labels).tolist() == [0, 5]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_or_device_as_inputs_json_is_not_waited_for(tmp_path):
+    for name in ("pipe", "device"):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "pipe/inputs.json")
+    (tmp_path / "device/inputs.json").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        with pytest.raises(InputError, match="found no input of a known challenge"):
+            recognise(tmp_path / name)

@@ -10,6 +10,8 @@ from umamba2.challenges import CHALLENGES, Challenge
 from umamba2.errors import InputError
 from umamba2.scans.volumes import SUFFIXES, list_volumes, suffix
 
+_MOST_BYTES = 10_000_000  # of the platform's inputs.json, which has some hundred
+
 
 def recognise(folder: str | Path | None = None) -> Challenge:
     """The challenge whose input lies in a folder (None: in one of the platforms' mounts).
@@ -79,8 +81,11 @@ def _has_clicks(folder: Path) -> bool:
 
 def _sockets(folder: Path) -> list[tuple[str, str]]:
     """Slug and relative path of what Grand Challenge's `inputs.json` lists; nothing if it cannot be understood."""
+    path = folder / "inputs.json"
     try:
-        entries = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:  # pipes and devices have no end
+            return []
+        entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return []
     sockets = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from umamba2.errors import InputError
 from umamba2.scans.dicom.files import files_below, has_dicom_ending, is_dicom_start
 from umamba2.scans.dicom.headers import quiet, read_header, text, whole
-from umamba2.scans.dicom.sources import Source, source_of, start_of
+from umamba2.scans.dicom.sources import Source, open_zip, source_of, start_of
 from umamba2.scans.volumes import suffix
 
 _LAST = 0x00280008  # the tag of NumberOfFrames, the last that is asked for here
@@ -105,7 +104,7 @@ def _is_dicom_zip(path: Path) -> bool:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             if len(members) > _MOST_PEEKED:
                 return True

@@ -604,6 +604,10 @@ def test_a_zip_of_files_without_end(tmp_path, monkeypatch):
     refused(tmp_path / "a.zip", "found no DICOM file")
     monkeypatch.setattr(sources, "_MOST_MEMBERS", 10)
     refused(tmp_path / "a.zip", "found 11 files in it, expected at most 10")
+    monkeypatch.setattr(sources, "_LARGEST_DIRECTORY", 100)  # and no directory is read to count them
+    monkeypatch.setattr(zipfile, "ZipFile", lambda path: pytest.fail("it was opened"))
+    refused(tmp_path / "a.zip", "found a damaged zip (ValueError)")
+    assert find_scans(tmp_path) == [tmp_path / "a.zip"]
 
 
 def test_folders_within_folders_without_end(tmp_path):

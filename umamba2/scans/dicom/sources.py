@@ -33,6 +33,8 @@ from umamba2.scans.voxels import check_memory
 MOST_EXPANSION = 200  # of a zip as a whole: DICOM shrinks to a half or a third, air alone to a thousandth
 SMALL = 100 << 20  # bytes: no zip below needs a look at its expansion, and no member below is read piece by piece
 _MOST_MEMBERS = 50_000  # of a zip
+_LARGEST_DIRECTORY = 16 << 20  # bytes of the list of them
+_TAIL = (1 << 16) + 200  # bytes at the end of a zip in which is said how large that is
 _ZIPS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 # What the zipfile module raises for archives that are damaged, encrypted or packed in a way that it does not know.
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
@@ -69,7 +71,7 @@ def opened(path: Path) -> Iterator[list[Source]]:
         yield [Source(str(path), _file_opener(path))]
     else:
         try:
-            archive = zipfile.ZipFile(path)
+            archive = open_zip(path)
         except _UNREADABLE as error:
             raise InputError(f"{path}: found a damaged zip ({_brief(error)}), expected a whole one") from None
         with archive:
@@ -124,6 +126,18 @@ def _of_zip(path: Path, archive: zipfile.ZipFile) -> list[Source]:
         raise InputError(f"{path}: found {found}, expected at most {MOST_EXPANSION} times its size")
     check_memory(str(path), size)
     return [Source(label, _opener(archive, member, label), sure) for label, member, sure in sources]
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip. Raises whatever zipfile does, and ValueError for a directory that takes for ever to read."""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+        tail = file.read()
+    end, large = tail.rfind(b"PK\5\6"), tail.rfind(b"PK\6\6")  # the second is there in zips of many files
+    sizes = [tail[end + 12 : end + 16] if end >= 0 else b"", tail[large + 40 : large + 48] if large >= 0 else b""]
+    if max(int.from_bytes(size, "little") for size in sizes) > _LARGEST_DIRECTORY:
+        raise ValueError("a directory without end")
+    return zipfile.ZipFile(path)
 
 
 def start_of(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
