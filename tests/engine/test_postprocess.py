@@ -173,7 +173,7 @@ def test_fractions_are_rounded_in_the_scan_and_not_in_the_box_of_labels(place):
     labels = np.zeros((40, 40, 40), np.uint8)
     labels[13:23, 13:23, 13:23] = 1
     expected = np.maximum(labels, cross((40, 40, 40), (round(place), 18, 18), 1))
-    found = postprocess(labels, CHALLENGES["toothfairy3-interactive"], REFERENCE, clicks((place, 18, 18, 0)))
+    found = postprocess(labels, CHALLENGES["toothfairy3-interactive"], (2.0,) * 3, clicks((place, 18, 18, 0)))
     np.testing.assert_array_equal(found, expected)
 
 
