@@ -33,7 +33,8 @@ docker image inspect "$tag" >/dev/null 2>&1 || {
     exit 2
 }
 
-secrets='AKIA[0-9A-Z]{16}|gh[pousr]_[0-9A-Za-z]{36}|github_pat_[0-9A-Za-z_]{22}|glpat-[0-9A-Za-z_-]{20}'
+# Not within a longer word: data in base64 hold anything.
+secrets='(^|[^0-9A-Za-z+/])AKIA[0-9A-Z]{16}([^0-9A-Za-z+/]|$)|gh[pousr]_[0-9A-Za-z]{36}|github_pat_[0-9A-Za-z_]{22}|glpat-[0-9A-Za-z_-]{20}'
 secrets+='|hf_[0-9A-Za-z]{30}|pypi-AgE[0-9A-Za-z_-]{16}|xox[abprs]-[0-9A-Za-z-]{10}|-----BEGIN [A-Z ]*PRIVATE KEY'
 secrets+='|://[^/[:space:]":@]+:[^/[:space:]"@]+@'
 
