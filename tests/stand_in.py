@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
+import types
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from challenge_names import INTERACTIVE, STSR, TASKS
 
 from umamba2.challenges import CHALLENGES
+from umamba2.jobs import container
+from umamba2.models import folder as checkpoints
 from umamba2.scans.volumes import Geometry
 
 # Nothing about it is round: spacing, origin, and axes that are rotated about all three.
@@ -115,3 +121,12 @@ def write_clicks(path: Path, *clicks: tuple[str, list]) -> Path:
 
 def image_folder(task: str, mount: Path) -> Path:
     return mount if task == STSR else mount / "images/cbct"
+
+
+def use_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands load stand-ins in place of networks, in a process that has just begun."""
+    module = types.ModuleType("umamba2.engine.predict")
+    module.Predictor = StandInLoader
+    monkeypatch.setitem(sys.modules, "umamba2.engine.predict", module)
+    monkeypatch.setattr(checkpoints, "load_model", load_stand_in)
+    monkeypatch.setattr(container, "process_start", time.monotonic)

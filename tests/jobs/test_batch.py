@@ -10,20 +10,17 @@ import subprocess
 import sys
 import threading
 import time
-import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from challenge_names import INTERACTIVE, STSR
-from stand_in import StandInLoader, load_stand_in, scan, write_clicks, write_image, write_model
+from stand_in import StandInLoader, scan, use_stand_in, write_clicks, write_image, write_model
 
 from umamba2 import cli
 from umamba2.jobs import batch as batches
-from umamba2.jobs import container
 from umamba2.jobs.manifest import Manifest
-from umamba2.models import folder as checkpoints
 from umamba2.scans.volumes import read_labels
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,11 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def predict(tmp_path, monkeypatch, capfd):
     """Runs `umamba2 predict` on in/ into out/ with a stand-in; exit code, lines of stderr, last line of stdout."""
-    stand_in = types.ModuleType("umamba2.engine.predict")
-    stand_in.Predictor = StandInLoader
-    monkeypatch.setitem(sys.modules, "umamba2.engine.predict", stand_in)
-    monkeypatch.setattr(checkpoints, "load_model", load_stand_in)
-    monkeypatch.setattr(container, "process_start", time.monotonic)
+    use_stand_in(monkeypatch)
     write_model(tmp_path / "model", STSR)
 
     def run(*options, source="in", out="out", model="model"):

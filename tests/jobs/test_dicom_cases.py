@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-import types
 import zipfile
 
 import numpy as np
 import pytest
 from challenge_names import INTERACTIVE, MULTICLASS, STSR
 from dicom_series import SECRETS, SHAPE, header, many_slices, place, save, write_slices
-from stand_in import StandInLoader, load_stand_in, write_clicks, write_model
+from stand_in import StandInLoader, use_stand_in, write_clicks, write_model
 
 import umamba2
 from umamba2 import cli
-from umamba2.jobs import container
-from umamba2.models import folder as checkpoints
 from umamba2.scans.volumes import read_labels, read_volume
 
 
 @pytest.fixture
 def predict(tmp_path, monkeypatch, capfd):
     """Runs `umamba2 predict` with a stand-in model, which finds in a voxel what its grey value says."""
-    stand_in = types.ModuleType("umamba2.engine.predict")
-    stand_in.Predictor = StandInLoader
-    monkeypatch.setitem(sys.modules, "umamba2.engine.predict", stand_in)
-    monkeypatch.setattr(checkpoints, "load_model", load_stand_in)
-    monkeypatch.setattr(container, "process_start", time.monotonic)
+    use_stand_in(monkeypatch)
     StandInLoader.made.clear()
 
     def run(task, source, out, *options):

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-import types
 
 import highdicom as hd
 import numpy as np
 import pytest
 from challenge_names import MULTICLASS, STSR
 from dicom_cases import write_series
-from stand_in import OBLIQUE, StandInLoader, load_stand_in, scan, write_image, write_model
+from stand_in import OBLIQUE, scan, use_stand_in, write_image, write_model
 
 import umamba2
 from umamba2 import cli
-from umamba2.jobs import container
-from umamba2.models import folder as checkpoints
 from umamba2.scans.geometry import Geometry
 from umamba2.scans.volumes import read_labels, read_volume
 
@@ -27,11 +22,7 @@ GRID = Geometry((20, 16, 12), (0.3, 0.3, 0.4), (1.0, -2.0, 3.0))
 @pytest.fixture
 def predict(tmp_path, monkeypatch, capfd):
     """Runs `umamba2 predict` with a stand-in model, which finds in a voxel what its grey value says."""
-    stand_in = types.ModuleType("umamba2.engine.predict")
-    stand_in.Predictor = StandInLoader
-    monkeypatch.setitem(sys.modules, "umamba2.engine.predict", stand_in)
-    monkeypatch.setattr(checkpoints, "load_model", load_stand_in)
-    monkeypatch.setattr(container, "process_start", time.monotonic)
+    use_stand_in(monkeypatch)
 
     def run(source, out, *options, task=MULTICLASS):
         model = write_model(tmp_path / "model", task, task)
