@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from umamba2.challenges import CHALLENGES, INTERACTIVE, MULTICLASS, STSR, Challenge
-from umamba2.challenges.recipe import SMALL
+from umamba2.challenges.recipe import Architecture
 from umamba2.scans.clicks import simulate_clicks
 from umamba2.scans.geometry import Geometry
 from umamba2.scans.volumes import write_volume
@@ -40,6 +40,7 @@ SHAPE, SPACING, PATCH = (48, 64, 76), (1.5, 1.5, 1.5), (32, 48, 48)
 LABELLED, UNLABELLED, HELD_OUT = 12, 20, 6
 FEW = 3  # labelled cases of the semi-supervised comparison
 EPOCH = 50  # steps
+NETWORK = Architecture(features=(8, 16, 32, 64, 80), blocks=(1, 1, 1, 1, 1), smallest_edge=2)
 RESENC = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
 
 
@@ -51,7 +52,7 @@ class Run:
     trainer: str
     configuration: str = CONFIGURATION
     pretrained: bool = False
-    clicks: int | None = None  # for each canal, at the test
+    clicks: tuple[int, ...] = ()  # numbers of clicks for each canal to test it with
 
 
 RUNS = {
@@ -60,8 +61,7 @@ RUNS = {
     "task 1, ours": Run(MULTICLASS, "UMamba2Trainer"),
     "task 1, ours, pretrained": Run(MULTICLASS, "UMamba2Trainer", pretrained=True),
     "task 2, nnU-Net, U-Mamba2": Run(INTERACTIVE, "Stock", "3d_stock"),
-    "task 2, ours, no clicks": Run(INTERACTIVE, "UMamba2Trainer", clicks=0),
-    "task 2, ours, 5 clicks": Run(INTERACTIVE, "UMamba2Trainer", clicks=5),
+    "task 2, ours": Run(INTERACTIVE, "UMamba2Trainer", clicks=(0, 5)),
     "STSR, labelled only": Run(STSR, "UMamba2Trainer"),
     "STSR, ours": Run(STSR, "UMamba2SemiSupervisedTrainer"),
 }
@@ -79,7 +79,7 @@ def prepare(work: Path, challenge: Challenge) -> None:
     download = work / "download" / challenge.name
     count = LABELLED + HELD_OUT + (UNLABELLED if stsr else 0)
     for seed in range(count):
-        phantom, case = make_phantom(seed, SHAPE, SPACING, randomised=True), f"phantom_{seed:03d}"
+        phantom, case = make_phantom(seed, SHAPE, SPACING), f"phantom_{seed:03d}"
         labelled = seed < LABELLED + HELD_OUT
         files = {f"labelled/{case}" if labelled else f"unlabelled/{case}": phantom.image}
         if stsr and labelled:
@@ -93,11 +93,11 @@ def prepare(work: Path, challenge: Challenge) -> None:
     train = cases[:FEW] if stsr else cases[:LABELLED]
     fold = {"train": train, "val": cases[LABELLED:], "unlabeled": sorted(dataset.unlabelled)}
     (dataset.folder / "splits_final.json").write_text(json.dumps([fold]))
-    file = plan(dataset, work / "preprocessed", challenge, PATCH, SPACING, SMALL)
+    file = plan(dataset, work / "preprocessed", challenge, PATCH, SPACING, NETWORK)
     preprocess(dataset, work / "preprocessed")
     plans = json.loads(file.read_text())
     ours = plans["configurations"][CONFIGURATION]
-    kwargs = SMALL.arch_kwargs(PATCH)
+    kwargs = NETWORK.arch_kwargs(PATCH)
     for name, network in (("3d_resenc", RESENC), ("3d_stock", "umamba2.nets.UMamba2")):
         architecture = {**ours["architecture"], "network_class_name": network, "arch_kwargs": kwargs}
         # Both see two patches a step: stock nnU-Net at once, ours one after the other.
@@ -151,15 +151,16 @@ def train(work: Path, name: str, seed: int, steps: int, device: torch.device) ->
             np.random.seed(seed)  # noqa: NPY002 (nnU-Net's loaders draw from it)
             trainer = make_trainer(work, run, run.trainer, device, steps)
             trainer.run_training()
-            scores = test(trainer, run)
+            scores = {clicks: test(trainer, run, clicks) for clicks in run.clicks or (None,)}
     curves = {
         key: [float(v) for v in trainer.logger.get_value(key, step=None)] for key in ("train_losses", "ema_fg_dice")
     }
-    return {"dice": scores, **curves}
+    tested = {name if clicks is None else f"{name}, {clicks} clicks": groups for clicks, groups in scores.items()}
+    return {"dice": tested, **curves}
 
 
 @torch.no_grad()
-def test(trainer: Any, run: Run) -> dict[str, float]:
+def test(trainer: Any, run: Run, clicks: int | None) -> dict[str, float]:
     """Mean Dice on the held-out cases by group of structures, without mirror images and without postprocessing."""
     trainer.set_deep_supervision_enabled(False)
     network = trainer.network.eval()
@@ -168,7 +169,7 @@ def test(trainer: Any, run: Run) -> dict[str, float]:
     for number, case in enumerate(cases.identifiers):
         data, labels, *_ = cases.load_case(case)
         truth = np.asarray(labels[:])[0]
-        found = predict(network, np.asarray(data[:]), truth, run.clicks, np.random.default_rng(number), trainer.device)
+        found = predict(network, np.asarray(data[:]), truth, clicks, np.random.default_rng(number), trainer.device)
         for structure in run.challenge.structures:
             a, b = found == structure.training, truth == structure.training
             if b.any():
@@ -216,12 +217,13 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
         own = {name: found for name, found in results.items() if RUNS[name].challenge is challenge}
         if not own:
             continue
-        groups = list(next(iter(own.values()))[0]["dice"])
+        groups = list(next(iter(next(iter(own.values()))[0]["dice"].values())))
         lines += ["", f"| {challenge.title} | {' | '.join(groups)} |", "|---" * (len(groups) + 1) + "|"]
-        for name, found in own.items():
-            numbers = [np.array([result["dice"][group] for result in found]) for group in groups]
-            cells = [f"{number.mean():.3f} ± {number.std():.3f}" for number in numbers]
-            lines.append(f"| {name} ({len(found)}) | {' | '.join(cells)} |")
+        for found in own.values():
+            for test in found[0]["dice"]:
+                numbers = [np.array([result["dice"][test][group] for result in found]) for group in groups]
+                cells = [f"{number.mean():.3f} ± {number.std():.3f}" for number in numbers]
+                lines.append(f"| {test} ({len(found)}) | {' | '.join(cells)} |")
     return "\n".join(lines).strip() + "\n"
 
 
