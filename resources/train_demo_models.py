@@ -2,9 +2,10 @@
 
     python resources/train_demo_models.py --work /scratch --teeth labels_with_fdi_numbers.nii.gz --jaws jaws.nii.gz
 
-Phantoms with randomised anatomy and grey values are written as a download of each challenge; from there on everything
-is what a participant does: convert, plan, preprocess, train, slim. Each step goes on where an earlier run has stopped.
-Every model goes on from the one before it (`--start`); without, a longer training is needed.
+Phantoms with randomised anatomy and grey values, of dental fields, heads and parts of heads, are written as a download
+of each challenge; from there on everything is what a participant does: convert, plan, preprocess, train, slim. Each
+step goes on where an earlier run has stopped. Every model goes on from the one before it (`--start`); without, a longer
+training is needed.
 See resources/README.md for what the models can and cannot do.
 """
 
@@ -15,8 +16,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from umamba2.models.folder import slim
 from umamba2.models.weights import CHECKPOINT_NAMES
 from umamba2.scans.volumes import write_image
 from umamba2.synthetic.appearance import image_of_labels
+from umamba2.synthetic.heads import make_head
 from umamba2.synthetic.phantoms import make_phantom
 from umamba2.synthetic.tooth_shapes import read_tooth_shapes
 from umamba2.training.convert import convert
@@ -46,6 +48,12 @@ from umamba2.training.workers import run_all
 SPACING = (1.0, 1.0, 1.0)  # mm, of the models
 ITERATIONS = 50  # of one patch, per epoch
 VALIDATION = 4  # cases, only to watch the training
+PLAIN = "randomised phantom"  # teeth in line, and a block of flesh about the jaws
+# 55 in a hundred are dental fields, 30 heads or large parts of them, 15 show no teeth
+FIELDS = {
+    PLAIN: 20, "dental field": 35, "head": 15, "half head": 15,
+    "upper head": 7, "back of the head": 5, "side of the head": 3,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class Recipe:
     ``seeds`` of the training phantoms, and how many more without labels; ``jaws``: how many images of each real label
     map; a ``hidden`` share of the phantoms has invisible alveolar canals, so that only clicks tell where they are;
     ``blend`` is the share of the weights it started from in the final ones (Wortsman et al., arXiv 2109.01903).
+    ``fields`` says what the phantoms show, each as often as its number: `PLAIN` or a part of a head.
     """
 
     seeds: range
@@ -65,28 +74,37 @@ class Recipe:
     hidden: float = 0.0
     learning_rate: float = 0.01
     blend: float = 0.0
+    fields: Mapping[str, float] = field(default_factory=lambda: FIELDS)
 
 
 MULTICLASS, INTERACTIVE, STSR = TASKS = tuple(CHALLENGES)
+# What shows no canal teaches the interactive model nothing.
 RECIPES = {
     MULTICLASS: Recipe(range(240), 32, (48, 80, 112)),
     # Patches of an odd number of cells: the last stage does not halve them, and cells of 8 mm can tell clicks apart.
     # A fast training forgets the clicks, which the model that this one starts from was taught.
-    INTERACTIVE: Recipe(range(1000, 1160), 6, (56, 72, 104), jaws=10, hidden=0.5, learning_rate=0.002, blend=0.5),
+    INTERACTIVE: Recipe(range(1000, 1160), 6, (56, 72, 104), jaws=10, hidden=0.5, learning_rate=0.002, blend=0.5,
+                        fields={PLAIN: 40, "dental field": 40, "head": 10, "half head": 10}),
     STSR: Recipe(range(2000, 2160), 7, (48, 80, 112), unlabelled=30, learning_rate=0.005, blend=0.5),
-}
+}  # fmt: skip
 _SHAPES: dict = {}  # read once per process
 
 
 def write_case(folder: Path, task: str, seed: int, labelled: bool, teeth: tuple[Path, ...]) -> None:
-    """Write a phantom on a grid of random spacing and field of view, in the layout of the challenge's download."""
+    """Write a phantom of a random field of view and spacing, in the layout of the challenge's download."""
     if teeth and teeth not in _SHAPES:
         _SHAPES[teeth] = read_tooth_shapes(teeth)
+    shapes, recipe = _SHAPES.get(teeth), RECIPES[task]
     rng = np.random.default_rng([seed, 5])
     spacing = rng.uniform(0.35, 0.65)
     shape = [round(rng.uniform(*mm) / spacing) for mm in ((38, 66), (62, 96), (66, 118))]
-    contrast = 0.0 if rng.random() < RECIPES[task].hidden else 1.0
-    phantom = make_phantom(seed, shape, [spacing] * 3, contrast, randomised=True, tooth_shapes=_SHAPES.get(teeth))
+    contrast = 0.0 if rng.random() < recipe.hidden else 1.0
+    shares = np.array(list(recipe.fields.values()), float)
+    part = str(rng.choice(list(recipe.fields), p=shares / shares.sum()))
+    if part == PLAIN:
+        phantom = make_phantom(seed, shape, [spacing] * 3, contrast, randomised=True, tooth_shapes=shapes)
+    else:
+        phantom = make_head(seed, part, canal_contrast=contrast, tooth_shapes=shapes)
     case, stsr = f"phantom_{seed:05d}", task == STSR
     labels = phantom.stsr_labels if stsr else phantom.labels
     files = {} if not labelled else {f"labelled/{case}_Mask" if stsr else f"labelsTr/{case}": labels}
@@ -101,12 +119,12 @@ def write_jaws(folder: Path, seed: int, path: Path) -> None:
     volume = sitk.ReadImage(str(path))
     labels, true = sitk.GetArrayFromImage(volume), np.array(volume.GetSpacing()[::-1])
     spacing = true * rng.uniform(0.87, 1.15, 3)
-    field = [slice(None)] * 3
+    part = [slice(None)] * 3
     for axis, mm in enumerate(((45, 75), (70, 100), (90, 120))):
         size = round(rng.uniform(*mm) / true[axis])
         start = int(rng.integers(0, max(1, labels.shape[axis] - size + 1)))
-        field[axis] = slice(start, start + size)
-    image, labels = image_of_labels(labels[tuple(field)], spacing, seed)
+        part[axis] = slice(start, start + size)
+    image, labels = image_of_labels(labels[tuple(part)], spacing, seed)
     case = f"jaws_{seed:05d}"
     write(folder / f"labelsTr/{case}.nii.gz", labels, spacing)
     write(folder / f"imagesTr/{case}_0000.nii.gz", image, spacing)

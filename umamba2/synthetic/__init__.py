@@ -12,10 +12,19 @@ from umamba2.lazy import lazily
 
 if TYPE_CHECKING:
     from umamba2.synthetic.appearance import image_of_labels
+    from umamba2.synthetic.heads import make_head
     from umamba2.synthetic.phantoms import Phantom, make_phantom, write_phantoms
     from umamba2.synthetic.tooth_shapes import ToothShape, read_tooth_shapes
 
-__all__ = ["Phantom", "ToothShape", "image_of_labels", "make_phantom", "read_tooth_shapes", "write_phantoms"]
+__all__ = [
+    "Phantom",
+    "ToothShape",
+    "image_of_labels",
+    "make_head",
+    "make_phantom",
+    "read_tooth_shapes",
+    "write_phantoms",
+]
 
 if not TYPE_CHECKING:
     __getattr__ = lazily(
@@ -24,6 +33,7 @@ if not TYPE_CHECKING:
             "Phantom": "phantoms",
             "ToothShape": "tooth_shapes",
             "image_of_labels": "appearance",
+            "make_head": "heads",
             "make_phantom": "phantoms",
             "read_tooth_shapes": "tooth_shapes",
             "write_phantoms": "phantoms",

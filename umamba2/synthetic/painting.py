@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,7 @@ class Canvas:
 
     pivot = np.array([0.0, 29.0, -5.5])  # the patient point in the middle of the field of view, before the shift
 
-    def __init__(self, mouth: Mouth, shape: Sequence[int], spacing: Sequence[float]):
+    def __init__(self, mouth: Mouth, shape: Sequence[int], spacing: Sequence[float], pivot: Array | None = None):
         self.mouth, self.grey, self.shape, self.spacing = mouth, mouth.grey, tuple(shape), np.array(spacing, float)
         self.image = np.full(self.shape, -1000, np.float32)
         self.labels = np.zeros(self.shape, np.uint8)  # ToothFairy3's dataset ids
@@ -33,7 +35,7 @@ class Canvas:
         centre = (np.array(self.shape[::-1]) - 1) / 2 * self.spacing[::-1] + mouth.shift
         inverse = mouth.rotation.T / mouth.scale
         self.matrix = inverse * self.spacing[::-1]
-        self.offset = self.pivot - inverse @ centre
+        self.offset = (self.pivot if pivot is None else pivot) - inverse @ centre
         # how far each coordinate (rows x, y, z) is pushed, in voxels, depending on the position along each axis
         self.bends: Array = mouth.shape["bends"]
         self.pixel = float(np.cbrt(self.spacing.prod())) / mouth.scale  # voxel edge in patient mm
@@ -86,7 +88,9 @@ class Canvas:
                 labels[box][inside] = name
 
 
-def _paint_bone(canvas: Canvas, box: Box, distance: Array, label: int, cortex: float, xyz: Sequence[Array]) -> None:
+def paint_bone(
+    canvas: Canvas, box: Box, distance: Array, label: int | None, cortex: float, xyz: Sequence[Array]
+) -> None:
     """Cancellous bone with texture inside a cortical shell."""
     inside = distance < canvas.pixel
     if not inside.any():
@@ -99,80 +103,150 @@ def _paint_bone(canvas: Canvas, box: Box, distance: Array, label: int, cortex: f
     canvas.paint(box, np.maximum(distance, -distance - cortex), canvas.grey["cortical"])
 
 
-def paint_head(canvas: Canvas) -> None:
-    """Soft tissue, airways, jaws and sinuses, slab by slab so that temporaries stay small."""
-    mouth, shape, grey = canvas.mouth, canvas.mouth.shape, canvas.grey
-    jaws, soft, air = map_jaws(mouth), np.float32(grey["soft"]), grey["air"]
+@dataclass(frozen=True)
+class Around:
+    """What is different where the mouth is part of a whole head: where skin, pharynx and jaws end."""
+
+    skin: Callable[[Array, Array, Array, Array], Array]  # from the endless face and x, y, z to the distance to the skin
+    pharynx: tuple[float, float]  # lowest and highest z, mm
+    septum: float = 0.0  # how far the wall in the nose bends, mm
+    swelling: float = 2.0  # half width of its turbinates, mm
+
+
+class _Slab(NamedTuple):
+    """Some slices of the grid, with what all forms in them need."""
+
+    box: Box
+    xyz: tuple[Array, Array, Array]  # patient coordinates
+    jaws: dict[str, Array]  # the maps of the jaws
+    cells: npt.NDArray[np.int32]  # where they hold the values of the voxels
+
+    def of(self, name: str) -> Array:
+        """A map at the voxels."""
+        return self.jaws[name].take(self.cells)
+
+
+def _slabs(canvas: Canvas) -> Iterator[_Slab]:
+    """The grid slab by slab, so that temporaries stay small."""
+    jaws = map_jaws(canvas.mouth)
     step = max(1, 1_000_000 // (canvas.shape[1] * canvas.shape[2]))
     for start in range(0, canvas.shape[0], step):
-        stop = min(start + step, canvas.shape[0])
-        box = (slice(start, stop), slice(0, canvas.shape[1]), slice(0, canvas.shape[2]))
+        box = (slice(start, min(start + step, canvas.shape[0])), slice(0, canvas.shape[1]), slice(0, canvas.shape[2]))
         x, y, z = canvas.coordinates(box)
-        cells = map_cells(x, y)
-        # lips and chin: the front of the face waves with height
-        half, lips = shape["skin"]
-        wave = np.float32(1.5) * np.cos(z * np.float32(2 * np.pi / 34)) + lips
-        face = ellipsoid(x, y + wave, z, (0, 80, 0), (half, 80, ENDLESS))
-        canvas.paint(box, face, soft)
-        upper, lower_z = jaws["upper"].take(cells), z + np.float32(mouth.bite)
-        # a layer of fat under the skin, with the masseters in it
-        jaw = jaws["mandible"].take(cells)
-        fat = np.maximum(np.maximum(face + 2.5, -face - shape["fat"]), 9 - upper)
-        masseter = slab(jaw - 10, 6.0, y, 42, 74)
-        canvas.paint(box, np.maximum(fat, -masseter), soft + np.float32(grey["fat"]))
+        yield _Slab(box, (x, y, z), jaws, map_cells(x, y))
 
-        # airways
-        wide, deep, back = shape["pharynx"]
-        centre = back + np.float32(2.0) * np.sin(z / 12)
-        pharynx = ellipsoid(x, y - centre, z, (0, 0, 0), (wide, deep, ENDLESS))
-        canvas.paint(box, pharynx, air, label=DATASET_ID["pharynx"])
-        palate = np.float32(shape["palate"])
-        if shape["mouth air"] > 0.5:
-            vault = palate - 2.5 - np.maximum(upper + 16, 0) * np.float32(0.7)
-            gap = slab(z - vault + shape["mouth air"] / 2, shape["mouth air"] / 2, y, 12, 44, 1.0)
-            canvas.paint(box, np.maximum(gap, upper + 8), air)
-        if shape["vestibule"]:
-            half = np.float32(shape["vestibule"] / 2)
-            gap = slab(upper - 6.0 - half, half, z + np.float32(mouth.bite / 2), -13 - mouth.bite, 13, 1.0)
-            canvas.paint(box, np.maximum(gap, y - 50), air)
-        if shape["bite block"]:
-            middle = z + np.float32(mouth.bite / 2)
-            block = slab(np.abs(x), 16, middle, -shape["bite block"] / 2, shape["bite block"] / 2, 0.5)
-            canvas.paint(box, np.maximum(block, np.abs(y) - 14), grey["block"])
-        nose = slab(np.abs(x) - 7, 5.5, z, palate + 2, palate + 40)
-        canvas.paint(box, np.maximum(nose, np.abs(y - 34) - 30), air)
-        turbinate = ellipsoid(np.abs(x), y, z, (8, 36, palate + 9), (3.5, 24, 5.5))
-        canvas.paint(box, turbinate, soft)
 
-        # upper jaw: alveolar process along the arch, palate, and the walls of the sinuses
-        crest = jaws["upper crest"].take(cells)
-        lean = upper + jaws["upper shear"].take(cells) * np.clip(z, 0, palate)
-        half = jaws["upper half"].take(cells) * np.clip(1 - (z - palate - 3) / 12, 0.3, 1)
-        bone = slab(lean, half, z, crest, palate + 30)
-        bone = -smooth_min(-bone, 50 - y, 8.0)
-        plate = np.maximum(np.abs(z - palate) - np.float32(1.4), np.maximum(upper + 3, y - 46))
-        bone = smooth_min(bone, plate, 6.0)
-        sinuses = {}
-        for side, (sideways, back, wide, deep, tall, floor) in shape["sinus"].items():
-            sinuses[side] = ellipsoid(x, y, z, (sideways, back, floor + tall), (wide, deep, tall))
-            bone = np.minimum(bone, sinuses[side] - np.float32(1.3))
-        _paint_bone(canvas, box, bone, MAXILLA, 0.6 * shape["cortex"], (x, y, z))
-        for side, distance in sinuses.items():
-            value = soft if shape["opaque sinus"][side] else air
-            canvas.paint(box, distance, value, label=DATASET_ID[f"{side} maxillary sinus"])
+def paint_field(canvas: Canvas) -> None:
+    """A dental field: soft tissue, airways, jaws and sinuses, and of the head around them a block of flesh alone."""
+    for part in _slabs(canvas):
+        _paint_flesh(canvas, part, None)
+        _paint_within(canvas, part, None)
 
-        # lower jaw: alveolar process under the teeth on a wider body that rises into the ramus
-        crest = -jaws["lower crest"].take(cells)
-        lateral = jaws["lower"].take(cells) - jaws["lower shear"].take(cells) * np.clip(lower_z, -22, 0)
-        ramus = jaws["ramus"].take(cells)
-        edge = np.float32(shape["lower edge"])
-        alveolar = slab(lateral, jaws["lower half"].take(cells) - 0.6, lower_z, edge + 8, crest)
-        alveolar += 12 * ramus
-        body = slab(jaw, jaws["mandible half"].take(cells), lower_z,
-                     jaws["mandible base"].take(cells), jaws["mandible top"].take(cells))  # fmt: skip
-        bone = smooth_min(alveolar, body, 6.0)
-        _paint_bone(canvas, box, bone, MANDIBLE, shape["cortex"], (x, y, lower_z))
 
+def paint_head(canvas: Canvas, around: Around, paint_bones: Callable[[], None]) -> None:
+    """The same in a whole head, whose other bones ``paint_bones`` paints before the airways and the jaws."""
+    for part in _slabs(canvas):
+        _paint_flesh(canvas, part, around)
+    paint_bones()
+    for part in _slabs(canvas):
+        _paint_within(canvas, part, around)
+
+
+def _paint_flesh(canvas: Canvas, part: _Slab, around: Around | None) -> None:
+    """Soft tissue, and a layer of fat under the skin."""
+    shape, grey, box, (x, y, z) = canvas.mouth.shape, canvas.grey, part.box, part.xyz
+    soft = np.float32(grey["soft"])
+    # lips and chin: the front of the face waves with height
+    half, lips = shape["skin"]
+    wave = np.float32(1.5) * np.cos(z * np.float32(2 * np.pi / 34)) + lips
+    face = ellipsoid(x, y + wave, z, (0, 80, 0), (half, 80, ENDLESS))
+    if around is not None:
+        face = around.skin(face, x, y, z)
+    canvas.paint(box, face, soft)
+    # a layer of fat under the skin, with the masseters in it
+    fat = np.maximum(np.maximum(face + 2.5, -face - shape["fat"]), 9 - part.of("upper"))
+    masseter = slab(part.of("mandible") - 10, 6.0, y, 42, 74)
+    if around is not None:
+        masseter = np.maximum(masseter, np.abs(z - 8) - 42)
+    canvas.paint(box, np.maximum(fat, -masseter), soft + np.float32(grey["fat"]))
+
+
+def _paint_within(canvas: Canvas, part: _Slab, around: Around | None) -> None:
+    """Airways, jaws and sinuses."""
+    mouth, shape, grey, box, (x, y, z) = canvas.mouth, canvas.mouth.shape, canvas.grey, part.box, part.xyz
+    soft, air, upper, jaw = np.float32(grey["soft"]), grey["air"], part.of("upper"), part.of("mandible")
+    lower_z = z + np.float32(mouth.bite)
+
+    # airways
+    wide, deep, back = shape["pharynx"]
+    centre = back + np.float32(2.0) * np.sin(z / 12)
+    pharynx = ellipsoid(x, y - centre, z, (0, 0, 0), (wide, deep, ENDLESS))
+    if around is not None:
+        lowest, highest = around.pharynx
+        pharynx = np.maximum(pharynx, z - np.float32(highest))
+        canvas.paint(box, pharynx, air)  # the windpipe is no part of it
+        pharynx = np.maximum(pharynx, np.float32(lowest) - z)
+    canvas.paint(box, pharynx, air, label=DATASET_ID["pharynx"])
+    palate = np.float32(shape["palate"])
+    if shape["mouth air"] > 0.5:
+        vault = palate - 2.5 - np.maximum(upper + 16, 0) * np.float32(0.7)
+        gap = slab(z - vault + shape["mouth air"] / 2, shape["mouth air"] / 2, y, 12, 44, 1.0)
+        canvas.paint(box, np.maximum(gap, upper + 8), air)
+    if shape["vestibule"]:
+        half = np.float32(shape["vestibule"] / 2)
+        gap = slab(upper - 6.0 - half, half, z + np.float32(mouth.bite / 2), -13 - mouth.bite, 13, 1.0)
+        canvas.paint(box, np.maximum(gap, y - 50), air)
+    if shape["bite block"]:
+        middle = z + np.float32(mouth.bite / 2)
+        block = slab(np.abs(x), 16, middle, -shape["bite block"] / 2, shape["bite block"] / 2, 0.5)
+        canvas.paint(box, np.maximum(block, np.abs(y) - 14), grey["block"])
+    side, height = np.abs(x), z - palate
+    if around is None:
+        nose = slab(side - 7, 5.5, z, palate + 2, palate + 40)
+    else:  # narrow at the top, lower in front and behind, and a bent septum
+        half = np.float32(5.5) * np.clip(np.float32(1.35) - height / 38, 0.3, 1)
+        septum = np.abs(x - np.float32(around.septum) * np.sin(z / 9)) - np.float32(1.1)
+        nose = np.maximum(slab(side - half - 1, half, height, 2, 40 - np.abs(y - 36) / 2), -septum)
+    canvas.paint(box, np.maximum(nose, np.abs(y - 34) - 30), air)
+    turbinate = ellipsoid(side, y, z, (8, 36, palate + 9), (3.5, 24, 5.5))
+    canvas.paint(box, turbinate, soft)
+    if around is not None:
+        middle = ellipsoid(side - height / 9, y, height, (3.5, 40, 22), (around.swelling, 20, 6.5))
+        canvas.paint(box, middle, soft, strength=np.float32(0.9))
+
+    # upper jaw: alveolar process along the arch, palate, and the walls of the sinuses
+    crest = part.of("upper crest")
+    lean = upper + part.of("upper shear") * np.clip(z, 0, palate)
+    half = part.of("upper half") * np.clip(1 - (z - palate - 3) / 12, 0.3, 1)
+    bone = slab(lean, half, z, crest, palate + 30)
+    bone = -smooth_min(-bone, 50 - y, 8.0)
+    plate = np.maximum(np.abs(z - palate) - np.float32(1.4), np.maximum(upper + 3, y - 46))
+    bone = smooth_min(bone, plate, 6.0)
+    sinuses = {}
+    for side, (sideways, back, wide, deep, tall, floor) in shape["sinus"].items():
+        sinuses[side] = ellipsoid(x, y, z, (sideways, back, floor + tall), (wide, deep, tall))
+        bone = np.minimum(bone, sinuses[side] - np.float32(1.3))
+    paint_bone(canvas, box, bone, MAXILLA, 0.6 * shape["cortex"], (x, y, z))
+    for side, distance in sinuses.items():
+        value = soft if shape["opaque sinus"][side] else air
+        canvas.paint(box, distance, value, label=DATASET_ID[f"{side} maxillary sinus"])
+
+    # lower jaw: alveolar process under the teeth on a wider body that rises into the ramus
+    crest = -part.of("lower crest")
+    lateral = part.of("lower") - part.of("lower shear") * np.clip(lower_z, -22, 0)
+    ramus = part.of("ramus")
+    edge = np.float32(shape["lower edge"])
+    alveolar = slab(lateral, part.of("lower half") - 0.6, lower_z, edge + 8, crest)
+    alveolar += 12 * ramus
+    body = slab(jaw, part.of("mandible half"), lower_z,
+                 part.of("mandible base"), part.of("mandible top"))  # fmt: skip
+    bone = smooth_min(alveolar, body, 6.0)
+    if around is not None:  # the jaw ends in its condyles
+        condyle = ellipsoid(jaw, y, lower_z, (0, 81, 44), (9, 5, 7))
+        bone = smooth_min(np.maximum(bone, y - 87), condyle, 4.0)
+    paint_bone(canvas, box, bone, MANDIBLE, shape["cortex"], (x, y, lower_z))
+
+    if around is None:
         spine = ellipsoid(x, y, z, (0, 92, 0), (13, 9, ENDLESS))
         canvas.paint(box, spine, grey["trabecular"])
 
@@ -251,7 +325,7 @@ def paint_connectors(canvas: Canvas) -> None:
                 canvas.paint(box, distance, one.cap_value, label=DATASET_ID["bridge"], only=canvas.stsr[box] == 0)
 
 
-def add_streaks(canvas: Canvas, centre: Array, number: int) -> None:
+def add_streaks(canvas: Canvas, centre: Array, number: int, strength: float = 1.0) -> None:
     """Bright and dark rays in the axial slices through a piece of metal; ``number`` picks a pattern of rays."""
     x, y, z = np.linalg.solve(canvas.matrix, centre - canvas.offset)
     rows = (np.arange(canvas.shape[1], dtype=np.float32)[:, None] - y) * canvas.spacing[1]
@@ -263,7 +337,7 @@ def add_streaks(canvas: Canvas, centre: Array, number: int) -> None:
     rays = (np.cos(np.outer(turns, order)) @ waves[0] + np.sin(np.outer(turns, order)) @ waves[1]) / len(order) ** 0.5
     rays = np.sign(rays) * np.maximum(np.abs(rays) - 0.5, 0)
     pattern = rays.astype(np.float32)[((angle + np.pi) * (719 / (2 * np.pi))).astype(np.int32)]
-    pattern *= np.exp(-radius / 22) * np.clip(radius / 3, 0, 1) * canvas.grey["streak"]
+    pattern *= np.exp(-radius / 22) * np.clip(radius / 3, 0, 1) * (strength * canvas.grey["streak"])
     for k in range(max(0, int(z - 5 / canvas.spacing[0])), min(canvas.shape[0], int(z + 5 / canvas.spacing[0]) + 1)):
         away = (k - z) * canvas.spacing[0]
         canvas.image[k] += pattern * np.float32(np.exp(-((away / 2.5) ** 2)))

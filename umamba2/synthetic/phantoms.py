@@ -21,8 +21,8 @@ from umamba2.files import write_file
 from umamba2.scans.clicks import click_json, simulate_clicks
 from umamba2.synthetic.appearance import expose
 from umamba2.synthetic.mouth import SIDES, draw_mouth
-from umamba2.synthetic.painting import Canvas, add_streaks, paint_canal, paint_connectors, paint_head, paint_tooth
-from umamba2.synthetic.textbook import DATASET_ID
+from umamba2.synthetic.painting import Canvas, add_streaks, paint_canal, paint_connectors, paint_field, paint_tooth
+from umamba2.synthetic.textbook import DATASET_ID, Labels
 
 if TYPE_CHECKING:
     from umamba2.synthetic.tooth_shapes import ToothShape
@@ -83,24 +83,33 @@ def make_phantom(
         raise ValueError(f"canal_contrast is {canal_contrast}, expected a number from 0 to 1")
     mouth = draw_mouth(seed, randomised, tooth_shapes)
     canvas = Canvas(mouth, shape, spacing)
-    paint_head(canvas)
-    for canal in mouth.canals:
+    paint_field(canvas)
+    paint_teeth(canvas, canal_contrast)
+    image = expose(canvas.image, canvas.spacing, mouth.grey, np.random.default_rng([seed, 1]))
+    return Phantom(image, canvas.labels, canvas.stsr, spacing, clicks_on(canvas.labels, seed))
+
+
+def paint_teeth(canvas: Canvas, canal_contrast: float) -> None:
+    """Canals, teeth, restorations and their streaks, in jaws that are painted already."""
+    for canal in canvas.mouth.canals:
         if canal.name in map(IAC.format, SIDES):
             canal.contrast *= canal_contrast
         paint_canal(canvas, canal)
-    metal = [paint_tooth(canvas, tooth) for tooth in mouth.teeth]
+    metal = [paint_tooth(canvas, tooth) for tooth in canvas.mouth.teeth]
     paint_connectors(canvas)
     for number, centre in enumerate(metal):
         if centre is not None:
             add_streaks(canvas, centre, number)
-    image = expose(canvas.image, canvas.spacing, mouth.grey, np.random.default_rng([seed, 1]))
+
+
+def clicks_on(labels: Labels, seed: int) -> tuple[tuple[str, tuple[int, int, int]], ...]:
+    """Simulated clicks on the alveolar canals of a label map, as a `Phantom` has them."""
     rng = np.random.default_rng([seed, 2])
-    clicks = tuple(
+    return tuple(
         (f"{side.title()}_IAC", click)
         for side in SIDES
-        for click in simulate_clicks(canvas.labels == DATASET_ID[IAC.format(side)], rng)
+        for click in simulate_clicks(labels == DATASET_ID[IAC.format(side)], rng)
     )
-    return Phantom(image, canvas.labels, canvas.stsr, spacing, clicks)
 
 
 def write_phantoms(

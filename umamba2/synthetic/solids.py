@@ -29,7 +29,7 @@ def slab(lateral: Array, half: Values, z: Array, low: Values, high: Values, roun
     return distance + np.minimum(np.maximum(across, along), 0) - rounding
 
 
-def ellipsoid(x: Array, y: Array, z: Array, centre: Sequence[float], radii: Sequence[float]) -> Array:
+def ellipsoid(x: Array, y: Array, z: Array, centre: Sequence[float] | Array, radii: Sequence[float] | Array) -> Array:
     """An ellipsoid along the axes."""
     x, y, z = ((v - c) / r for v, c, r in zip((x, y, z), centre, radii, strict=True))
     distance: Array = (np.sqrt(x * x + y * y + z * z) - 1) * np.float32(min(radii))
