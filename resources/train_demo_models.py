@@ -32,6 +32,7 @@ from umamba2.models.folder import slim
 from umamba2.models.weights import CHECKPOINT_NAMES
 from umamba2.scans.volumes import write_image
 from umamba2.synthetic.appearance import image_of_labels
+from umamba2.synthetic.bone_meshes import read_bone_meshes
 from umamba2.synthetic.heads import make_head
 from umamba2.synthetic.phantoms import make_phantom
 from umamba2.synthetic.tooth_shapes import read_tooth_shapes
@@ -88,12 +89,17 @@ RECIPES = {
     STSR: Recipe(range(2000, 2160), 7, (48, 80, 112), unlabelled=30, learning_rate=0.005, blend=0.5),
 }  # fmt: skip
 _SHAPES: dict = {}  # read once per process
+_MESHES: dict = {}
 
 
-def write_case(folder: Path, task: str, seed: int, labelled: bool, teeth: tuple[Path, ...]) -> None:
+def write_case(
+    folder: Path, task: str, seed: int, labelled: bool, teeth: tuple[Path, ...], skulls: tuple[Path, ...] = ()
+) -> None:
     """Write a phantom of a random field of view and spacing, in the layout of the challenge's download."""
     if teeth and teeth not in _SHAPES:
         _SHAPES[teeth] = read_tooth_shapes(teeth)
+    if skulls and skulls not in _MESHES:
+        _MESHES[skulls] = read_bone_meshes(skulls)
     shapes, recipe = _SHAPES.get(teeth), RECIPES[task]
     rng = np.random.default_rng([seed, 5])
     spacing = rng.uniform(0.35, 0.65)
@@ -104,7 +110,7 @@ def write_case(folder: Path, task: str, seed: int, labelled: bool, teeth: tuple[
     if part == PLAIN:
         phantom = make_phantom(seed, shape, [spacing] * 3, contrast, randomised=True, tooth_shapes=shapes)
     else:
-        phantom = make_head(seed, part, canal_contrast=contrast, tooth_shapes=shapes)
+        phantom = make_head(seed, part, None, contrast, shapes, _MESHES.get(skulls, ()))
     case, stsr = f"phantom_{seed:05d}", task == STSR
     labels = phantom.stsr_labels if stsr else phantom.labels
     files = {} if not labelled else {f"labelled/{case}_Mask" if stsr else f"labelsTr/{case}": labels}
@@ -137,14 +143,16 @@ def write(path: Path, array: np.ndarray, spacing: Iterable[float]) -> None:
     write_image(path, volume)
 
 
-def make_download(folder: Path, task: str, teeth: tuple[Path, ...], jaws: tuple[Path, ...], workers: int) -> None:
+def make_download(
+    folder: Path, task: str, teeth: tuple[Path, ...], jaws: tuple[Path, ...], skulls: tuple[Path, ...], workers: int
+) -> None:
     recipe = RECIPES[task]
     seeds = range(recipe.seeds.start, recipe.seeds.stop + VALIDATION + recipe.unlabelled)
     first_unlabelled = recipe.seeds.stop + VALIDATION
     images = [path.name.removesuffix(".nii.gz") for path in folder.rglob("*.nii.gz") if path.parent.name != "labelsTr"]
     there = {name.removesuffix("_0000") for name in images}
     tasks = {
-        name: (folder, task, seed, seed < first_unlabelled, teeth)
+        name: (folder, task, seed, seed < first_unlabelled, teeth, skulls)
         for seed in seeds
         if (name := f"phantom_{seed:05d}") not in there
     }
@@ -162,6 +170,7 @@ def make_model(
     out: Path,
     teeth: tuple[Path, ...],
     jaws: tuple[Path, ...],
+    skulls: tuple[Path, ...],
     start: Path | None,
     epochs: int,
     workers: int,
@@ -170,7 +179,7 @@ def make_model(
     recipe = RECIPES[task]
     (work / "raw").mkdir(parents=True, exist_ok=True)
     raw, preprocessed, results = (find_folder(name, work / name) for name in ("raw", "preprocessed", "results"))
-    make_download(work / "download" / task, task, teeth, jaws, workers)
+    make_download(work / "download" / task, task, teeth, jaws, skulls, workers)
     folder = convert(CHALLENGES[task], work / "download" / task, raw, workers)
     split_off(folder, recipe)
     dataset = read_dataset(folder)
@@ -237,13 +246,15 @@ def main() -> int:
     parser.add_argument("--start", type=Path, help="folder of earlier demo models to go on from")
     parser.add_argument("--teeth", type=Path, nargs="*", default=(), help="label maps of real teeth by FDI number")
     parser.add_argument("--jaws", type=Path, nargs="*", default=(), help="label maps of real jaws, ids of ToothFairy3")
+    parser.add_argument("--skulls", type=Path, nargs="*", default=(), help="meshes of real skulls and spines (.obj)")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
     work = options.work.absolute()
     for task in options.tasks:
         epochs = options.epochs or RECIPES[task].epochs
         start = options.start and options.start.absolute() / task
-        make_model(task, work, options.out, tuple(options.teeth), tuple(options.jaws), start, epochs, options.workers)
+        real = (tuple(paths) for paths in (options.teeth, options.jaws, options.skulls))
+        make_model(task, work, options.out, *real, start, epochs, options.workers)
     return 0
 
 

@@ -12,16 +12,19 @@ from umamba2.lazy import lazily
 
 if TYPE_CHECKING:
     from umamba2.synthetic.appearance import image_of_labels
+    from umamba2.synthetic.bone_meshes import BoneMesh, read_bone_meshes
     from umamba2.synthetic.heads import make_head
     from umamba2.synthetic.phantoms import Phantom, make_phantom, write_phantoms
     from umamba2.synthetic.tooth_shapes import ToothShape, read_tooth_shapes
 
 __all__ = [
+    "BoneMesh",
     "Phantom",
     "ToothShape",
     "image_of_labels",
     "make_head",
     "make_phantom",
+    "read_bone_meshes",
     "read_tooth_shapes",
     "write_phantoms",
 ]
@@ -30,11 +33,13 @@ if not TYPE_CHECKING:
     __getattr__ = lazily(
         __name__,
         {
+            "BoneMesh": "bone_meshes",
             "Phantom": "phantoms",
             "ToothShape": "tooth_shapes",
             "image_of_labels": "appearance",
             "make_head": "heads",
             "make_phantom": "phantoms",
+            "read_bone_meshes": "bone_meshes",
             "read_tooth_shapes": "tooth_shapes",
             "write_phantoms": "phantoms",
         },

@@ -23,6 +23,7 @@ from umamba2.synthetic.solids import tube
 from umamba2.synthetic.textbook import FDI_OF, Array
 
 if TYPE_CHECKING:
+    from umamba2.synthetic.bone_meshes import BoneMesh
     from umamba2.synthetic.tooth_shapes import ToothShape
 
 # What a scan may show: the ranges of its size in mm (z, y, x) and of its middle in the patient's frame (x, y, z).
@@ -45,6 +46,7 @@ def make_head(
     spacing: Sequence[float] | None = None,
     canal_contrast: float = 1.0,
     tooth_shapes: dict[int, list[ToothShape]] | None = None,
+    bone_meshes: Sequence[BoneMesh] = (),
 ) -> Phantom:
     """Make a randomised phantom of a head, or of a part of one, with labels of what the challenges' tables hold.
 
@@ -54,6 +56,7 @@ def make_head(
         spacing: mm (z, y, x); drawn from 0.8 to 1.2, or 0.35 to 0.65 for a dental field, if not given.
         canal_contrast: As of `make_phantom`.
         tooth_shapes: As of `make_phantom`.
+        bone_meshes: What `read_bone_meshes` returns; many heads take the form of one of these skulls and spines.
 
     Raises:
         ValueError: There is no such part, or the spacing is not three positive numbers.
@@ -74,7 +77,7 @@ def make_head(
     _harden(rng, mouth)
     _pose(rng, mouth, part)
     disturb_teeth(rng, mouth)
-    skull = draw_skull(rng, mouth.shape, mouth.grey, mouth.bite)
+    skull = draw_skull(rng, mouth, bone_meshes)
     canvas = Canvas(mouth, shape, edges.tolist(), pivot)
     canvas.image[:] = mouth.grey["air"]
     around = Around(partial(outline, skull), skull.pharynx, rng.normal(0, 1.5), rng.uniform(1.5, 4.0))

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from umamba2.synthetic.bone_meshes import BoneMesh
+from umamba2.synthetic.mouth import Mouth
 from umamba2.synthetic.painting import Box, Canvas, paint_bone
 from umamba2.synthetic.solids import ENDLESS, ellipsoid, slab, smooth_min, tube
-from umamba2.synthetic.textbook import Array
+from umamba2.synthetic.textbook import Array, Mask
 
 # Bars of bone on both sides, by name: points (x, y, z) and radii in mm.
 BARS: dict[str, tuple[list[tuple[float, float, float]], list[float]]] = {
@@ -35,6 +37,37 @@ PARTIAL = {"styloid": 0.6, "thyroid cartilage": 0.5}  # how often these are seen
 
 LEVELS = 9  # vertebrae from the atlas down
 STEP = 17.0  # mm from one to the next
+# Bars that the mesh of a skull does not have: they belong to the upper jaw, or are no part of the skull.
+BESIDE_MESH = ("lower rim", "cheek", "arch", "hyoid", "thyroid cartilage", "styloid")
+WORN = 0.6  # how often a head takes the form of a mesh, where there are any
+
+
+class Worn(NamedTuple):
+    """A mesh of real bone, put in its place in the patient's frame."""
+
+    mesh: BoneMesh
+    origin: Array  # where the mesh's own origin goes, mm
+    scale: Array  # along its axes
+    tilt: float  # nod about its origin, radians
+    thicker: float  # mm
+
+    def distance(self, x: Array, y: Array, z: Array) -> Array:
+        """Roughly the distance to the bone in mm."""
+        x, y, z = (v - np.float32(o) for v, o in zip((x, y, z), self.origin, strict=True))
+        sine, cosine = np.float32(np.sin(self.tilt)), np.float32(np.cos(self.tilt))
+        y, z = cosine * y + sine * z, cosine * z - sine * y
+        own = self.mesh.distance(*(v / np.float32(s) for v, s in zip((x, y, z), self.scale, strict=True)))
+        distance: Array = own * np.float32(self.scale.mean()) - np.float32(self.thicker)
+        return distance
+
+    def corners(self) -> Array:
+        """The corners of its box in the patient's frame, (8, 3)."""
+        ends = np.stack([self.mesh.low, self.mesh.high]) * self.scale
+        sine, cosine = np.sin(self.tilt), np.cos(self.tilt)
+        at = np.array([(x, y, z) for x in ends[:, 0] for y in ends[:, 1] for z in ends[:, 2]])
+        turned: Array = np.array([[1, 0, 0], [0, cosine, sine], [0, -sine, cosine]])
+        corners: Array = self.origin + at @ turned
+        return corners
 
 
 @dataclass
@@ -58,11 +91,12 @@ class Skull:
     mastoid: float  # share of it that is air
     lattice: float  # mm from cell to cell of the ethmoid and the mastoid
     texture: Array = field(repr=False)  # the same noise that the jaws have
-    meshes: list[Any] = field(default_factory=list)
+    worn: dict[str, Worn] = field(default_factory=dict)  # meshes of real bone, by kind
 
 
-def draw_skull(rng: np.random.Generator, mouth_shape: dict[str, Any], grey: dict[str, Any], bite: float) -> Skull:
-    """Draw the head around a mouth."""
+def draw_skull(rng: np.random.Generator, mouth: Mouth, meshes: Sequence[BoneMesh] = ()) -> Skull:
+    """Draw the head around a mouth; it may wear one of the skulls and one of the spines of ``meshes``."""
+    grey, bite = mouth.grey, mouth.bite
     uniform, normal = rng.uniform, rng.normal
     tall = uniform(0.9, 1.12)  # of the middle of the face
     stretch = np.array([uniform(0.92, 1.08), uniform(0.94, 1.06), 1.0])
@@ -82,16 +116,38 @@ def draw_skull(rng: np.random.Generator, mouth_shape: dict[str, Any], grey: dict
     turn = np.arctan(slope) + np.deg2rad(normal(0, 4, LEVELS))
     spine = np.stack([normal(0, 0.8, LEVELS), 93 - curve * np.sin(down / 3.0) + slope * step * down + normal(0, 2),
                       12 + normal(0, 2) - step * down], axis=1)  # fmt: skip
-    return Skull(
+    skull = Skull(
         bars=bars, half=uniform(62, 72), chin=-(42 + bite + uniform(-2, 5)),
         vault=(np.array([0, 95, 108 * tall + normal(0, 2)]), np.array([68, 88, 64]) * uniform(0.93, 1.08, 3)),
         thickness=uniform(4, 9), scalp=uniform(3, 9), spine=spine, tilt=turn,
         neck=(uniform(50, 70), uniform(45, 70)), nose=np.array([14, 20, 20]) * uniform(0.8, 1.2, 3),
-        pharynx=(-uniform(62, 75) - bite, mouth_shape["palate"] + uniform(16, 28)),
+        pharynx=(-uniform(62, 75) - bite, mouth.shape["palate"] + uniform(16, 28)),
         dense=grey["cortical"] * uniform(0.9, 1.5), brain=grey["soft"] + uniform(-30, 30),
         frontal=(uniform(4, 18), uniform(3, 6), uniform(5, 14)), mastoid=uniform(0.0, 0.75), lattice=uniform(4, 9),
-        texture=mouth_shape["texture"],
+        texture=mouth.shape["texture"],
     )  # fmt: skip
+    _wear(rng, skull, meshes)
+    return skull
+
+
+def _wear(rng: np.random.Generator, skull: Skull, meshes: Sequence[BoneMesh]) -> None:
+    """Put a skull to the forehead and the top of the brain case, and a spine where the drawn one has its dens."""
+    centre, radii = skull.vault
+    for kind in ("skull", "spine"):
+        luck, chosen, normal = rng.random(), rng.random(), rng.normal(size=6)
+        fitting = [mesh for mesh in meshes if mesh.kind == kind]
+        if not fitting or luck > WORN:
+            continue
+        mesh, scale = fitting[int(chosen * len(fitting))], 1 + 0.04 * normal[:3].clip(-2, 2)
+        if kind == "skull":
+            corner = centre + (radii + skull.thickness) * [0, -1, 1]
+            origin, tilt = corner + np.array([0.7 * normal[4], 2 * normal[5], 0]), 0.03 * normal[3]
+        else:
+            top = skull.spine[1] + [0, -10, 21]
+            origin, tilt = top, 0.08 * normal[3].clip(-2, 2)
+            slope = 0.25 - np.tan(tilt)
+            skull.spine[:, 1] = top[1] + 12 + slope * (top[2] - skull.spine[:, 2])
+        skull.worn[kind] = Worn(mesh, origin, scale, float(tilt), 0.3 * rng.normal())
 
 
 def outline(skull: Skull, face: Array, x: Array, y: Array, z: Array) -> Array:
@@ -105,15 +161,22 @@ def outline(skull: Skull, face: Array, x: Array, y: Array, z: Array) -> Array:
     neck = np.maximum(ellipsoid(x, y - middle.astype(np.float32), z, (0, 0, 0), (wide, deep, ENDLESS)), z - 15)
     ears = ellipsoid(np.abs(x), y, z, (46, 92, 38), (26, 34, 38))
     skin = smooth_min(smooth_min(smooth_min(face, head, 12.0), ears, 8.0), neck, 30.0)
+    if "skull" in skull.worn:
+        skin = smooth_min(skin, skull.worn["skull"].distance(x, y, z) - np.float32(skull.scalp), 6.0)
     return smooth_min(skin, ellipsoid(x, y, z, (0, -3, 32), skull.nose), 6.0)
 
 
 def paint_skull(canvas: Canvas, skull: Skull) -> None:
     """Everything hard of the head but the jaws, and what is hollow or soft within it."""
-    _paint_brain_case(canvas, skull)
-    for number in range(LEVELS):
+    if "skull" not in skull.worn:
+        _paint_brain_case(canvas, skull)
+    for worn in skull.worn.values():
+        _paint_worn(canvas, worn)
+    for number in range(0 if "spine" not in skull.worn else LEVELS - 2, LEVELS):
         _paint_vertebra(canvas, skull, number)
-    for points, radii in skull.bars.values():
+    for name, (points, radii) in skull.bars.items():
+        if "skull" in skull.worn and name not in BESIDE_MESH:
+            continue
         for sign in (1.0, -1.0):
             ends = points * [sign, 1, 1]
             box = canvas.box(ends, radii.max() + 1)
@@ -162,6 +225,21 @@ def _paint_brain_case(canvas: Canvas, skull: Skull) -> None:
         diploe[near] += np.float32(0.7 * grey["texture"]) * texture[cells]
         canvas.paint(box, shell, diploe)
         canvas.paint(box, np.maximum(shell, -shell - np.float32(1.6)), grey["cortical"])
+
+
+def _paint_worn(canvas: Canvas, worn: Worn) -> None:
+    whole = canvas.box(worn.corners(), 1.0)
+    if whole is None:
+        return
+    step = max(1, 1_000_000 // (canvas.shape[1] * canvas.shape[2]))
+    for start in range(whole[0].start, whole[0].stop, step):
+        box = (slice(start, min(start + step, whole[0].stop)), *whole[1:])
+        xyz = canvas.coordinates(box)
+        distance = worn.distance(*xyz)
+        if worn.mesh.kind == "skull":  # nose and upper jaw are the mouth's
+            x, y, z = xyz
+            distance = np.maximum(distance, -np.maximum(np.maximum(np.abs(x) - 40, y - 52), z - 42))
+        paint_bone(canvas, box, distance, None, 1.5, xyz)
 
 
 class _Frame(NamedTuple):
@@ -222,9 +300,10 @@ def _paint_ear(canvas: Canvas, skull: Skull, sign: float) -> None:
     mastoid = ellipsoid(a, b, c, (57, 101, 34), (9, 12, 20))
     squama = ellipsoid(a, b, c, (62, 88, 56), (5, 18, 12))
     form = smooth_min(smooth_min(petrous, mastoid, 5.0), squama, 4.0)
-    canvas.paint(box, form, skull.dense)
+    bone = _hard(canvas, box) if "skull" in skull.worn else None  # the mesh has the form already
+    canvas.paint(box, form, skull.dense, only=bone)
     cells = np.maximum(np.minimum(mastoid, squama) + 2.0, _cells(a, b, c, skull.lattice, skull.mastoid))
-    canvas.paint(box, cells, grey["air"])
+    canvas.paint(box, cells, grey["air"], only=bone)
     canal, _ = tube(a, b, c, np.array([(42, 87, 47), (52, 88, 46), (78, 88, 47)], float), np.array([4.5, 3.2, 3.6]))
     canvas.paint(box, canal, grey["air"], only=a < 74)
     cochlea = ellipsoid(a, b, c, (27, 80, 49), (2.4, 2.4, 2.0))
@@ -234,6 +313,13 @@ def _paint_ear(canvas: Canvas, skull: Skull, sign: float) -> None:
     flap = np.maximum(ellipsoid(a, b, c, (77, 94, 48), (4, 15, 28)), -ellipsoid(a, b, c, (78, 90, 48), (5, 7, 9)))
     outside = canvas.image[box] < (grey["soft"] - 500)
     canvas.paint(box, flap, grey["soft"], only=outside & (a > 68))
+
+
+def _hard(canvas: Canvas, box: Box) -> Mask:
+    """Where bone has been painted."""
+    grey = canvas.grey
+    hard: Mask = canvas.image[box] > grey["soft"] + 0.5 * (grey["trabecular"] - grey["soft"])
+    return hard
 
 
 def _cells(x: Array, y: Array, z: Array, size: float, share: float) -> Array:
@@ -263,8 +349,9 @@ def _paint_orbit(canvas: Canvas, skull: Skull, sign: float) -> None:
     radius = np.float32(17.5) * along ** np.float32(0.65)
     cone = np.hypot(a, b * np.float32(1.08)) - radius
     wall = np.maximum(np.maximum(cone - np.float32(1.1), -cone), c - (length - 2))
-    solid = canvas.image[box] > grey["soft"] + 0.5 * (grey["trabecular"] - grey["soft"])
-    canvas.paint(box, np.maximum(wall, -c), grey["cortical"], strength=0.75)
+    solid = _hard(canvas, box)
+    if "skull" not in skull.worn:
+        canvas.paint(box, np.maximum(wall, -c), grey["cortical"], strength=0.75)
     inside = np.maximum(np.maximum(cone, c - (length + 4)), -c)
     canvas.paint(box, inside, grey["soft"] + 0.7 * grey["fat"], only=~(solid & (cone > -2)))
     eye = ellipsoid(a, b, c, (0, 0, length - 1), (12, 12, 12))
@@ -285,10 +372,15 @@ def _paint_air_cells(canvas: Canvas, skull: Skull) -> None:
     box, x, y, z = frame
     top = skull.bars["brow"][0][0, 2]
     side = np.abs(x)
+    soft = None
+    if "skull" in skull.worn:  # its own walls stand between the cells
+        near = skull.worn["skull"].distance(x, y, z)
+        soft = near > 0.3
+        top = min(top, skull.worn["skull"].origin[2] - 96)
     ethmoid = slab(side - 6, 5.5, z, top - 24, top - 3, 3.0)
     ethmoid = np.maximum(ethmoid, np.abs(y - 32) - 18)
     canvas.paint(box, ethmoid, grey["cortical"], strength=0.5)
-    canvas.paint(box, np.maximum(ethmoid + 1.0, _cells(x, y, z, skull.lattice, 0.6)), grey["air"])
+    canvas.paint(box, np.maximum(ethmoid + 1.0, _cells(x, y, z, skull.lattice, 0.6)), grey["air"], only=soft)
     wide, deep, tall = skull.frontal
     for form in (
         ellipsoid(side, y, z, (wide / 2 + 4, 12, top + tall), (wide, deep, tall)),
@@ -296,5 +388,5 @@ def _paint_air_cells(canvas: Canvas, skull: Skull) -> None:
     ):
         canvas.paint(box, np.maximum(form - np.float32(1.5), -form), grey["cortical"], strength=0.8)
         canvas.paint(box, form, grey["air"])
-    canvas.paint(box, np.maximum(side - 0.7, np.maximum(np.abs(y - 34) - 30, np.abs(z - 64) - 12)),
-                 grey["cortical"], strength=0.6)  # fmt: skip
+    septum = np.maximum(side - 0.7, np.maximum(np.abs(y - 34) - 30, np.abs(z - top + 20) - 14))
+    canvas.paint(box, septum, grey["cortical"], strength=0.6)
