@@ -17,7 +17,7 @@ from umamba2.engine.faults import is_out_of_memory
 from umamba2.engine.tiles import Box, Cell, Sweep, Tile, all_classes, gaussian
 
 CHUNK_ELEMENTS = 2**20  # scores worked on at once on a CPU: 4 MiB in fp32, which stay in its caches
-CHUNK_ELEMENTS_GPU = 2**24  # fewer calls
+CHUNK_ELEMENTS_GPU = 2**26  # fewer calls: a quarter of a GB in fp32
 FULL_PRECISION_BYTES = 2**30  # scores are kept in fp32 up to this size, in fp16 above
 LOWEST_HALF = -60000.0  # a class this far behind the best one has lost
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from umamba2.engine.blend import relative_scores, score_dtype
+from umamba2.engine.crossing import Landing
 from umamba2.engine.faults import is_out_of_memory
 from umamba2.engine.resample import RowResampler, leading
 from umamba2.engine.tiles import Box, all_classes
@@ -67,14 +68,15 @@ class SameGrid:
 
     def __init__(self, shape: Sequence[int], pads: Sequence[tuple[int, int]]):
         self.pads = pads
-        self.labels = torch.zeros(tuple(shape), dtype=torch.uint8)
+        self.landing = Landing(shape)
+        self.labels = self.landing.labels
 
     def finish(self, box: Box, scores: Tensor | None) -> None:
         """Label a part of the padded volume from its scores (classes, z, y, x); None makes it background."""
         parts = without_padding(box, self.pads, self.labels.shape)
         if parts is not None and scores is not None:
             own, where = parts
-            self.labels[where] = best_class(scores[all_classes(own)]).cpu()
+            self.landing.put(self.labels[where], best_class(scores[all_classes(own)]))
 
 
 @dataclass
@@ -107,7 +109,8 @@ class OtherGrid:
     ):  # fmt: skip
         self.shape, self.pads, self.lead, self.classes = tuple(shape), pads, lead, classes
         self.device = device
-        self.labels = torch.zeros(tuple(target), dtype=torch.uint8)
+        self.landing = Landing(target)
+        self.labels = self.landing.labels
         self._by_row = self.labels.movedim(lead, 0)
         self._resampler = RowResampler(shape[lead], leading(target, lead), nearest)
         before, plane = pads[lead][0], math.prod(leading(shape, lead)[1:])
@@ -165,7 +168,7 @@ class OtherGrid:
                 return
         for resampled in self._resampler.push(scores):
             labels = best_class(resampled)
-            self._by_row[self._done : self._done + len(labels)] = labels.cpu()
+            self.landing.put(self._by_row[self._done : self._done + len(labels)], labels)
             self._done += len(labels)
 
     def _doubtful_box(self, scores: Tensor) -> Box | None:

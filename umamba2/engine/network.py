@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from umamba2.engine.cpu import optimize_for_cpu
+from umamba2.engine.gpu import fused_norm, optimize_for_gpu
 from umamba2.errors import InputError
 from umamba2.models.folder import Model
 from umamba2.nets.umamba2 import UMamba2
@@ -75,6 +76,8 @@ def ready_network(model: Model, fold: str, device: torch.device, dtype: torch.dt
     model.load_weights(net, fold, dtype)  # the Mamba and click layer stays in fp32
     if device.type == "cpu":
         net = optimize_for_cpu(net.to(memory_format=torch.channels_last_3d))  # type: ignore[call-overload]
+    elif device.type == "cuda":
+        net = optimize_for_gpu(net, fused_norm(device, dtype))
     return net.to(device)
 
 

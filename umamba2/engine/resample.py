@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from umamba2.engine.crossing import sent
 from umamba2.models.network import Plan
 
 Box = tuple[slice, ...]
 SLAB_ELEMENTS = 2**20  # resampled at once, or one row: 4 MiB in fp32, which stay in the caches
+SLAB_ELEMENTS_GPU = 2**25  # fewer calls
 
 
 def separate_axis(spacing: Sequence[float], plan: Plan) -> int | None:
@@ -85,14 +87,17 @@ class RowResampler:
         """
         first, taken = self._taken, self._taken + rows.shape[1]
         largest_plane = max(math.prod(self.shape[1:]), math.prod(rows.shape[2:]))
-        step = max(1, SLAB_ELEMENTS // (rows.shape[0] * largest_plane))
-        low, high, fraction = self._sources(rows.device)
+        elements = SLAB_ELEMENTS if rows.device.type == "cpu" else SLAB_ELEMENTS_GPU
+        step = max(1, elements // (rows.shape[0] * largest_plane))
+        low, high, fraction = self._sources()
         ready = int((high < taken).sum())  # they ascend
+        low, high, part = low - first, high - first, sent(fraction, rows.device)
+        below, above = sent(low, rows.device), sent(high, rows.device)
         for start in range(self._given, ready, step):
             now = slice(start, min(start + step, ready))
-            slab = _pick(rows, low[now] - first, self._held)
+            slab = _pick(rows, below[now], _before(low[now]), self._held)
             if not self.nearest and self.rows != self.shape[0]:
-                slab = torch.lerp(slab, _pick(rows, high[now] - first, self._held), fraction[now, None, None])
+                slab = torch.lerp(slab, _pick(rows, above[now], _before(high[now]), self._held), part[now, None, None])
             if slab.shape[2:] != self.shape[1:]:
                 slab = F.interpolate(slab, self.shape[1:], mode="bilinear")
             yield slab
@@ -108,10 +113,10 @@ class RowResampler:
 
         Yields:
             Where in the resampled array, (rows, ., .), and the slab there, (C, rows, ., .) in fp32. Within rounding
-            these are the numbers that `push` gives.
+            these are the numbers that `push` gives. Everything is in the host's memory.
         """
         first, taken = self._taken, self._taken + rows.shape[1]
-        low, high, fraction = self._sources(rows.device)
+        low, high, fraction = self._sources()
         ready = int((high < taken).sum())
         sides = (
             [] if box is None else [_between(side, n, m) for side, n, m in zip(box[1:], rows.shape[2:], self.shape[1:])]
@@ -125,9 +130,10 @@ class RowResampler:
             wanted = touched.nonzero()[:, 0]
             step = max(1, SLAB_ELEMENTS // (rows.shape[0] * len(y_low) * len(x_low)))
             for now in wanted.split(step) if len(wanted) else ():  # they are neighbours
-                slab = _pick(some, low[now] - first, held)
+                below, above = low[now] - first, high[now] - first
+                slab = _pick(some, below, _before(below), held)
                 if not self.nearest and self.rows != self.shape[0]:
-                    slab = torch.lerp(slab, _pick(some, high[now] - first, held), fraction[now, None, None])
+                    slab = torch.lerp(slab, _pick(some, above, _before(above), held), fraction[now, None, None])
                 for axis, a, b, part in ((2, y_low - y.start, y_high - y.start, y_part[:, None]),
                                          (3, x_low - x.start, x_high - x.start, x_part)):  # fmt: skip
                     slab = torch.lerp(slab.index_select(axis, a), slab.index_select(axis, b), part)
@@ -145,18 +151,18 @@ class RowResampler:
         """The last row that was taken, (C, ., .)."""
         return self._held
 
-    def _sources(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def _sources(self) -> tuple[Tensor, Tensor, Tensor]:
         """For every row of the output the two rows of the input it lies between, and how far towards the second."""
         if self.nearest:
-            at = (torch.arange(self.shape[0], device=device) + 0.5) * (self.rows / self.shape[0])
+            at = (torch.arange(self.shape[0]) + 0.5) * (self.rows / self.shape[0])
             low = at.long().clamp(max=self.rows - 1)
             return low, low, at
-        return _neighbours(self.rows, self.shape[0], device)
+        return _neighbours(self.rows, self.shape[0])
 
 
-def _neighbours(size: int, target: int, device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def _neighbours(size: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
     """For every place of a resampled axis the two places that it lies between, and how far towards the second."""
-    at = ((torch.arange(target, device=device) + 0.5) * (size / target) - 0.5).clamp(min=0)
+    at = ((torch.arange(target) + 0.5) * (size / target) - 0.5).clamp(min=0)
     low = at.long().clamp(max=size - 1)
     high = low if size == target else (low + 1).clamp(max=size - 1)
     return low, high, at - low
@@ -170,10 +176,14 @@ def _between(side: slice, size: int, target: int) -> tuple[slice, Tensor, Tensor
     return part, low[part], high[part], fraction[part]
 
 
-def _pick(rows: Tensor, index: Tensor, held: Tensor | None) -> Tensor:
-    """Rows by number, -1 being the one held from the portion before; a copy in fp32."""
+def _before(index: Tensor) -> int:
+    """How many of some ascending numbers of rows are those of the row held from the portion before."""
+    return int((index < 0).sum())
+
+
+def _pick(rows: Tensor, index: Tensor, before: int, held: Tensor | None) -> Tensor:
+    """Rows by number, the first ``before`` being the one held from the portion before; a copy in fp32."""
     picked = rows[:, index.clamp(min=0)].float()
-    before = index < 0
-    if bool(before.any()):
-        picked[:, before] = held[:, None].to(rows.device, torch.float32)  # type: ignore[index]
+    if before:
+        picked[:, :before] = held[:, None].to(rows.device, torch.float32)  # type: ignore[index]
     return picked

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from umamba2.engine.blend import chunk_elements
 from umamba2.engine.cpu import activations
+from umamba2.engine.crossing import sent
 from umamba2.engine.faults import DeviceChanged, NotFinite, is_out_of_memory
+from umamba2.engine.gpu import swapped_twin
 from umamba2.engine.keeping import KeptTile
 from umamba2.engine.network import PRECISIONS, ready_network, resolve_precision, true_fp32
 from umamba2.engine.subtiles import Network, halved, run_in_subtiles
@@ -26,8 +28,8 @@ from umamba2.scans import memory
 from umamba2.scans.clicks import Clicks, mirrored
 
 MOST_HALVINGS = 6  # of a tile's axes, when memory is short
-BYTES_PER_VOXEL = 16  # for each feature of the finest level at the peak: about 8 half-precision copies at once
-FINEST_MAPS = 3.9  # peak activation memory on a CPU, as a multiple of the finest level's feature maps
+# Peak activation memory as a multiple of the finest level's feature maps: measured on CPUs, counted for GPUs.
+FINEST_MAPS, FINEST_MAPS_GPU = 3.9, 4.3
 
 Warn = Callable[[str], None]
 FreeMemory = Callable[[], "str | None"]
@@ -80,7 +82,7 @@ class Runner:
         self.nets = self._ready()
         net = next(iter(self.nets.values()))
         self.takes_clicks, self.multiple = net.variant.takes_clicks, net.total_stride
-        self._width = next(net.parameters()).shape[0]  # channels of the finest level
+        self._width = model.finest_channels
         self.passes = [Pass(fold, axes) for axes in mirrors(mirror_axes) for fold in self.nets]
         self.batch = self._mirror_images_at_once()
         self.halvings = 0
@@ -175,11 +177,16 @@ class Runner:
         """Whatever decides the logits of a tile beside tile and clicks, as it is now."""
         return self.device.type, self.dtype, self.halvings, tuple(self.passes[:passes])
 
-    def working_bytes(self) -> int:
-        """About how much memory one pass over a tile takes where the networks are."""
+    def working_bytes(self, images: int = 1) -> int:
+        """About how much memory a pass over a tile takes where the networks are, with the sum of several.
+
+        Args:
+            images: How many mirror images run at once (on a CPU one).
+        """
         if self.device.type == "cpu":
             return self.tile_bytes(1)
-        return math.prod(self.plan.patch_size) * (BYTES_PER_VOXEL * self._width + 8 * self.num_classes)
+        at_work = max(FINEST_MAPS_GPU * self._width, self._width + self.num_classes) * self.dtype.itemsize
+        return int(math.prod(self.plan.patch_size) * (images * at_work + 4 * self.num_classes))
 
     def halve(self) -> str | None:
         """Run tiles in smaller sub-tiles from now on; how many, None if they cannot be smaller."""
@@ -207,6 +214,7 @@ class Runner:
 
     def _ready(self) -> dict[str, UMamba2]:
         """The network of every fold on the device, or on the CPU if the device has too little memory for them."""
+        self._twins: dict[str, UMamba2] = {}  # those whose classes trade places
         try:
             return {fold: ready_network(self._model, fold, self.device, self.dtype) for fold in self._model.folds}
         except Exception as error:
@@ -228,15 +236,14 @@ class Runner:
         tile = tile[None, None].to(self.device, self.dtype)
         total: Tensor | None = None
         for fold, images in groupby(sorted(passes, key=lambda p: p.fold), key=lambda p: p.fold):
-            axes = [p.axes for p in images]
-            for start in range(0, len(axes), self.batch):
-                group = axes[start : start + self.batch]
+            for group in self._groups([p.axes for p in images]):
                 seen = _laid_out(torch.cat([_mirrored(tile, a) for a in group]))
-                net: Network = self.nets[fold]
+                whole = self._network(fold, swapped=self._swaps(group[0]))
+                net: Network = whole
                 if kept is not None and not self.halvings:
                     how = (fold, tuple(group), self.device.type, self.dtype)
                     spare = (fold, group) != (self.passes[0].fold, [self.passes[0].axes])
-                    net = kept.network(self.nets[fold], how, spare, self.working_bytes())
+                    net = kept.network(whole, how, spare, self.working_bytes())
                 with true_fp32(self.dtype):
                     outputs = run_in_subtiles(
                         net, seen, self._click_tensors(clicks, group), self.halvings, self.multiple
@@ -247,6 +254,7 @@ class Runner:
                     if len(passes) == 1 and not a:
                         return output
                     total = self._add(total, output, a)
+                del outputs, output  # or they would still be there beside those of the next images
         assert total is not None
         total /= len(passes)
         return total
@@ -262,13 +270,35 @@ class Runner:
             some = logits[:, slice(size - rows.stop, size - rows.start) if 0 in axes else rows]
             if axes:
                 some = some.flip([a + 1 for a in axes])
-            if self.left_right_axis is not None and self.left_right_axis in axes:
+            if self._swaps(axes) and not self._has_twins():
                 some = some[self._swap.to(some.device)]
             if first:
                 total[:, rows] = some
             else:
-                total[:, rows] += some
+                total[:, rows].add_(some)
         return total
+
+    def _groups(self, axes: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+        """Mirror images that run together, in order; where a twin answers for some, they run apart from the others."""
+        for _, images in groupby(axes, key=self._swaps if self._has_twins() else lambda _: False):
+            alike = list(images)
+            for start in range(0, len(alike), self.batch):
+                yield alike[start : start + self.batch]
+
+    def _swaps(self, axes: tuple[int, ...]) -> bool:
+        """Whether left and right trade places in a mirror image."""
+        return self.left_right_axis is not None and self.left_right_axis in axes
+
+    def _has_twins(self) -> bool:
+        """Whether a network gives its classes in the order of a mirror image, so that no logits are moved for that."""
+        return self.device.type == "cuda"
+
+    def _network(self, fold: str, swapped: bool) -> UMamba2:
+        if not (swapped and self._has_twins()):
+            return self.nets[fold]
+        if fold not in self._twins:
+            self._twins[fold] = swapped_twin(self.nets[fold], self._swap)
+        return self._twins[fold]
 
     def _click_tensors(self, clicks: Clicks | None, images: Sequence[tuple[int, ...]]) -> ClickTensors | None:
         """The clicks on a tile in each of its mirror images, as a batch."""
@@ -276,16 +306,16 @@ class Runner:
             return None
         seen = [mirrored(clicks, axes, self.plan.patch_size, self.left_right_axis) for axes in images]
         return ClickTensors(
-            torch.from_numpy(np.stack([c.coordinates for c in seen]).astype(np.float32)).to(self.device),
-            torch.from_numpy(np.stack([c.labels for c in seen]).astype(np.int64)).to(self.device),
+            sent(torch.from_numpy(np.stack([c.coordinates for c in seen]).astype(np.float32)), self.device),
+            sent(torch.from_numpy(np.stack([c.labels for c in seen]).astype(np.int64)), self.device),
         )
 
     def _mirror_images_at_once(self) -> int:
         """As many as half of a GPU's free memory should hold; a CPU gains nothing from more than one."""
         if self.device.type != "cuda":
             return 1
-        images = max(1, len(self.passes) // len(self.nets))
-        return max(1, min(memory.free_on_gpu(self.device) // 2 // self.working_bytes(), images))
+        room, most = memory.free_on_gpu(self.device) / 2, len(self.passes) // len(self.nets)
+        return max((images for images in range(1, most + 1) if self.working_bytes(images) <= room), default=1)
 
 
 def _mirrored(tile: Tensor, axes: Sequence[int]) -> Tensor:

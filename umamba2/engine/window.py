@@ -99,6 +99,9 @@ class SlidingWindow:
             target = OtherGrid(self.shape, self.pads, prepared.box_shape, lead, nearest, sweep.rows(), classes, device)
         self.record.grid, self.record.tile_step = self.shape, sweep.step
         self._fill(Accumulator(sweep, self.patch, classes, self.blend, same_grid, device, target.finish))
+        if problem := target.landing.land():
+            self.record.warn(f"labels: found {problem} that never came from the device, expected all; background there")
+            self.record.tiles_lost = max(1, self.record.tiles_lost)
         return target.labels.numpy()
 
     def _fill(self, scores: Accumulator) -> None:

@@ -64,6 +64,11 @@ class Model:
         return next(iter(self.folds.values()))["encoder.stem.convs.0.conv.weight"].shape[1]
 
     @property
+    def finest_channels(self) -> int:
+        """Channels of the network's finest level."""
+        return next(iter(self.folds.values()))["encoder.stem.convs.0.conv.weight"].shape[0]
+
+    @property
     def labels(self) -> dict[str, int]:
         """Class names and their channels, as far as the dataset description states them."""
         return _labels(self.dataset)

@@ -59,17 +59,19 @@ class PointEncoder(nn.Module):
         patch_size: The patch (z, y, x) that the clicks refer to.
     """
 
+    patch_size: Tensor
+
     def __init__(self, dim: int, patch_size: Sequence[int]):
         super().__init__()
         self.pe_layer = RandomFourierEncoding(dim)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, dim) for _ in range(2))
         self.not_a_point_embed = nn.Embedding(1, dim)
-        self.patch_size = tuple(patch_size)
+        self.register_buffer("patch_size", torch.tensor(patch_size, dtype=torch.float32), persistent=False)
 
     def forward(self, coordinates: Tensor, labels: Tensor) -> Tensor:
         coordinates = F.pad(coordinates.float() + 0.5, (0, 0, 0, 1))
         labels = F.pad(labels, (0, 1), value=NOT_A_POINT).unsqueeze(-1)
-        tokens = self.pe_layer(coordinates / coordinates.new_tensor(self.patch_size))
+        tokens = self.pe_layer(coordinates / self.patch_size)
         tokens = torch.where(labels == NOT_A_POINT, self.not_a_point_embed.weight, tokens)
         for label, embedding in enumerate(self.point_embeddings):
             tokens = torch.where(labels == label, tokens + cast(Tensor, embedding.weight), tokens)

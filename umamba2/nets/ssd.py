@@ -14,8 +14,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+CHUNK = 64  # tokens: the fewest operations
+CHUNK_GPU = 512  # one chunk for a published patch, so a seventh of the kernels, which are too small to keep a GPU busy
 
-def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int = 64) -> Tensor:
+
+def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int | None = None) -> Tensor:
     """Run the selective state space scan.
 
     Call it in fp32: the decays are exponentials of sums that half precision cannot hold.
@@ -26,12 +29,13 @@ def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int = 64)
         A: (h,), negative decay rates.
         B: (b, l, n), shared by all heads, with n state size.
         C: (b, l, n), shared by all heads.
-        chunk: Tokens that are worked on at once.
+        chunk: Tokens that are worked on at once; None takes what suits the device.
 
     Returns:
         (b, l, h, p).
     """
     batch, length, heads, width = x.shape
+    chunk = chunk or (CHUNK_GPU if x.device.type == "cuda" else CHUNK)
     state = x.new_zeros(batch, heads, width, B.shape[-1])
     x = x * dt.unsqueeze(-1)
     decay = dt * A
