@@ -57,6 +57,32 @@ GROUPS = (
         ),
     ),
     Group(
+        "engine/gpu.py",
+        "tests/engine/test_gpu.py",
+        (
+            M("correction=0", "correction=1"),
+            M("SLOPE, EPS = 0.01,", "SLOPE, EPS = 0.02,"),
+            M("fused if self.eps == EPS else None", "fused"),
+            M("x if skip is None else x.add_(skip)", "x"),
+            M("self.skip(x))", "x)", tests="tests/engine/test_gpu.py -k whatever_its_shape"),
+            M("joined[:, here:] = skip", "joined[:, here:] = 0"),
+            M("conv.bias = None", "pass", tests="tests/engine/test_gpu.py -k before_a_norm"),
+            M("(head, name)[order]", "(head, name)", tests="tests/engine/test_gpu.py -k twin"),
+            M("if not difference <", "if difference >", tests="tests/engine/test_gpu.py -k does_not_work"),
+            M("if is_out_of_memory(error):", "if False:", tests="tests/engine/test_gpu.py -k runs_out"),
+        ),
+    ),
+    Group(
+        "engine/crossing.py",
+        "tests/engine/test_gpu.py -k land",
+        (
+            M("self._used += labels.numel()", "pass"),
+            M("here.masked_fill(late, 0)", "here"),
+            M("non_blocking=True)\n                self", "non_blocking=False)\n                self"),
+            M("return tensor.pin_memory()", "return tensor", tests="tests/engine/test_pretend_cuda.py -k once_a_tile"),
+        ),
+    ),
+    Group(
         "engine/blend.py",
         "tests/engine/test_window.py -k 'sums or half or published or small or whole or goes_on'",
         (
@@ -102,6 +128,11 @@ GROUPS = (
             M("total /= len(passes)", "pass"),
             M("some.flip([a + 1 for a in axes])", "some.flip([a + 1 for a in axes[:1]])"),
             M("total[:, rows] += some", "total[:, rows] = some"),
+            M(
+                "self._swaps if self._has_twins() else",
+                "",
+                tests="tests/engine/test_pretend_cuda.py -k trade_places",
+            ),
             M(
                 "slice(size - rows.stop, size - rows.start) if 0 in axes else rows",
                 "rows",

@@ -1,6 +1,6 @@
 """What a case asks of a GPU, counted without one: kernels, bytes, FLOP, waits and memory, and the time they must take.
 
-    python benchmarks/roofline.py [--shape 170 350 370] [--step 0.95] [--batch 1]
+    python benchmarks/roofline.py [--shape 170 350 370] [--step 0.95] [--batch 1] [--plain]
 
 The engine itself runs, on a pretend CUDA device without values (`tests/pretend_cuda.py`), with the published network at
 full size. So the counts are exact for PyTorch's operations and say nothing about how well a GPU runs them:
@@ -25,6 +25,8 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
@@ -33,13 +35,14 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from pretend_cuda import PretendCuda, why_not  # noqa: E402
+from pretend_cuda import PretendCuda, why_not
 
-from umamba2 import Predictor  # noqa: E402
-from umamba2.engine.gpu import FusedNorm  # noqa: E402
-from umamba2.engine.record import Record  # noqa: E402
-from umamba2.models.folder import Model  # noqa: E402
-from umamba2.models.network import Plan, build_network  # noqa: E402
+from umamba2 import Predictor
+from umamba2.engine.gpu import FusedNorm
+from umamba2.engine.record import Record
+from umamba2.engine.runner import Runner
+from umamba2.models.folder import Model
+from umamba2.models.network import Plan, build_network, uninitialised
 
 FEATURES = (32, 64, 128, 256, 320, 320, 320)
 PATCH = (160, 288, 288)
@@ -103,8 +106,7 @@ def costs(name: str, given: list, results: list[torch.Tensor]) -> list[tuple[int
     if name == "convolution":
         x, weight = tensors[:2]
         out = results[0]
-        transposed = weight.shape[0] == x.shape[1] != out.shape[1] or out.shape[2:].numel() > x.shape[2:].numel()
-        narrow = x if transposed else out
+        narrow = x if out.shape[2:].numel() > x.shape[2:].numel() else out  # the former where it is transposed
         flop = 2 * narrow.numel() // narrow.shape[1] * weight.numel()
         kernels = [(1, _bytes(x) + _bytes(weight) + outputs, flop)]
         return kernels + [(1, 2 * outputs, 0)] * (len(tensors) > 2)
@@ -133,8 +135,9 @@ def full_size_model(features=FEATURES, patch_size=PATCH, classes: int = CLASSES,
         "strides": [[1] * 3, *[[2] * 3] * (stages - 2), [1] * 3], "n_blocks_per_stage": [1, 3, 4, *[6] * (stages - 3)],
         "n_conv_per_stage_decoder": [1] * (stages - 1), "conv_bias": True,
     }  # fmt: skip
-    with torch.device("meta"):
+    with uninitialised():
         weights = build_network("UMamba2", architecture, 1, classes).state_dict()
+    weights = {name: weight.to("meta") for name, weight in weights.items()}
     intensity = {"mean": 809.5, "std": 1014.369, "percentile_00_5": -997.0, "percentile_99_5": 3558.0}
     plan = Plan("UMamba2", architecture, tuple(patch_size), SPACING, (0, 1, 2), intensity)
     return Model(Path("roofline"), plan, {"0": weights}, None, "", tuple(mirror_axes), "", None, {}, {})
@@ -156,19 +159,37 @@ class Case:
     weights: int
     peak: int
     waits: Counter[tuple[str, str]]
+
+
+@dataclass
+class Pass:
+    """What was counted of one pass of the network.
+
+    Attributes:
+        peak: The most bytes that it took.
+        estimate: What the engine expects, with the sum of several passes.
+    """
+
+    count: Count
+    peak: int
     estimate: int
 
 
-def count_case(
-    model: Model, shape: tuple[int, ...], step: float, batch: int | None = None, capacity: float = 2**40,
-    fused: bool = True,
-) -> Case:  # fmt: skip
-    """Run a case without values and count; with the fused norm, or with the plain layers that stand in for it."""
+@contextmanager
+def without_values(fused: bool, capacity: float = 2**40) -> Iterator[PretendCuda]:
+    """A device without values; the fused norm works there, or does not and plain layers stand in for it."""
+    problem = patch.object(FusedNorm, "problem", lambda *_: "" if fused else "no values")
+    with PretendCuda(capacity=capacity, meta=True) as gpu, problem, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield gpu
+
+
+def count_case(model: Model, shape: tuple[int, ...], step: float, batch: int | None = None, fused: bool = True) -> Case:
+    """Run a case and count."""
     counts = Counts()
     scan = np.zeros(shape, np.float32)
     scan[::3, ::3, ::3] = 1500  # no tile is air
-    problem = patch.object(FusedNorm, "problem", lambda *_: "" if fused else "no values")
-    with PretendCuda(capacity=capacity, meta=True) as gpu, problem, warnings.catch_warnings(action="ignore"):
+    with without_values(fused) as gpu:
         predictor = Predictor.load(
             model, device="cuda", tile_step=step, left_right_pairs=PAIRS if model.num_classes > 40 else ()
         )
@@ -181,7 +202,21 @@ def count_case(
         predictor.predict(scan, SPACING, record=record)
         passes = sum(record.passes_done)
         assert not record.warnings, record.warnings
-        return Case(counts, record.tiles, passes, weights, gpu.memory.peak, gpu.waits, predictor.runner.working_bytes())
+        return Case(counts, record.tiles, passes, weights, gpu.memory.peak, gpu.waits)
+
+
+def count_pass(model: Model, images: int = 1, fused: bool = True, dtype: torch.dtype = torch.float16) -> Pass:
+    """Run one pass of the network alone over some mirror images of a tile."""
+    counts = Counts()
+    with without_values(fused) as gpu:
+        runner = Runner(model, torch.device("cuda"), dtype, model.mirror_axes)
+        tiles = torch.zeros(images, 1, *model.plan.patch_size, dtype=dtype).to("cuda")
+        gpu.memory.collect()
+        before = gpu.memory.peak = gpu.memory.live
+        gpu.noted = counts
+        logits = next(iter(runner.nets.values()))(tiles)
+        assert logits.shape[1] == model.num_classes
+        return Pass(counts.network, gpu.memory.peak - before, runner.working_bytes(images))
 
 
 def main() -> None:
@@ -189,14 +224,18 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, default=(170, 350, 370))
     parser.add_argument("--step", type=float, default=0.95)
     parser.add_argument("--batch", type=int, default=1, help="mirror images at once")
+    parser.add_argument("--plain", action="store_true", help="as where the fused norm does not work")
     parser.add_argument("--places", type=int, default=0, help="so many lines of the code that move most")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if reason := why_not(Path(folder)):
             parser.error(reason)
-        case = count_case(full_size_model(), tuple(arguments.shape), arguments.step, arguments.batch)
+        case = count_case(
+            full_size_model(), tuple(arguments.shape), arguments.step, arguments.batch, fused=not arguments.plain
+        )
     print("\n".join(table(case)))
-    for (name, line), count in sorted(case.counts.by_place.items(), key=lambda item: -item[1].bytes)[: arguments.places]:
+    places = sorted(case.counts.by_place.items(), key=lambda item: -item[1].bytes)
+    for (name, line), count in places[: arguments.places]:
         print(f"{count.bytes / 1e9:8.1f} GB {count.kernels:6} kernels  {name} {line}")
     if arguments.places:
         for (kind, line), times in case.waits.most_common():

@@ -38,6 +38,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 CUDA = torch.device("cuda", 0)
 BLOCK = 512  # bytes: the caching allocator's smallest
 PACKAGE = str(Path(__file__).resolve().parents[1] / "umamba2")
+HALVES = (torch.float16, torch.bfloat16)
 aten = torch.ops.aten
 
 # Without it a torch without CUDA takes no tensor that says it is there.
@@ -121,8 +122,8 @@ class _Indexed(TorchFunctionMode):
 
     @staticmethod
     def _indexed(value):
-        names_cuda = value == "cuda" if isinstance(value, str) else value == torch.device("cuda")
-        return CUDA if isinstance(value, (str, torch.device)) and names_cuda else value
+        names_cuda = isinstance(value, (str, torch.device)) and value in ("cuda", torch.device("cuda"))
+        return CUDA if names_cuda else value
 
 
 class Memory:
@@ -445,9 +446,13 @@ def _run(func, args, kwargs):
     except (NotImplementedError, RuntimeError) as error:
         if "not implemented for" not in str(error):
             raise
-    wide = tree_map(lambda t: t.float() if isinstance(t, torch.Tensor) and t.dtype == torch.float16 else t, args)
-    out = func(*wide, **kwargs)  # a CPU cannot do everything in fp16
-    return tree_map(lambda t: t.half() if isinstance(t, torch.Tensor) and t.dtype == torch.float32 else t, out)
+    halves = [t.dtype for t in tree_flatten(args)[0] if isinstance(t, torch.Tensor) and t.dtype in HALVES]
+    out = func(*tree_map(lambda t: _cast(t, HALVES, torch.float32), args), **kwargs)  # a CPU cannot do everything
+    return tree_map(lambda t: _cast(t, (torch.float32,), halves[0]), out)
+
+
+def _cast(value, given, wanted):
+    return value.to(wanted) if isinstance(value, torch.Tensor) and value.dtype in given else value
 
 
 def _line() -> str:

@@ -79,23 +79,55 @@ def test_labels_are_those_of_the_cpu(models, monkeypatch, model, options):
     assert gpu.count > 100
 
 
-MOST_WAITS = 12  # of a tile with two folds and four mirror images
-
-
-def test_the_host_waits_a_few_times_a_tile(models):
-    """Each wait empties the queue of what the GPU has to do."""
-    counts = []
-    for shape in (SHAPE, (12, 40, 40)):
-        with PretendCuda() as gpu:
-            predictor = Predictor.load(models["plain"], device="cuda", precision="fp32")
+@pytest.mark.parametrize(
+    ("model", "spacing", "options"),
+    [
+        ("plain", SPACING, {}),
+        ("one", OTHER, {"blend": "published"}),
+        ("clicks", SPACING, {"clicks": CLICKS}),
+        ("appended", OTHER, {"clicks": CLICKS}),
+    ],
+)
+def test_the_host_waits_once_a_tile(models, model, spacing, options):
+    """Each wait empties the queue of what the GPU has to do; that for whether all logits are finite must be."""
+    counts, clicks = [], options.pop("clicks", None)
+    with PretendCuda() as gpu:
+        predictor = Predictor.load(
+            models[model], device="cuda", precision="fp32", left_right_pairs=((1, 2),), **options
+        )
+        for shape in (SHAPE, SHAPE, (12, 40, 40)):  # the first makes what later ones have
             gpu.waits.clear()
             record = Record()
-            predictor.predict(scan(shape), SPACING, record=record)
-        counts.append((record.tiles, sum(gpu.waits.values())))
-    (tiles, waits), (more_tiles, more_waits) = counts
+            predictor.predict(scan(shape), spacing, clicks, record=record)
+            counts.append((record.tiles, sum(gpu.waits.values())))
+    _, (tiles, waits), (more_tiles, more_waits) = counts
     assert more_tiles > tiles
-    per_tile = (more_waits - waits) / (more_tiles - tiles)
-    assert per_tile <= MOST_WAITS, gpu.waits
+    assert (more_waits - waits) / (more_tiles - tiles) == 1, gpu.waits
+
+
+@pytest.mark.parametrize(("model", "clicks"), [("plain", None), ("clicks", CLICKS)])
+def test_half_precision_gives_nearly_the_labels_of_fp32(models, model, clicks):
+    """In fp16, as a GPU runs by itself; sums are those of a CPU."""
+    expected, _ = predict(models[model], "cpu", clicks=clicks)
+    with PretendCuda():
+        predictor, record = Predictor.load(models[model], device="cuda"), Record()
+        labels = predictor.predict(scan(), SPACING, clicks, record=record)
+    assert predictor.settings["precision"] == "float16"
+    assert not record.warnings
+    assert (labels == expected).mean() > 0.97
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_left_and_right_trade_places_however_many_images_run_at_once(models, batch):
+    options = {"left_right_pairs": ((1, 2), (3, 4)), "folds": 0}
+    expected, _ = predict(models["plain"], "cpu", **options)
+    with PretendCuda():
+        predictor = Predictor.load(models["plain"], device="cuda", precision="fp32", **options)
+        predictor.runner.batch = batch
+        labels = predictor.predict(scan(), SPACING)
+    assert (labels == expected).mean() > 0.999
+    other, _ = predict(models["plain"], "cpu", left_right_pairs=(), folds=0)
+    assert (other == expected).mean() < 0.99
 
 
 def test_the_second_case_finds_as_much_memory_as_the_first(models):

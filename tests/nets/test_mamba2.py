@@ -36,7 +36,7 @@ def naive_scan(x, dt, A, B, C):
 @settings(max_examples=25, deadline=None)
 @given(
     length=st.integers(1, 150),
-    chunk=st.sampled_from([1, 7, 64]),
+    chunk=st.sampled_from([1, 7, 64, 512]),
     batch=st.integers(1, 2),
     heads=st.integers(1, 3),
     seed=st.integers(0, 1000),

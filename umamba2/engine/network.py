@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import Any
 
 import torch
 
 from umamba2.engine.cpu import optimize_for_cpu
-from umamba2.engine.gpu import fused_norm, optimize_for_gpu
+from umamba2.engine.gpu import FusedNorm, fused_norm, optimize_for_gpu
 from umamba2.errors import InputError
 from umamba2.models.folder import Model
 from umamba2.nets.umamba2 import UMamba2
@@ -79,6 +80,29 @@ def ready_network(model: Model, fold: str, device: torch.device, dtype: torch.dt
     elif device.type == "cuda":
         net = optimize_for_gpu(net, fused_norm(device, dtype))
     return net.to(device)
+
+
+@contextmanager
+def waking(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """CUDA starts in a thread while the files of a model are read inside; on other devices nothing happens.
+
+    That takes a second or more: the driver, the libraries of matrix products, and the kernels that are compiled.
+    """
+    thread = Thread(target=_wake, args=(device, dtype)) if device.type == "cuda" else None
+    try:
+        if thread is not None:
+            thread.start()
+        yield
+    finally:
+        if thread is not None:
+            thread.join()  # before anybody else uses the device, and before Python ends
+
+
+def _wake(device: torch.device, dtype: torch.dtype) -> None:
+    with suppress(Exception):  # whoever needs the device next meets the same error and says so
+        some = torch.ones(8, 8, dtype=dtype, device=device)
+        some @ some
+        FusedNorm().problem(device, dtype)
 
 
 @contextmanager

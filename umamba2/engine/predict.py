@@ -17,7 +17,7 @@ from umamba2.engine.budget import Budget
 from umamba2.engine.cpu import activations
 from umamba2.engine.determinism import deterministic, fix_workspace
 from umamba2.engine.keeping import Keeper
-from umamba2.engine.network import resolve_device, resolve_precision
+from umamba2.engine.network import resolve_device, resolve_precision, waking
 from umamba2.engine.preprocess import prepare
 from umamba2.engine.progress import Watch
 from umamba2.engine.record import Record, forget_peak_memory, peak_memory
@@ -87,7 +87,8 @@ class Predictor:
             fix_workspace()
         chosen = resolve_device(device)
         dtype = resolve_precision(precision, chosen)
-        model = model if isinstance(model, Model) else load_model(model, folds)
+        with waking(chosen, dtype):
+            model = model if isinstance(model, Model) else load_model(model, folds)
         pairs = model.left_right_pairs if left_right_pairs is None else left_right_pairs
         if model.input_channels != 1:
             found = f"a network with {model.input_channels} input channels"

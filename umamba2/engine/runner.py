@@ -16,7 +16,7 @@ from umamba2.engine.blend import chunk_elements
 from umamba2.engine.cpu import activations
 from umamba2.engine.crossing import sent
 from umamba2.engine.faults import DeviceChanged, NotFinite, is_out_of_memory
-from umamba2.engine.gpu import swapped_twin
+from umamba2.engine.gpu import GpuDecoder, swapped_twin
 from umamba2.engine.keeping import KeptTile
 from umamba2.engine.network import PRECISIONS, ready_network, resolve_precision, true_fp32
 from umamba2.engine.subtiles import Network, halved, run_in_subtiles
@@ -275,7 +275,7 @@ class Runner:
             if first:
                 total[:, rows] = some
             else:
-                total[:, rows].add_(some)
+                total[:, rows] += some
         return total
 
     def _groups(self, axes: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
@@ -291,7 +291,7 @@ class Runner:
 
     def _has_twins(self) -> bool:
         """Whether a network gives its classes in the order of a mirror image, so that no logits are moved for that."""
-        return self.device.type == "cuda"
+        return isinstance(getattr(next(iter(self.nets.values())), "decoder", None), GpuDecoder)
 
     def _network(self, fold: str, swapped: bool) -> UMamba2:
         if not (swapped and self._has_twins()):

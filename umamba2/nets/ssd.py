@@ -35,7 +35,9 @@ def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int | Non
         (b, l, h, p).
     """
     batch, length, heads, width = x.shape
-    chunk = chunk or (CHUNK_GPU if x.device.type == "cuda" else CHUNK)
+    on_gpu = x.device.type == "cuda"
+    chunk = chunk or (CHUNK_GPU if on_gpu else CHUNK)
+    sums = torch.float64 if on_gpu else x.dtype  # of decays: fp32 loses some digits over so many tokens
     state = x.new_zeros(batch, heads, width, B.shape[-1])
     x = x * dt.unsqueeze(-1)
     decay = dt * A
@@ -45,17 +47,18 @@ def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int | Non
         xs, Bs, Cs = x[:, now], B[:, now], C[:, now]
         later = torch.ones(xs.shape[1], xs.shape[1], dtype=torch.bool, device=x.device).triu(1)
         # (b, q, h): log decay from the chunk's start to each token. CUDA's cumsum is not deterministic.
-        since_start = torch.einsum("ts,bsh->bth", (~later).to(x.dtype), decay[:, now])
+        since_start = torch.einsum("ts,bsh->bth", (~later).to(sums), decay[:, now].to(sums))
         # 1. what tokens of this chunk tell later ones: exp(sum of decays between s and t) for s <= t
-        between = since_start.unsqueeze(2) - since_start.unsqueeze(1)  # (b, t, s, h)
+        between = (since_start.unsqueeze(2) - since_start.unsqueeze(1)).to(x.dtype)  # (b, t, s, h)
         weights = between.masked_fill(later[None, :, :, None], -torch.inf).exp()
         scores = torch.einsum("btn,bsn->bts", Cs, Bs)
         inside = torch.einsum("bts,btsh,bshp->bthp", scores, weights, xs)
         # 2. what earlier chunks left in the state
+        to_end = (since_start[:, -1:] - since_start).to(x.dtype).exp()
+        since_start = since_start.to(x.dtype)
         before = torch.einsum("btn,bth,bhpn->bthp", Cs, since_start.exp(), state)
         out[:, now] = inside + before
         # 3. the state handed on to the next chunk
-        to_end = (since_start[:, -1:] - since_start).exp()
         state = state * since_start[:, -1].exp()[:, :, None, None]
         state = state + torch.einsum("bsn,bsh,bshp->bhpn", Bs, to_end, xs)
     return out
