@@ -49,8 +49,8 @@ PATCH = (160, 288, 288)
 CLASSES = 47
 SPACING = (0.3, 0.3, 0.3)
 PAIRS = ((3, 4), *((n, n + 8) for n in (*range(11, 19), *range(27, 35))))  # as many as in the published task 1
-# Bytes a second and dense fp16 FLOP a second, as the makers' data sheets state them: NVIDIA T4 (2019), L4 (2023),
-# H100 SXM (2023); AWS's data sheet of the A10G.
+# Bytes a second and dense fp16 FLOP a second on tensor cores, as NVIDIA states them for the T4, the L4 and the H100 SXM,
+# and Amazon for the A10G.
 GPUS = {"T4": (320e9, 65e12), "L4": (300e9, 121e12), "A10G": (600e9, 70e12), "H100": (3350e9, 989e12)}
 # Operations that touch no values.
 VIEWS = {
