@@ -48,9 +48,9 @@ FEATURES = (32, 64, 128, 256, 320, 320, 320)
 PATCH = (160, 288, 288)
 CLASSES = 47
 SPACING = (0.3, 0.3, 0.3)
-PAIRS = ((3, 4), *((n, n + 8) for n in (*range(11, 19), *range(27, 35))))  # as many as in the published task 1
-# Bytes a second and dense fp16 FLOP a second on tensor cores, as NVIDIA states them for the T4, the L4 and the H100 SXM,
-# and Amazon for the A10G.
+PAIRS = ((3, 4), *((n, n + 8) for n in (*range(11, 19), *range(27, 35))))  # how many there are changes no count
+# Bytes a second and dense fp16 FLOP a second on tensor cores, as NVIDIA states them for the T4, the L4 and the H100
+# SXM, and Amazon for the A10G.
 GPUS = {"T4": (320e9, 65e12), "L4": (300e9, 121e12), "A10G": (600e9, 70e12), "H100": (3350e9, 989e12)}
 # Operations that touch no values.
 VIEWS = {
