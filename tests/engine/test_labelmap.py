@@ -10,6 +10,7 @@ import torch
 
 from umamba2.engine import labelmap
 from umamba2.engine.labelmap import OtherGrid
+from umamba2.engine.resample import RowResampler
 
 CPU = torch.device("cpu")
 
@@ -36,6 +37,8 @@ def test_a_few_structures_are_labelled_as_everything_would_be(monkeypatch, seed)
     for _ in range(rng.integers(0, 3)):
         scores[(int(rng.integers(1, 3)), *map(int, rng.integers(0, shape)))] += 40
     scores *= torch.from_numpy(10.0 ** rng.uniform(-6, 2, shape).astype(np.float32))  # as Gaussian weights do
+    monkeypatch.setattr(labelmap, "ROWS_OF_BOX", int(rng.integers(1, 9)))
+    monkeypatch.setattr(labelmap, "GAP_OF_BOXES", int(rng.integers(1, 5)))
     found = labels_of(scores, target, lead, nearest, rows)
     monkeypatch.setattr(labelmap, "FEW_CLASSES", 0)
     assert torch.equal(found, labels_of(scores, target, lead, nearest, rows))
@@ -50,3 +53,24 @@ def test_what_is_clear_is_not_resampled(monkeypatch):
     monkeypatch.setattr("umamba2.engine.resample.F.interpolate", lambda *_, **__: pytest.fail("a whole plane"))
     assert torch.equal(labels_of(scores, (24, 30, 36), 0, False, [(0, 12)]), expected)
     assert not labels_of(torch.zeros(3, 4, 4, 4) + scores[:, :1, :1, :1], (8, 8, 8), 0, False, [(0, 4)]).any()
+
+
+def test_only_what_lies_near_structures_is_resampled(monkeypatch):
+    scores = torch.zeros(3, 40, 30, 60)
+    scores[0] = 5
+    scores[1, 2:5, 3:6, 2:6] = 9
+    scores[2, 30:34, 20:24, 50:56] = 9
+    given = []
+    push_parts = RowResampler.push_parts
+
+    def counted(self, rows, boxes):
+        for where, slab in push_parts(self, rows, boxes):
+            given.append(slab[0].numel())
+            yield where, slab
+
+    monkeypatch.setattr(RowResampler, "push_parts", counted)
+    found = labels_of(scores, (80, 60, 120), 0, False, [(0, 40)])
+    assert 0 < sum(given) < found.numel() / 20  # one box around both would be two thirds of it
+    monkeypatch.setattr(labelmap, "FEW_CLASSES", 0)
+    assert torch.equal(found, labels_of(scores, (80, 60, 120), 0, False, [(0, 40)]))
+    assert {int(label) for label in found.unique()} == {0, 1, 2}

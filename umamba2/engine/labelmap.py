@@ -25,6 +25,7 @@ FEW_CLASSES = 3  # with no more, most of a scan is background, and it is worth w
 # By how much, as a part of a voxel's largest score, background must be ahead at all voxels around a place for it to be
 # best there whatever rounding does.
 CLEARLY = 1e-4
+ROWS_OF_BOX, GAP_OF_BOXES = 8, 4  # voxels: how finely what is not background is cut out
 NO_SCORE = -1000.0  # of every structure where no tile has an answer
 
 
@@ -160,9 +161,9 @@ class OtherGrid:
 
     def _resample(self, scores: Tensor) -> None:
         if self.classes <= FEW_CLASSES and scores.device.type == "cpu":
-            box = self._doubtful_box(scores)
-            if box is None or 2 * math.prod(s.stop - s.start for s in box) < scores[0].numel():
-                for where, resampled in self._resampler.push_part(scores, box):
+            boxes = self._doubtful_boxes(scores)
+            if 2 * sum(math.prod(s.stop - s.start for s in box) for box in boxes) < scores[0].numel():
+                for where, resampled in self._resampler.push_parts(scores, boxes):
                     self._by_row[where] = best_class(resampled)
                 self._done = self._resampler.given
                 return
@@ -171,20 +172,17 @@ class OtherGrid:
             self.landing.put(self._by_row[self._done : self._done + len(labels)], labels)
             self._done += len(labels)
 
-    def _doubtful_box(self, scores: Tensor) -> Box | None:
-        """The rows and parts of them, (rows, ., .), where background is not clearly the best; None: nowhere.
+    def _doubtful_boxes(self, scores: Tensor) -> list[Box]:
+        """Parts of the rows, (rows, ., .), that hold all voxels at which background is not clearly the best.
 
         What lies between voxels has a weighted mean of their scores, so background is best between any for which it is.
         The row that the resampler holds from before counts as number -1.
         """
         held = self._resampler.held
-        boxes = [_box_around(_doubtful(scores))]
-        if held is not None and (before := _box_around(_doubtful(held[:, None].to(scores.device)))) is not None:
-            boxes.append((slice(-1, 0), *before[1:]))
-        found = [box for box in boxes if box is not None]
-        if not found:
-            return None
-        return tuple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*found))
+        boxes = [] if held is None else _boxes_around(_doubtful(held[:, None].to(scores.device)), -1)
+        for start in range(0, scores.shape[1], ROWS_OF_BOX):
+            boxes += _boxes_around(_doubtful(scores[:, start : start + ROWS_OF_BOX]), start)
+        return boxes
 
 
 def _doubtful(scores: Tensor) -> Tensor:
@@ -193,13 +191,13 @@ def _doubtful(scores: Tensor) -> Tensor:
     return scores[0] - scores[1:].amax(0) <= CLEARLY * scores.abs().amax(0)
 
 
-def _box_around(mask: Tensor) -> Box | None:
-    """The smallest box around what is true; None: nothing is."""
-    sides = []
-    for axis in range(3):
-        others = [a for a in range(3) if a != axis]
-        places = mask.any(others[1]).any(others[0]).nonzero()[:, 0]
-        if not len(places):
-            return None
-        sides.append(slice(int(places[0]), int(places[-1]) + 1))
-    return tuple(sides)
+def _boxes_around(mask: Tensor, first: int) -> list[Box]:
+    """Boxes side by side around what is true in some rows (rows, ., .), the first of which has that number."""
+    flat, boxes = mask.any(0), []
+    columns = flat.any(0).nonzero()[:, 0]
+    breaks = (columns.diff() > GAP_OF_BOXES).nonzero()[:, 0] + 1
+    for run in columns.tensor_split(breaks) if len(columns) else ():
+        side = slice(int(run[0]), int(run[-1]) + 1)
+        lines = flat[:, side].any(1).nonzero()[:, 0]
+        boxes.append((slice(first, first + len(mask)), slice(int(lines[0]), int(lines[-1]) + 1), side))
+    return boxes

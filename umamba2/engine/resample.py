@@ -104,24 +104,25 @@ class RowResampler:
             self._given = now.stop
         self._held, self._taken = rows[:, -1].clone(), taken
 
-    def push_part(self, rows: Tensor, box: Box | None) -> Iterator[tuple[Box, Tensor]]:
-        """As `push`, for those who need only what voxels of a box have a part in.
+    def push_parts(self, rows: Tensor, boxes: Sequence[Box]) -> Iterator[tuple[Box, Tensor]]:
+        """As `push`, for those who need only what voxels of some boxes have a part in.
 
         Args:
             rows: The next rows.
-            box: Part of them, (rows, ., .), the row held from before being number -1; None: nothing is needed.
+            boxes: Parts of them, (rows, ., .), the row held from before being number -1.
 
         Yields:
             Where in the resampled array, (rows, ., .), and the slab there, (C, rows, ., .) in fp32. Within rounding
-            these are the numbers that `push` gives. Everything is in the host's memory.
+            these are the numbers that `push` gives. What several boxes have a part in comes several times. Everything
+            is in the host's memory.
         """
         first, taken = self._taken, self._taken + rows.shape[1]
         low, high, fraction = self._sources()
         ready = int((high < taken).sum())
-        sides = (
-            [] if box is None else [_between(side, n, m) for side, n, m in zip(box[1:], rows.shape[2:], self.shape[1:])]
-        )
-        if box is not None and all(len(low) for _, low, _, _ in sides):
+        for box in boxes:
+            sides = [_between(side, n, m) for side, n, m in zip(box[1:], rows.shape[2:], self.shape[1:])]
+            if not all(len(low) for _, low, _, _ in sides):
+                continue
             touched = (high[:ready] - first >= box[0].start) & (low[:ready] - first < box[0].stop)
             touched[: self._given] = False
             (ys, y_low, y_high, y_part), (xs, x_low, x_high, x_part) = sides
