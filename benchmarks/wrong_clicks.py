@@ -1,6 +1,6 @@
 """What a wrong click does: mean Dice of both canals on phantoms, with right clicks and with one that is not.
 
-    python benchmarks/wrong_clicks.py --count 4
+    python benchmarks/wrong_clicks.py [--count 4] [--right 1]
 
 Quick answers, one pass of the network, as while clicking on the page.
 """
@@ -25,19 +25,22 @@ def main() -> None:
     """Print a line for each kind of click."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=4, help="phantoms (default: 4)")
+    parser.add_argument("--right", type=int, default=1, help="right clicks on each side, at most 4 (default: 1)")
+    options = parser.parse_args()
     segmenter = umamba2.load(demo_model("toothfairy3-interactive"))
     scores: dict[str, list[float]] = {}
-    for seed in range(SEED, SEED + parser.parse_args().count):
+    for seed in range(SEED, SEED + options.count):
         phantom, rng = make_phantom(seed, SHAPE, SPACING), np.random.default_rng(seed)
         left, right = ([place for name, place in phantom.clicks if name.startswith(s)] for s in ("Left", "Right"))
         teeth = (phantom.labels >= TEETH[0]) & (phantom.labels <= TEETH[1])
         masks = {"air": phantom.image < AIR, "a tooth": teeth, "the jaw": phantom.labels == JAW}
+        session = segmenter.session((phantom.image, phantom.spacing))
         wrong = {"the other canal": right[3], **{what: rng.choice(np.argwhere(mask)) for what, mask in masks.items()}}
-        good = [(left[2], 0), (right[2], 1)]
-        kinds = {"none": [], "one right click on each side": good}
+        some = [2, 0, 4, 1][: options.right]
+        good = [(places[i], side) for i in some for side, places in enumerate((left, right))]
+        kinds = {"none": [], f"right clicks on each side: {options.right}": good}
         kinds |= {f"these and one for the left on {what}": [*good, (place, 0)] for what, place in wrong.items()}
         for kind, clicks in kinds.items():
-            session = segmenter.session((phantom.image, phantom.spacing))
             places = np.array([place for place, _ in clicks], np.float32).reshape(-1, 3)
             session.replace(Clicks(places, np.array([side for _, side in clicks], np.int64)))
             found = [dice(phantom.labels == true, session.labels == own) for own, true in enumerate(CANALS, start=1)]

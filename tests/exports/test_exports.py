@@ -19,7 +19,7 @@ from umamba2.anatomy.groups import slug
 from umamba2.anatomy.numberings import from_training, to_training
 from umamba2.anatomy.structures import ANATOMY
 from umamba2.challenges import STSR
-from umamba2.errors import InputError
+from umamba2.errors import Cancelled, InputError
 from umamba2.exports import export
 from umamba2.exports.meshes import make_surface
 from umamba2.scans.orientation import to_patient
@@ -117,6 +117,27 @@ def test_one_file_per_structure(mouth, tmp_path, kind):
         np.testing.assert_allclose(mesh.bounds, [points.min(0), points.max(0)], atol=0.8)
         if kind == "obj":
             assert tuple(mesh.visual.vertex_colors[0][:3]) == one.structure.colour
+
+
+@pytest.mark.parametrize("kind", ["stl", "glb"])
+def test_a_watcher_hears_of_every_mesh_and_may_stop_them(mouth, tmp_path, kind):
+    told = []
+    exported = export(mouth, tmp_path, kind, ["teeth"], watch=lambda *so_far: told.append(so_far))
+    assert told == [(done, len(exported)) for done in range(len(exported) + 1)]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert any("11_" in path.name for path in before) == (kind == "stl")
+
+    def stop(done, total):
+        if done == 3:
+            raise Cancelled("enough")
+
+    # Other meshes, and a tooth that is not there any more: nothing of it may show.
+    labels, geometry = read_labels(mouth)
+    source = write_image(tmp_path / "other" / "mouth.mha", np.where(labels == 11, 0, labels), geometry)
+    with pytest.raises(Cancelled):
+        export(source, tmp_path, kind, ["teeth"], smooth=True, watch=stop)
+    source.unlink()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_scene_of_all(mouth, tmp_path):

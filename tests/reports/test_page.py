@@ -18,7 +18,8 @@ from umamba2 import cli
 from umamba2.anatomy.numberings import from_training
 from umamba2.anatomy.structures import ANATOMY, FDI_TEETH
 from umamba2.challenges import CHALLENGES
-from umamba2.reports.page import make_page
+from umamba2.errors import Cancelled
+from umamba2.reports.page import make_page, write_report
 from umamba2.reports.preview import make_preview
 
 
@@ -75,6 +76,24 @@ def test_structures_that_only_one_of_two_has_are_listed():
     page = Page(make_page(case))
     assert sorted(page.rows) == [11, 21, 31, 41]
     assert "lower left central incisor (only in the ground truth)" in page.text
+
+
+def test_a_watcher_hears_of_every_picture_and_may_stop_them(mouth, page, tmp_path):
+    told = []
+    assert make_page(mouth, lambda *so_far: told.append(so_far)) == page
+    pictures = len(Page(page).references)
+    # Every picture is drawn, then packed; the greys, structures and truth of a slice are drawn together.
+    assert told == [(done, told[0][1]) for done in range(told[0][1] + 1)]
+    assert pictures < told[-1][1] < 2 * pictures
+
+    def stop(done, total):
+        if done == stop.at:
+            raise Cancelled("enough")
+
+    for stop.at in (0, 2, 7, pictures):
+        with pytest.raises(Cancelled):
+            write_report(tmp_path / "report.html", mouth, stop)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_template_holds_no_words():

@@ -57,6 +57,7 @@ def test_points_come_go_and_are_one_mask(opened):
     assert client.supports_undo
     assert client.supported_interactions["points"]
     assert not any(on for kind, on in client.supported_interactions.items() if kind != "points")
+    assert len(client.preferred_scribble_thickness) == 3  # the napari plug-in takes one of them by axis when it opens
     box = client.add_point_interaction(LEFT, include_interaction=True)
     np.testing.assert_array_equal(mask, ball(LEFT))
     assert box == [[c - RADIUS, c + RADIUS + 1] for c in LEFT]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+import threading
 import time
 import zipfile
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ import pytest
 import SimpleITK as sitk
 from stand_in_page import INTERACTIVE, MULTICLASS, RADIUS, TOKEN, make_desk, serving, write_scan
 
-from umamba2.web import intake, listening, studies
+from umamba2.exports import meshes
+from umamba2.reports import overview
+from umamba2.web import intake, listening, saving, studies
 from umamba2.web.layers import FIRST_SHOWN
 
 BLOCKS = {"_3": np.s_[2:5, 3:6, 4:9], "_36": np.s_[8:12, 10:14, 10:14]}
@@ -288,6 +291,42 @@ def test_a_failed_computation_leaves_everybody_else_alone(server, scan, tmp_path
         assert ("RuntimeError (the accelerator fell over)", "too little memory")[number] in task["error"]
     facts = page.open(scan)["result"]
     assert page.post(f"/api/scans/{facts['scan']}/segment", challenge=MULTICLASS)["state"] == "done"
+
+
+@pytest.mark.parametrize("what", ["meshes", "report", "labels"])
+def test_saving_can_be_cancelled_midway_and_leaves_nothing(server, scan, monkeypatch, what):
+    desk, page = server
+    facts = page.open(scan)["result"]
+    path = f"/api/scans/{facts['scan']}"
+    page.post(f"{path}/segment", challenge=MULTICLASS)
+    (study,) = desk.studies
+    reached, go_on = threading.Event(), threading.Event()
+    module, name, calls = {
+        "meshes": (meshes, "make_surface", 2),
+        "report": (overview, "_render", 2),
+        "labels": (saving, "write_labels", 1),
+    }[what]
+    real, left = getattr(module, name), [calls]
+
+    def slowly(*arguments):
+        left[0] -= 1
+        if not left[0]:
+            reached.set()
+            assert go_on.wait(30)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, name, slowly)
+    task = page.http.post(f"{path}/saved", json={"kind": "whole", "what": what})
+    assert reached.wait(30)
+    news = page.http.get(f"/api/tasks/{task.json()['task']}").json()
+    told = {"meshes": ("mesh", 1, 2), "report": ("", 1, 37), "labels": ("", 0, 0)}[what]
+    assert (news["each"], news["done"], news["total"]) == told
+    page.http.delete(f"/api/tasks/{news['task']}")
+    go_on.set()
+    assert page.done(task)["state"] == "cancelled"
+    assert left[0] == 0  # the step at work was the last
+    assert sorted(path.name for path in study.folder.rglob("*") if path.is_file()) == ["scan.nii"]
+    assert page.post(f"{path}/saved", kind="whole", what=what)["state"] == "done"
 
 
 def test_two_at_once_wait_for_each_other_and_keep_apart(server, scan):

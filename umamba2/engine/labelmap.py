@@ -193,7 +193,8 @@ def _doubtful(scores: Tensor) -> Tensor:
 
 def _boxes_around(mask: Tensor, first: int) -> list[Box]:
     """Boxes side by side around what is true in some rows (rows, ., .), the first of which has that number."""
-    flat, boxes = mask.any(0), []
+    boxes: list[Box] = []
+    flat = mask.any(0)
     columns = flat.any(0).nonzero()[:, 0]
     breaks = (columns.diff() > GAP_OF_BOXES).nonzero()[:, 0] + 1
     for run in columns.tensor_split(breaks) if len(columns) else ():

@@ -1,11 +1,25 @@
-"""How far a scan is, for somebody who watches and may stop it."""
+"""How far something is that takes time, for somebody who watches and may stop it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeAlias
 
-Watch: TypeAlias = "Callable[[int, int], object]"  # is told how many passes over tiles are done, and how many there are
+Watch: TypeAlias = "Callable[[int, int], object]"  # is told how many steps are done, and how many there are
+
+
+def steps(watch: Watch | None, total: int) -> Callable[[], None]:
+    """What to call after each of so many steps, to tell a watcher; he is told at once that none is done yet."""
+    done = -1
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if watch is not None:
+            watch(done, total)
+
+    step()
+    return step
 
 
 class Progress:

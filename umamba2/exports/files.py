@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from umamba2.anatomy.groups import select, slug
 from umamba2.anatomy.numberings import as_training, from_training, ids_in
 from umamba2.anatomy.structures import TOOTH_PULPS, Structure
 from umamba2.challenges import MULTICLASS, Challenge
+from umamba2.engine.progress import Watch, steps
 from umamba2.engine.pulp import pulp_per_tooth as split_pulp
 from umamba2.errors import InputError
 from umamba2.exports.formats import DICOM_SEG, ENDINGS, FORMATS, MESHES, SEGMENT_TYPES
 from umamba2.exports.tables import itksnap_table, segmentation, slicer_table
-from umamba2.files import OutputRegistry, write_file
+from umamba2.files import OutputRegistry, replacing, write_file
 from umamba2.scans.geometry import Geometry
 from umamba2.scans.volumes import read_labels, stem, write_image, write_labels
 
@@ -53,6 +55,7 @@ def export(
     scan: str | Path | None = None,
     series: str | None = None,
     warnings: list[str] | None = None,
+    watch: Watch | None = None,
 ) -> list[Exported]:
     """Write the structures of a label map file into a folder, in another format.
 
@@ -73,6 +76,8 @@ def export(
         scan: The DICOM series that a DICOM Segmentation belongs to, as `read_volume` takes it.
         series: Which one, where there are several.
         warnings: Gets one line for everything that is doubtful.
+        watch: Is told after each mesh how many are done and how many there are. What it raises, such as
+            `umamba2.Cancelled`, ends the work and is raised here; nothing is written or removed then.
 
     Returns:
         What was there, in the order of the challenge's structures.
@@ -101,11 +106,13 @@ def export(
     if not present:
         raise InputError(f"{source}: found none of {', '.join(structures or ())}, expected at least one")
     if kind in MESHES:
+        at = {s: boxes[s.training] for s in present}
+        meshes = _write_meshes(folder, source, kind, labels, at, geometry, smooth, watch)
         if kind != "glb":
             pulps = TOOTH_PULPS if any(structure.group == "pulp" for structure in wanted) else ()
             for structure in {*wanted, *pulps} - set(present):
                 _mesh_file(folder, source, structure, kind).unlink(missing_ok=True)
-        return _write_meshes(folder, source, kind, labels, {s: boxes[s.training] for s in present}, geometry, smooth)
+        return meshes
     ids = from_training(challenge.structures, numbering)
     kept = np.zeros(256, np.uint8)
     for structure in present:
@@ -140,18 +147,22 @@ def _write_meshes(
     boxes: dict[Structure, tuple[slice, ...]],
     geometry: Geometry,
     smooth: bool,
+    watch: Watch | None,
 ) -> list[Exported]:
     from umamba2.exports.meshes import encode, encode_scene, make_surface
 
-    surfaces, exported = [], []
-    for structure, box in boxes.items():
-        surface = make_surface(labels, box, structure, geometry, smooth)
-        mesh = surface.mesh
-        exported.append(Exported(structure, surface.volume, float(mesh.volume), bool(mesh.is_watertight)))
-        if kind == "glb":
-            surfaces.append(surface)
-        else:
-            write_file(_mesh_file(folder, source, structure, kind), encode(surface, kind))
+    surfaces, exported, step = [], [], steps(watch, len(boxes))
+    with ExitStack() as files:  # all of them take their places at its end, or none
+        for structure, box in boxes.items():
+            surface = make_surface(labels, box, structure, geometry, smooth)
+            mesh = surface.mesh
+            exported.append(Exported(structure, surface.volume, float(mesh.volume), bool(mesh.is_watertight)))
+            if kind == "glb":
+                surfaces.append(surface)
+            else:
+                path = files.enter_context(replacing(_mesh_file(folder, source, structure, kind)))
+                path.write_bytes(encode(surface, kind))
+            step()
     if surfaces:
         write_file(folder / f"{stem(source)}.glb", encode_scene(surfaces))
     return exported

@@ -7,6 +7,7 @@ veil, so that roots and canals show through. Plain numpy and scipy: no GPU, no w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,13 +65,12 @@ VIEWS = (
 )
 
 
-def render_views(case: ReportCase) -> list[tuple[View, Image.Image]]:
+def render_views(case: ReportCase) -> Iterator[tuple[View, Image.Image]]:
     """The views of a case that have something to show: RGBA pictures on a transparent ground, one scale for all."""
     labels, structures = _reduced(case.upright), case.challenge.structures
     palette = np.array([(0, 0, 0)] + [s.colour for s in structures], np.float32)
     veil = np.zeros(len(palette), bool)
     veil[[s.training for s in structures if s.group in SURROUNDINGS]] = True
-    pictures = []
     for view in VIEWS:
         seen = labels
         if view.quadrants:
@@ -78,8 +78,7 @@ def render_views(case: ReportCase) -> list[tuple[View, Image.Image]]:
             seen = np.where(np.isin(labels, teeth), labels, np.uint8(0))
         if seen.any():
             picture = _render(_towards_the_eye(seen, view), palette, veil)
-            pictures.append((view, picture.crop(picture.getbbox()) if view.quadrants else picture))
-    return pictures
+            yield view, picture.crop(picture.getbbox()) if view.quadrants else picture
 
 
 def _reduced(upright: ReportCase) -> Labels:

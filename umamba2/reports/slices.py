@@ -6,7 +6,7 @@ sagittal slices look to the left of the picture. All have one scale, in millimet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ _LONGEST = 720  # pixels along the longest side of what is shown
 _MARGIN = 15.0  # mm shown around the structures
 _FILL = 0.32  # opacity of a structure; its outline is opaque
 _DASH = 6  # pixels; length of the dashes that outline the truth
-_SHOWN = (0.15, 0.5, 0.85)  # slices lie where this share of the labelled voxels is behind them
+SHOWN = (0.15, 0.5, 0.85)  # slices lie where this share of the labelled voxels is behind them
 _GREY = (1.0, 98.5)  # percentiles of intensity around the structures that become black and white; metal beyond
 
 
@@ -72,7 +72,7 @@ class Slice:
     truth: Image.Image | None
 
 
-def cut_slices(case: ReportCase, shown: Sequence[float] = _SHOWN) -> list[Slice]:
+def cut_slices(case: ReportCase, shown: Sequence[float] = SHOWN) -> Iterator[Slice]:
     """Cut a case where its structures are.
 
     Args:
@@ -85,7 +85,6 @@ def cut_slices(case: ReportCase, shown: Sequence[float] = _SHOWN) -> list[Slice]
     palette = np.array([(0, 0, 0)] + [s.colour for s in case.challenge.structures], np.uint8)
     lengths = [(side.stop - side.start) * mm for side, mm in zip(box, spacing)]
     black, white = _window(upright)
-    slices = []
     for plane in PLANES:
         width, height = (lengths[axis] for axis in (1 if plane.axis == 2 else 2, 1 if plane.axis == 0 else 0))
         size = max(1, round(width / max(lengths) * _LONGEST)), max(1, round(height / max(lengths) * _LONGEST))
@@ -97,8 +96,7 @@ def cut_slices(case: ReportCase, shown: Sequence[float] = _SHOWN) -> list[Slice]
             if upright.truth is not None:
                 lines = _outlined(_enlarged(_cut(upright.truth, plane, index, box), size))
             axis, number = frame.stored(plane.axis, index, shape[plane.axis])
-            slices.append(Slice(plane, f"{axis} = {number}", width, base, _painted(drawn, palette), lines))
-    return slices
+            yield Slice(plane, f"{axis} = {number}", width, base, _painted(drawn, palette), lines)
 
 
 def _around(upright: ReportCase, spacing: Triple) -> tuple[slice, ...]:

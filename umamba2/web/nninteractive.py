@@ -118,7 +118,7 @@ class Adapter:
                 "num_interaction_channels": 2,
                 "supports_initial_label": False,
                 "supports_zero_shot_label_refinement": False,
-                "preferred_scribble_thickness": None,
+                "preferred_scribble_thickness": [2, 2, 2],  # none can be drawn, but the napari plug-in looks it up
                 "interaction_decay": None,
                 "do_autozoom": False,
                 "inference_session_version": VERSION,

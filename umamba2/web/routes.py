@@ -248,6 +248,7 @@ class Desk:
             "place": self.line.place(task),
             "done": task.done,
             "total": task.total,
+            "each": task.each,
             "result": task.result,
             "error": task.error,
             "version": task.version,

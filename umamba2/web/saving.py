@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from umamba2.errors import InputError
-from umamba2.files import write_file
+from umamba2.errors import Cancelled, InputError
+from umamba2.files import replacing, write_file
 from umamba2.scans.clicks import click_json
 from umamba2.scans.volumes import write_labels
 from umamba2.web.layers import CANALS, Layer
@@ -33,21 +34,27 @@ def save(study: Study, kind: str, what: str) -> Callable[[Task], dict[str, str]]
             finish_clicks(study, task)
         folder = study.folder / "saved"
         folder.mkdir(exist_ok=True)
-        return {"saved": SAVED[what](study, kind, folder).name}
+        path = SAVED[what](study, kind, folder, task)
+        try:
+            task.watch(task.total, task.total)
+        except Cancelled:  # too late to stop it, but not to say no
+            path.unlink()
+            raise
+        return {"saved": path.name}
 
     return work
 
 
-def _labels(study: Study, kind: str, folder: Path) -> Path:
+def _labels(study: Study, kind: str, folder: Path, task: Task) -> Path:
     path = folder / f"{_stem(study, kind)}.nii.gz"
     write_labels(path, _layer(study, kind).labels, study.scan.geometry)
     return path
 
 
-def _segments(study: Study, kind: str, folder: Path) -> Path:
+def _segments(study: Study, kind: str, folder: Path, task: Task) -> Path:
     from umamba2.exports import export
 
-    source, layer = _labels(study, kind, study.folder), _layer(study, kind)
+    source, layer = _labels(study, kind, study.folder, task), _layer(study, kind)
     try:
         export(source, folder, "seg.nrrd", challenge=layer.challenge, numbering=layer.numbering)
     finally:
@@ -55,31 +62,36 @@ def _segments(study: Study, kind: str, folder: Path) -> Path:
     return folder / f"{_stem(study, kind)}.seg.nrrd"
 
 
-def _meshes(study: Study, kind: str, folder: Path) -> Path:
+def _meshes(study: Study, kind: str, folder: Path, task: Task) -> Path:
     from umamba2.exports import export
 
-    source, layer = _labels(study, kind, study.folder), _layer(study, kind)
+    source, layer = _labels(study, kind, study.folder, task), _layer(study, kind)
+    path, meshes = folder / f"{_stem(study, kind)}.stl.zip", study.folder / _stem(study, kind)
+    task.each = "mesh"
     try:
-        export(source, study.folder, "stl", smooth=True, challenge=layer.challenge, numbering=layer.numbering)
+        export(source, study.folder, "stl", None, True, layer.challenge, layer.numbering, watch=task.watch)
+        with (
+            replacing(path) as partial,
+            zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        ):
+            for mesh in sorted(meshes.iterdir()):
+                archive.write(mesh, mesh.name)
+                task.watch(task.total, task.total)
     finally:
         source.unlink()
-    path, meshes = folder / f"{_stem(study, kind)}.stl.zip", study.folder / _stem(study, kind)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for mesh in sorted(meshes.iterdir()):
-            archive.write(mesh, mesh.name)
-            mesh.unlink()
+        shutil.rmtree(meshes, ignore_errors=True)
     return path
 
 
-def _report(study: Study, kind: str, folder: Path) -> Path:
+def _report(study: Study, kind: str, folder: Path, task: Task) -> Path:
     from umamba2.reports import write_report
 
     path = folder / f"{_stem(study, kind)}.report.html"
-    write_report(path, _layer(study, kind).case(study.scan))
+    write_report(path, _layer(study, kind).case(study.scan), task.watch)
     return path
 
 
-def _clicks(study: Study, kind: str, folder: Path) -> Path:
+def _clicks(study: Study, kind: str, folder: Path, task: Task) -> Path:
     path = folder / f"iac_clicks_{case_name(study)}.json"
     write_file(path, click_json(()) if study.session is None else study.session.click_file())
     return path

@@ -37,6 +37,7 @@ class Task:
         name: What it is asked for by.
         state: One of the five words above.
         done, total: How far it is, in steps of whatever it does; 0 of 0: not known.
+        each: What a step is, such as a mesh; "" where it needs no name.
         result: What ``work`` returned.
         error: One line, if it failed.
         version: Grows whenever any of this changes.
@@ -49,6 +50,7 @@ class Task:
     state: str = QUEUED
     done: int = 0
     total: int = 0
+    each: str = ""
     result: dict[str, Any] | None = None
     error: str = ""
     version: int = 0

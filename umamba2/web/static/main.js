@@ -355,7 +355,7 @@ const save = (kind, what) => guarded(async () => {
   const scan = state.scan;
   const result = await work(await api.begin('POST', `/api/scans/${scan}/saved`, { kind, what }));
   if (state.scan !== scan) return;
-  if (!result) { say('Cancelled.'); return; }
+  if (!result) { say('Cancelled: nothing was saved.'); return; }
   if (kind === 'canals' && what !== 'clicks') await current();
   const link = document.createElement('a');
   link.href = `/api/scans/${state.scan}/saved/${encodeURIComponent(result.saved)}`;

@@ -24,7 +24,7 @@ export async function work(task) {
       $('what').textContent = news.what[0].toUpperCase() + news.what.slice(1);
       $('step').textContent = news.state === 'queued'
         ? `waiting, ${news.place} before it`
-        : news.total > 0 ? `${news.done} of ${news.total}` : 'working';
+        : news.total > 0 ? `${news.each} ${news.done} of ${news.total}`.trim() : 'working';
       if (news.state === 'running' && news.total > 0) {
         $('progress').max = news.total;
         $('progress').value = news.done;
