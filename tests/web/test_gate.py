@@ -7,7 +7,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from umamba2.errors import InputError
-from umamba2.web.gate import COOKIE, Gate, check_token
+from umamba2.web.gate import Gate, check_token, cookie_name
 
 TOKEN = "a-token-of-the-tests"
 
@@ -32,9 +32,28 @@ def test_the_printed_address_lets_in_and_the_token_leaves_it():
 @pytest.mark.parametrize("wrong", ["", "x", TOKEN[:-1], TOKEN + "x", "ü" * 20])
 def test_nothing_else_does(wrong):
     assert client().get("/", params={"token": wrong}).status_code == 401
-    assert client().get("/", headers={"cookie": f"{COOKIE}={wrong.replace('ü', 'u')}"}).status_code == 401
+    assert client().get("/", headers={"cookie": f"{cookie_name(TOKEN)}={wrong.replace('ü', 'u')}"}).status_code == 401
     assert client().get("/api", headers={"authorization": f"Bearer {wrong}".encode()}).status_code == 401
     assert client().get("/api", params={"token": TOKEN}).status_code == 401  # only the page takes it from an address
+
+
+def test_servers_side_by_side_do_not_take_each_others_cookie():
+    tokens = ["a-token-of-the-tests", "the-token-of-another"]
+    jar = 'other={"no": "good"}; '  # of yet another server on this machine; cookies know no ports
+    for token in tokens:
+        answer = client(token).get("/", params={"token": token})
+        jar += answer.headers["set-cookie"].split(";")[0] + "; "
+    assert jar.count("umamba2-") == len({part.split("=")[0] for part in jar.split("; ") if "umamba2-" in part}) == 2
+    for token in tokens:
+        assert client(token).get("/api", headers={"cookie": jar}).text == "in"
+    assert client("a-third-one-with-none").get("/api", headers={"cookie": jar}).status_code == 401
+
+
+@pytest.mark.parametrize("token", ['quo"ted; and, more', "semi;colon=equals=="])
+def test_any_token_fits_into_a_cookie(token):
+    browser = client(token)
+    assert browser.get("/", params={"token": token}).status_code == 303
+    assert browser.get("/api").text == "in"
 
 
 def test_programs_send_the_token_as_a_header():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 
 import httpx
 import numpy as np
@@ -127,6 +128,7 @@ def test_what_has_no_meaning_here_is_refused_in_words(opened):
         (lambda: client.add_point_interaction((1, 2), True), "expected a voxel"),
         (lambda: client.set_image(np.zeros((2, 3, 3, 3), np.float32)), r"expected (1, z, y, x)"),
         (lambda: client.set_image(np.ones((1, 3, 3, 3)), {"spacing": [0, 1, 1]}), "spacing: found"),
+        (lambda: client.set_image(np.ones((1, 3, 3, 3)), {"spacing": [10**400, 1, 1]}), "spacing: found"),
         (lambda: client.set_target_buffer(np.zeros((2, 2, 2), np.uint8)), "expected the image's"),
         (lambda: client.set_target_buffer(np.zeros(SHAPE, np.float32)), "bool or whole numbers"),
     ):
@@ -159,6 +161,26 @@ def test_leases_end_and_are_few(server):
     assert len(list(desk.studies)) == 15
     with pytest.raises(httpx.HTTPStatusError):
         remote.nnInteractiveRemoteInferenceSession(url, api_key="not the token of this one")
+
+
+def test_who_hangs_up_takes_the_work_along(server, opened):
+    desk, url = server
+    client, mask = opened
+    slow = desk.models.find(INTERACTIVE).slow
+    slow.set()
+    (study,) = desk.studies
+    headers = {"authorization": f"Bearer {TOKEN}", "x-lease-token": study.name}
+    point = {"coordinates": LEFT, "include_interaction": True}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}add_point_interaction", headers=headers, json=point, timeout=0.5)
+    deadline = time.monotonic() + 30
+    while desk.line.of(study.name):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    slow.clear()
+    assert study.session.clicks == ()
+    client.add_point_interaction(RIGHT, include_interaction=True)
+    np.testing.assert_array_equal(mask, ball(RIGHT))
 
 
 def test_without_a_model_for_clicks(tmp_path):

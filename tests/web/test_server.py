@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import socket
 import threading
 import time
@@ -156,6 +157,8 @@ def test_clicks_are_undone_moved_removed_and_loaded(server, scan):
         assert page.done(page.http.put(path, params={"name": "c.json"}, content=content))["error"].startswith(
             "c.json: "
         )
+    (study,) = server[0].studies
+    assert list(study.sent.iterdir()) == []  # or the disk fills up with what was loaded
     rows = page.http.get(f"/api/scans/{facts['scan']}").json()["layers"]["canals"]["rows"]
     assert rows[0]["mm3"] > rows[1]["mm3"] == 0
 
@@ -178,6 +181,8 @@ def test_a_label_map_is_loaded_if_it_belongs_to_the_scan(server, scan, tmp_path)
         "labels.nrrd: found size (39, 20, 30), expected (40, 20, 30)"
     )
     assert load(lambda labels: labels * 3)["error"].startswith("labels.nrrd: found unknown ids 63")
+    (study,) = server[0].studies
+    assert list(study.sent.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -205,6 +210,7 @@ def test_file_names_lead_nowhere_else(server, name, tmp_path):
     _, page = server
     scan = page.send()
     answer = page.http.put(f"/api/scans/{scan}/files", params={"name": name}, content=b"x")
+    assert answer.status_code < 500
     inside = answer.status_code == 201 and name == "/etc/passwd"
     assert inside or answer.json()["error"].startswith("file name: found")
     assert not (tmp_path / "b").exists()
@@ -228,6 +234,70 @@ def test_uploads_are_bounded(server, monkeypatch):
     )
     with pytest.raises(AssertionError, match="found it twice"):
         page.send(("a", b"x"), ("a", b"x"))
+    scan = page.send(("a", b"x"))
+    answer = page.http.put(f"/api/scans/{scan}/files", params={"name": "a/b/c/d"}, content=b"x")
+    assert (answer.status_code, answer.json()["error"][:27]) == (400, "d: could not be taken in (N")
+
+
+def test_what_is_on_its_way_counts(server, monkeypatch):
+    desk, page = server
+    monkeypatch.setattr(intake, "MOST_BYTES", 1000)
+    scan = page.send()
+    (study,) = desk.studies
+    head = f"PUT /api/scans/{scan}/files?name=a HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n"
+    with connection(page) as first:
+        first.sendall(f"{head}Content-Length: 600\r\n\r\n".encode() + b"x" * 599)
+        until(lambda: study.received[0] == 599)
+        assert page.http.put(f"/api/scans/{scan}/files", params={"name": "b"}, content=b"x" * 500).status_code == 413
+        assert study.received[0] == 599
+    until(lambda: study.received[0] == 0)  # it never came whole
+    assert page.http.put(f"/api/scans/{scan}/files", params={"name": "a"}, content=b"x" * 900).status_code == 201
+
+
+def test_a_scan_that_is_closed_midway_leaves_nothing(server, scan, monkeypatch):
+    desk, page = server
+    facts = page.open(scan)["result"]
+    path = f"/api/scans/{facts['scan']}"
+    page.post(f"{path}/segment", challenge=MULTICLASS)
+    (study,) = desk.studies
+    reached, go_on, real = threading.Event(), threading.Event(), saving.write_labels
+
+    def slowly(*arguments):
+        reached.set()
+        assert go_on.wait(30)
+        real(*arguments)
+
+    monkeypatch.setattr(saving, "write_labels", slowly)
+    task = page.http.post(f"{path}/saved", json={"kind": "whole", "what": "segments"})
+    assert reached.wait(30)
+    assert page.http.delete(path).status_code == 200
+    go_on.set()
+    assert page.done(task)["state"] in ("cancelled", "failed")
+    assert not study.folder.exists()
+
+
+def test_without_its_temporary_folder_the_server_says_so(tmp_path, scan):
+    folder = tmp_path / "private"
+    folder.mkdir()
+    with serving(folder) as (_, url):
+        page = Page(url)
+        facts = page.open(scan)["result"]
+        shutil.rmtree(folder)  # as programs do that tidy up
+        answer = page.http.get(f"/api/scans/{facts['scan']}/image")
+        assert (answer.status_code, answer.json()["error"][:39]) == (400, "scan: found its temporary file gone, ex")
+        answer = page.http.post("/api/scans")
+        assert (answer.status_code, answer.json()["error"][:44]) == (
+            400,
+            "scans: found the server's temporary folder u",
+        )
+        assert not folder.exists()  # nor is one made where others could look
+
+
+def until(what):
+    deadline = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @contextmanager
@@ -359,6 +429,7 @@ def test_two_at_once_wait_for_each_other_and_keep_apart(server, scan):
         ("clicks", {"side": "left", "position": [1, 1]}, "position: found [1, 1]"),
         ("clicks", {"side": "left", "position": [1, 1, "1"]}, "position: found"),
         ("clicks", {"side": "left", "position": [1, 1, 1e9]}, "position: found"),
+        ("clicks", {"side": "left", "position": [10**400, 1, 1]}, "position: found"),
         ("clicks", {"side": "left", "position": [-9, 1, 1]}, "position: found [-9, 1, 1], expected a place inside"),
         ("clicks", {"side": "left", "position": [True, 1, 1]}, "position: found"),
         ("segment", {"challenge": "tongue"}, "challenge: found 'tongue', expected one of"),

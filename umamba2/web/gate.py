@@ -7,20 +7,20 @@ that it has pointed at this machine (DNS rebinding) is no Host of ours.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
 import socket
 from collections.abc import Iterable
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from umamba2.errors import InputError
 
-COOKIE = "umamba2-token"
 SHORTEST_TOKEN = 16  # characters
 _HEADERS = {
     # WebAssembly and workers are not needed. Colours of structures are set through the DOM, which style-src allows.
@@ -48,6 +48,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def cookie_name(token: str) -> str:
+    """What the cookie with a token is called: cookies know no ports, so each server on a machine needs its own."""
+    return f"umamba2-{hashlib.sha256(token.encode()).hexdigest()[:12]}"
+
+
 def check_token(host: str, token: str | None) -> None:
     """Raise InputError if a server must not listen on a host with this token (None: without one)."""
     if token is None and not is_loopback(host):
@@ -68,6 +73,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, token: str | None, host: str = "127.0.0.1", names: Iterable[str] = ()):
         self._app, self._token, self._loopback = app, token, is_loopback(host)
+        self.cookie = cookie_name(token or "")
         own = () if self._loopback else (socket.gethostname(), socket.getfqdn())
         self._names = {name.lower() for name in ("localhost", host, *own, *names)}
 
@@ -100,7 +106,7 @@ class Gate:
         # The token leaves the address, and with it the browser's history and what people copy.
         rest = urlencode(asked, doseq=True)
         answer = RedirectResponse(f"/?{rest}" if rest else "/", 303)
-        answer.set_cookie(COOKIE, given, httponly=True, samesite="strict")
+        answer.set_cookie(self.cookie, given, httponly=True, samesite="strict")
         return answer
 
     def _is_ours(self, host: str) -> bool:
@@ -116,11 +122,8 @@ class Gate:
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and self._is_token(given.strip()):
             return True
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            return False
-        return cookie is not None and self._is_token(cookie.value)
+        # Browsers send the cookies of all servers on this machine together, and those may be no good cookies.
+        return self._is_token(cookie_parser(headers.get("cookie", "")).get(self.cookie, ""))
 
     def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode("utf-8", "replace"), (self._token or "").encode())

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import time
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -44,35 +45,43 @@ def safe_path(folder: Path, name: str) -> Path:
     return folder.joinpath(*parts)
 
 
-async def save_body(request: Request, path: Path, most: int) -> int:
+async def save_body(request: Request, path: Path, received: list[int] | None = None, most: int | None = None) -> int:
     """Write the body of a request to a new file, and return its size.
 
     Args:
         request: Whose body.
         path: The file; folders above it are made.
-        most: How many bytes it may have.
+        received: Its first number is how many bytes came for the same purpose, in other requests too that are on their
+            way now; those of this one are added as they come.
+        most: How many bytes all of them may be; None: `MOST_BYTES`.
 
     Raises:
         TooMuch: It has more.
         TooSlow: The client pauses or trickles.
         InputError: The client went away, there is such a file, or the disk is full.
     """
+    most, received, size, whole = MOST_BYTES if most is None else most, [0] if received is None else received, 0, False
     try:
         await run_in_threadpool(path.parent.mkdir, parents=True, exist_ok=True)
         with path.open("xb") as file:
-            size = 0
-            async for chunk in _chunks(request, most):
-                await run_in_threadpool(file.write, chunk)
-                size += len(chunk)
-            return size
+            try:
+                async for chunk in _chunks(request, most - received[0]):
+                    size, received[0] = size + len(chunk), received[0] + len(chunk)
+                    if received[0] > most:
+                        raise TooMuch(f"{path.name}: found more than {most:,} bytes, expected at most those")
+                    await run_in_threadpool(file.write, chunk)
+                whole = True
+            finally:
+                if not whole:
+                    received[0] -= size
+                    path.unlink(missing_ok=True)
+        return size
     except FileExistsError:
         raise InputError(f"{path.name}: found it twice, expected each file once") from None
     except (OSError, ClientDisconnect) as error:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # there may be no such file, or a file in place of a folder above it
+            path.unlink()
         raise InputError(f"{path.name}: could not be taken in ({type(error).__name__}), expected all of it") from None
-    except InputError:
-        path.unlink(missing_ok=True)
-        raise
 
 
 async def read_json(request: Request) -> dict[str, Any]:

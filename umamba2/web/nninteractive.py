@@ -167,7 +167,7 @@ class Adapter:
         study, client = self._lease(request)
         path = study.sent / "image"
         path.unlink(missing_ok=True)
-        await intake.save_body(request, path, intake.MOST_BYTES)
+        await intake.save_body(request, path)
         spacing, warnings = _spacing(_meta(request))
 
         def work(task: Task) -> dict[str, Any]:
@@ -189,7 +189,7 @@ class Adapter:
             client.mask, client.waiting, client.last = np.zeros(session.labels.shape, bool), [], {}
             return {"original_image_shape": list(shape), "warnings": [*warnings, *session.warnings]}
 
-        return JSONResponse(await self._run("open the image", study, work))
+        return JSONResponse(await self._run(request, "open the image", study, work))
 
     async def _set_buffer(self, request: Request) -> Response:
         _, client = self._lease(request)
@@ -222,13 +222,13 @@ class Adapter:
         client.waiting.append(tuple(point))  # type: ignore[arg-type]
         if asked.get("run_prediction", True) is False:
             return _answer(client, None, None)
-        return await self._ran(study, client, self._place_waiting)
+        return await self._ran(request, study, client, self._place_waiting)
 
     async def _predict(self, request: Request) -> Response:
         study, client = self._lease(request)
         if not client.waiting:
             return _answer(client, None, None)
-        return await self._ran(study, client, self._place_waiting)
+        return await self._ran(request, study, client, self._place_waiting)
 
     async def _undo(self, request: Request) -> Response:
         study, client = self._lease(request)
@@ -239,14 +239,14 @@ class Adapter:
         if not session.clicks:
             return _answer(client, None, None)
         client.last = {}
-        return await self._ran(study, client, lambda s, c, task: s.remove(s.clicks[-1].id, watch=task.watch))
+        return await self._ran(request, study, client, lambda s, c, task: s.remove(s.clicks[-1].id, watch=task.watch))
 
     async def _reset(self, request: Request) -> Response:
         study, client = self._lease(request)
         session = self._session(study)
         client.waiting, client.last = [], {}
         if session.clicks:
-            await self._ran(study, client, lambda s, c, task: s.replace(watch=task.watch))
+            await self._ran(request, study, client, lambda s, c, task: s.replace(watch=task.watch))
         client.mask = np.zeros(session.labels.shape, bool)
         return JSONResponse({})
 
@@ -264,7 +264,7 @@ class Adapter:
             client.waiting = []
 
     async def _ran(
-        self, study: Study, client: Client, change: Callable[[Session[Any], Client, Task], object]
+        self, request: Request, study: Study, client: Client, change: Callable[[Session[Any], Client, Task], object]
     ) -> Response:
         """Change the clicks, and tell the client what of its mask differs then."""
 
@@ -281,7 +281,7 @@ class Adapter:
             client.mask = mask
             return {"box": box, "part": part}
 
-        done = await self._run("click", study, work)
+        done = await self._run(request, "click", study, work)
         return _answer(client, done["box"], done["part"], ran=True)
 
     # --- what the handlers share
@@ -298,12 +298,17 @@ class Adapter:
             raise InputError("image: found none, expected set_image first")
         return study.session
 
-    async def _run(self, what: str, study: Study, work: Callable[[Task], dict[str, Any]]) -> dict[str, Any]:
+    async def _run(
+        self, request: Request, what: str, study: Study, work: Callable[[Task], dict[str, Any]]
+    ) -> dict[str, Any]:
         """Wait in line, compute, and give what came out; whoever hangs up takes the task along."""
         task = self.desk.line.add(what, study.name, work)
         try:
             while not task.over:
                 await asyncio.sleep(0.01)
+                if await request.is_disconnected():
+                    self.desk.line.cancel(task)
+                    break
         except asyncio.CancelledError:
             self.desk.line.cancel(task)
             raise
@@ -367,7 +372,7 @@ def _spacing(meta: dict[str, Any]) -> tuple[tuple[float, float, float], list[str
     if stated is None:
         return (USUAL_SPACING,) * 3, [f"spacing: found none, taken as {USUAL_SPACING} mm"]
     numbers = isinstance(stated, list) and len(stated) == 3 and all(type(s) in (int, float) for s in stated)
-    if not numbers or not all(math.isfinite(s) and s > 0 for s in stated):
+    if not numbers or not all(0 < s < 1e6 for s in stated):
         raise InputError(f"spacing: found {str(stated)[:60]}, expected three positive numbers of mm (z, y, x)")
     z, y, x = (float(s) for s in stated)
     return (z, y, x), []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import math
+import shutil
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,12 +100,7 @@ class Desk:
             raise intake.TooMuch(f"scan: found more than {intake.MOST_FILES:,} files, expected at most those")
         study.received[1] += 1
         path = intake.safe_path(study.sent, request.query_params.get("name", ""))
-        size = await intake.save_body(request, path, intake.MOST_BYTES - study.received[0])
-        study.received[0] += size
-        if study.received[0] > intake.MOST_BYTES:  # several files came at once
-            path.unlink(missing_ok=True)
-            raise intake.TooMuch(f"scan: found more than {intake.MOST_BYTES:,} bytes, expected at most those")
-        return JSONResponse({"bytes": size}, 201)
+        return JSONResponse({"bytes": await intake.save_body(request, path, study.received)}, 201)
 
     async def _open(self, request: Request) -> Response:
         study = self._study(request)
@@ -117,7 +113,10 @@ class Desk:
     async def _image(self, request: Request) -> Response:
         study = self._study(request)
         study.shown  # noqa: B018  an error if there is none
-        return FileResponse(study.folder / "scan.nii", media_type="application/octet-stream")
+        path = study.folder / "scan.nii"
+        if not path.is_file():
+            raise InputError("scan: found its temporary file gone, expected it to stay; start the server anew")
+        return FileResponse(path, media_type="application/octet-stream")
 
     async def _drawn(self, request: Request) -> Response:
         study = self._study(request)
@@ -139,17 +138,24 @@ class Desk:
     async def _labels(self, request: Request) -> Response:
         study = self._study(request)
         study.scan  # noqa: B018
-        path = await self._sent(request, study, intake.MOST_BYTES)
         challenge = request.query_params.get("challenge", "")
         if challenge not in self.models.names:
             raise InputError(f"challenge: found {challenge[:80]!r}, expected one of {', '.join(self.models.names)}")
+        path = await self._sent(request, study, intake.MOST_BYTES)
         return self._asked("read the label map", study, work.read_label_map(path, study, challenge))
 
     async def _click_file(self, request: Request) -> Response:
         study = self._study(request)
         study.scan  # noqa: B018
         path = await self._sent(request, study, intake.MOST_JSON)
-        return self._clicked("read the click file", study, lambda s, task: s.replace(path, watch=task.watch))
+
+        def change(session: Any, task: Task) -> Any:
+            try:
+                return session.replace(path, watch=task.watch)
+            finally:
+                path.unlink(missing_ok=True)
+
+        return self._clicked("read the click file", study, change)
 
     async def _click(self, request: Request) -> Response:
         study, asked = self._study(request), await intake.read_json(request)
@@ -222,10 +228,10 @@ class Desk:
                 self.studies.find(study.name)  # somebody waits for it
         return task
 
-    async def _sent(self, request: Request, study: Study, most: int) -> Any:
+    async def _sent(self, request: Request, study: Study, most: int) -> Path:
         path = intake.safe_path(study.sent, request.query_params.get("name", ""))
         path.unlink(missing_ok=True)  # from the time before
-        await intake.save_body(request, path, most)
+        await intake.save_body(request, path, most=most)
         return path
 
     def _asked(self, what: str, study: Study, to_do: Callable[[Task], dict[str, Any]]) -> Response:
@@ -237,6 +243,9 @@ class Desk:
                 return to_do(task)
             except InputError as error:
                 raise InputError(study.plainly(str(error))) from None
+            finally:
+                if study not in self.studies:  # closed meanwhile: nothing of what was written since may stay
+                    shutil.rmtree(study.folder, ignore_errors=True)
 
         return JSONResponse(self._told(self.line.add(what, study.name, plainly)), 202)
 
@@ -259,7 +268,7 @@ def _voxel(asked: dict[str, Any], study: Study) -> tuple[float, float, float]:
     """The voxel (z, y, x) of the file that a position in the viewer lies in. Raises InputError if there is none."""
     position: Any = asked.get("position")
     numbers = isinstance(position, list) and len(position) == 3 and all(type(c) in (int, float) for c in position)
-    if not numbers or not all(math.isfinite(c) and abs(c) < 1e6 for c in position):
+    if not numbers or not all(abs(c) < 1e6 for c in position):  # no NaN, and no integer that no float can hold
         raise InputError(f"position: found {str(position)[:80]}, expected three numbers in mm (x, y, z)")
     voxel = np.rint(study.shown.voxel(position))
     if not all(0 <= index < length for index, length in zip(voxel, study.scan.array.shape)):

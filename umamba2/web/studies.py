@@ -125,7 +125,12 @@ class Studies:
                 raise InputError(f"scans: found {MOST_STUDIES} open ones, expected fewer; close one first")
             study = Study(self.folder)
             study.folder = self.folder / secrets.token_hex(8)
-            study.sent.mkdir(parents=True, mode=0o700)
+            try:
+                study.folder.mkdir(mode=0o700)
+                study.sent.mkdir(mode=0o700)
+            except OSError as error:  # never make the folder above anew: whoever removed it may have put another there
+                found = f"the server's temporary folder unusable ({error.strerror})"
+                raise InputError(f"scans: found {found}, expected to write there; start the server anew") from None
             self._open[study.name] = study
             return study
 
