@@ -117,6 +117,8 @@ GROUPS = (
             M("r.start <= side.start < r.stop", "r.start <= side.start <= r.stop"),
             M("self._pending[0].missing == 0", "self._pending[0].missing <= 1"),
             M("return self._resample(rows.scores.cpu())", "return None"),
+            M("boxes += _boxes", "boxes = _boxes", tests="tests/engine/test_labelmap.py"),
+            M("int(lines[-1]) + 1", "int(lines[-1])", tests="tests/engine/test_labelmap.py"),
         ),
     ),
     Group(
@@ -492,6 +494,16 @@ GROUPS = (
         "exports/meshes.py",
         "tests/exports/test_exports.py",
         (M("if mesh.volume < 0", "if False"), M("vertices + start", "vertices"), M("(low, level)", "(low, high)")),
+    ),
+    Group(
+        "exports/files.py",
+        "tests/exports/test_exports.py -k 'watcher'",
+        (M("            step()\n", ""),),
+    ),
+    Group(
+        "web/intake.py",
+        "tests/web/test_server.py -k 'on_its_way'",
+        (M("received[0] -= size", "pass"), M("received[0] + len(chunk)", "received[0]")),
     ),
     # --- from file to file --------------------------------------------------------------------------------------------
     Group(
