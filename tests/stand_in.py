@@ -59,6 +59,7 @@ class StandInModel:
     challenge_reason: str = "stated in model.json"
     mirror_reason: str = "stated in model.json"
     orientation: str | None = None
+    dental_field: tuple | None = None
 
 
 def load_stand_in(folder, folds=None):

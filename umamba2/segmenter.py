@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from umamba2.anatomy.numberings import from_training, ids_of
-from umamba2.anatomy.structures import WRITTEN_NUMBERINGS, Structure, unknown_structure
+from umamba2.anatomy.structures import WRITTEN_NUMBERINGS, Structure, named_structures, unknown_structure
 from umamba2.challenges import CHALLENGES, Challenge, find_challenge
+from umamba2.engine.dental_field import described, field_for
 from umamba2.engine.postprocess import foreground_box, postprocess
 from umamba2.engine.progress import Watch
 from umamba2.engine.pulp import pulp_per_tooth as split_pulp
@@ -32,7 +33,7 @@ from umamba2.messages import unexpected
 from umamba2.models.locate import demo_model, find_model, model_folder
 from umamba2.scans.clicks import Clicks, no_clicks, read_clicks
 from umamba2.scans.geometry import Triple
-from umamba2.scans.orientation import UPRIGHT, tilt, turned, turned_back, turned_points
+from umamba2.scans.orientation import UPRIGHT, box_turned_back, tilt, turned, turned_back, turned_points
 from umamba2.scans.orientation import code as code_of
 from umamba2.scans.volumes import Geometry, Volume, as_volume, read_volume, write_labels
 
@@ -234,6 +235,10 @@ class Segmenter:
                 places = turned_points(clicks.coordinates, volume.array.shape, volume.grid, code)
                 clicks = Clicks(places, clicks.labels)
             labels = predict(array, grid.zyx_spacing, clicks)
+            if record.dental_field:  # the file's voxels, like all that is told of a scan
+                box = tuple(slice(*ends) for ends in record.dental_field["voxels"])
+                box = box_turned_back(box, volume.array.shape, volume.grid, code)
+                record.dental_field = described(box, volume.grid.zyx_spacing)
             labels = self._finished(labels, grid.zyx_spacing, clicks, record)
             return np.ascontiguousarray(turned_back(labels, volume.grid, code))
         except InputError as error:
@@ -317,6 +322,7 @@ def load(
     pulp_per_tooth: bool = False,
     progress: bool = False,
     deterministic: bool = False,
+    dental_field: str = AUTO,
 ) -> Segmenter:
     """Load a model with the settings of the challenge that it is for.
 
@@ -340,6 +346,8 @@ def load(
         pulp_per_tooth: Whether every voxel of pulp gets the id of the tooth that encloses it: 100 + its FDI number.
         progress: Whether to show a bar over the tiles on stderr.
         deterministic: Whether a GPU shall give the same labels every time, which costs time; CPUs do so anyway.
+        dental_field: Whether of scans larger than the model's dental field this alone is segmented: "on", "off", or
+            "auto", which is on where the model states a field.
 
     Raises:
         ModelError: There is no model, it cannot be read, or it is one for another challenge.
@@ -376,6 +384,9 @@ def load(
         settings["mirror_axes"] = tuple(mirror)
     elif not mirror:
         settings["mirror_axes"] = ()
+    structures = wanted.structures if wanted else named_structures(loaded.labels)
+    learned = loaded.orientation if orientation in (AUTO, KEEP) else orientation
+    settings["dental_field"] = field_for(dental_field, loaded.dental_field, learned, structures)
     predictor = Predictor.load(
         loaded, device=device, precision=precision, progress=progress, deterministic=deterministic, **settings
     )

@@ -8,8 +8,8 @@ name or an id never waits for torch.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 Colour = tuple[int, int, int]  # red, green, blue, 0-255
 
@@ -160,3 +160,9 @@ ANATOMY = tuple(_anatomy())
 # The pulps of the single teeth, in the order of the teeth. No network has them as classes: their training ids, which
 # follow the others, are for label maps in memory alone.
 TOOTH_PULPS = tuple(_tooth_pulps())
+
+
+def named_structures(labels: Mapping[str, int]) -> list[Structure]:
+    """The structures that the classes of a model go by, with its channels; those with unknown names too."""
+    known = by_name(ANATOMY)
+    return [replace(known.get(name) or unknown_structure(i, name), training=i) for name, i in labels.items() if i]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from umamba2.engine.cpu import FastDecoder, activations
+from umamba2.engine.dental_field import Box, FirstLook
 from umamba2.engine.preprocess import Prepared
 from umamba2.nets import ClickTensors, UMamba2
 from umamba2.scans import memory
@@ -47,12 +48,16 @@ class Keeper:
         most: How many bytes to keep at most; None: as many as memory allows.
 
     Attributes:
-        prepared: The scan on the network's grid, once it is there.
+        prepared: The scan on the network's grid, once it is there; of a scan larger than a dental field, that of `box`.
+        first_look: What a look at all of such a scan has shown.
+        box: The part of it that all else here is about.
     """
 
     def __init__(self, most: int | None = None):
         self.most = most
         self.prepared: Prepared | None = None
+        self.first_look: FirstLook | None = None
+        self.box: Box | None = None
         self._features: OrderedDict[tuple[Place, How], _Kept] = OrderedDict()  # the oldest first
         self._answers: OrderedDict[tuple[Place, How], _Kept] = OrderedDict()
         self._needed: frozenset[Place] = frozenset()
@@ -141,6 +146,12 @@ class Keeper:
     def drop(self) -> bool:
         """Let go of what was not used for the longest time; whether there was anything."""
         return self._drop(self._features, everything=True) or self._drop(self._answers, everything=True)
+
+    def turn_to(self, box: Box) -> None:
+        """Be about a part of the scan from now on, and let go of everything if that is another part."""
+        if box != self.box:
+            self.clear()
+            self.prepared, self.box = None, box
 
     def clear(self) -> None:
         """Let go of everything but the prepared scan."""

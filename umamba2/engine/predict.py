@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,22 @@ import torch
 from umamba2.engine.blend import Accumulator
 from umamba2.engine.budget import Budget
 from umamba2.engine.cpu import activations
+from umamba2.engine.dental_field import DentalField, FirstLook, described, pasted
 from umamba2.engine.determinism import deterministic, fix_workspace
 from umamba2.engine.keeping import Keeper
 from umamba2.engine.network import resolve_device, resolve_precision, waking
 from umamba2.engine.preprocess import prepare
-from umamba2.engine.progress import Watch
+from umamba2.engine.progress import Stretches, Watch
 from umamba2.engine.record import Record, forget_peak_memory, peak_memory
 from umamba2.engine.runner import Runner
+from umamba2.engine.tiles import positions
 from umamba2.engine.window import SlidingWindow
-from umamba2.errors import InputError, ModelError
+from umamba2.errors import InputError, ModelError, Terminated
+from umamba2.messages import unexpected
 from umamba2.models.folder import Model, load_model
-from umamba2.scans.clicks import Clicks
+from umamba2.scans.clicks import Clicks, no_clicks
 
+FIRST_SHARE = 0.5  # of the time that is left: what the first look may take, so that the second has as much
 SMALLEST_STEP = 0.05  # of a patch: 8,000 tiles where one would do; smaller is a typing error
 
 
@@ -38,6 +44,7 @@ class Predictor:
         num_classes: Its classes, background included.
         challenge: The challenge that it was made for, if it says so.
         takes_clicks: Whether clicks steer it.
+        dental_field: What of a larger scan is segmented; None: all of it.
     """
 
     def __init__(self, model: Model, runner: Runner, mirror_axes: Sequence[int], tile_step: float, blend: str):
@@ -45,6 +52,7 @@ class Predictor:
         self.runner, self.takes_clicks = runner, runner.takes_clicks
         self.mirror_axes, self.tile_step, self.blend = tuple(mirror_axes), tile_step, blend
         self.progress = self.deterministic = False
+        self.dental_field: DentalField | None = None
 
     @classmethod
     def load(
@@ -59,6 +67,7 @@ class Predictor:
         blend: str = "nnunet",
         progress: bool = False,
         deterministic: bool = False,
+        dental_field: DentalField | None = None,
     ) -> Predictor:
         """Load a model folder, or take a model that is loaded.
 
@@ -75,6 +84,7 @@ class Predictor:
             blend: "nnunet" or "published", see `engine.blend.Accumulator`.
             progress: Show a bar over the tiles.
             deterministic: Give the same labels every time on a GPU, too, which costs time.
+            dental_field: Of scans that are larger than this, segment this alone, see `engine.dental_field`.
 
         Raises:
             InputError: There is no usable model in the folder, or a setting is out of range.
@@ -102,6 +112,7 @@ class Predictor:
         axes = [a for a in model.mirror_axes if mirror_axes is None or model.plan.transpose[a] in mirror_axes]
         predictor = cls(model, Runner(model, chosen, dtype, axes, pairs), axes, tile_step, blend)
         predictor.progress, predictor.deterministic = progress, deterministic
+        predictor.dental_field = dental_field
         if deterministic:
             predictor.runner.batch = 1  # and not what free memory allows
         return predictor
@@ -119,6 +130,7 @@ class Predictor:
             "mirror_axes": list(self.mirror_axes),
             "blend": self.blend,
             "deterministic": self.deterministic,
+            "dental_field": self.dental_field and asdict(self.dental_field),
         }
 
     @torch.inference_mode()
@@ -164,11 +176,26 @@ class Predictor:
         own_record = record is None
         record = Record() if record is None else record
         asked = len(self.runner.passes) if passes is None else min(passes, len(self.runner.passes))
-        record.passes_asked, record.tile_step = asked, self.tile_step
         for problem in self.runner.warnings:
             record.warn(problem)
         forget_peak_memory()
-        scan_clicks = None if clicks is None else self._checked(clicks)
+        scan_clicks, field = None if clicks is None else self._checked(clicks), self.dental_field
+        if field is None or not field.is_exceeded(np.shape(volume), spacing):
+            labels = self._segment(volume, spacing, scan_clicks, deadline, record, asked, watch, keeper)
+        else:
+            labels = self._segment_field(field, volume, spacing, scan_clicks, deadline, record, asked, watch, keeper)
+        record.peak_memory = peak_memory()
+        if own_record:
+            for problem in record.warnings:
+                warnings.warn(problem, stacklevel=2)
+        return labels
+
+    def _segment(
+        self, volume: npt.NDArray[Any], spacing: Sequence[float], scan_clicks: Clicks | None, deadline: float | None,
+        record: Record, asked: int, watch: Watch | None, keeper: Keeper | None = None,
+    ) -> npt.NDArray[np.uint8]:  # fmt: skip
+        """Segment all of a scan; ``asked`` is the number of passes for each tile."""
+        record.passes_asked, record.tile_step = asked, self.tile_step
         with record.timed("prepare"):
             prepared = keeper.prepared if keeper and keeper.prepared else prepare(volume, spacing, self.plan)
             if keeper:
@@ -184,12 +211,61 @@ class Predictor:
                 ).labels(self.tile_step)
             finally:
                 activations.release()
-            labels = prepared.on_scan(box_labels)
-        record.peak_memory = peak_memory()
-        if own_record:
-            for problem in record.warnings:
-                warnings.warn(problem, stacklevel=2)
-        return labels
+            return prepared.on_scan(box_labels)
+
+    def _segment_field(
+        self, field: DentalField, volume: npt.NDArray[Any], spacing: Sequence[float], clicks: Clicks | None,
+        deadline: float | None, record: Record, asked: int, watch: Watch | None, keeper: Keeper | None,
+    ) -> npt.NDArray[np.uint8]:  # fmt: skip
+        """Segment the dental field of a scan as if there were nothing else.
+
+        The first look, at all of the scan, knows no clicks: whoever clicks gets the same field with every click in it.
+        """
+        shape, first = np.shape(volume), None if keeper is None else keeper.first_look
+        stretches = None if watch is None else Stretches(watch, self._passes(field.size, asked))
+        if first is None:
+            with record.timed("first look"):
+                first = self._first_look(field, volume, spacing, deadline, stretches)
+        if keeper is not None:
+            keeper.first_look = first
+        box = first.box if clicks is None else field.holding(first.box, clicks, shape, spacing)
+        for problem in field.problems(first, box, shape, spacing):
+            record.warn(problem)
+        if box is None or first.record.stopped:
+            record.take_over(first.record)
+            return first.on_scan(shape)
+        record.dental_field = described(box, spacing)
+        if keeper is not None:
+            keeper.turn_to(box)
+        if clicks is not None:
+            clicks = Clicks(clicks.coordinates - [side.start for side in box], clicks.labels)
+        if stretches is not None:
+            stretches.next()
+        try:
+            labels = self._segment(volume[box], spacing, clicks, deadline, record, asked, stretches, keeper)
+        except (Exception, Terminated) as error:
+            if stretches is not None and error is stretches.stopped:
+                raise
+            record.warn(f"dental field: found {unexpected(error)}, expected labels; these are the first look's")
+            return first.on_scan(shape)
+        return pasted(labels, box, shape)
+
+    def _first_look(
+        self, field: DentalField, volume: npt.NDArray[Any], spacing: Sequence[float], deadline: float | None,
+        watch: Watch | None,
+    ) -> FirstLook:  # fmt: skip
+        """A quick look at all of a scan: one pass for each tile, and as much time as is left for the second."""
+        record, now = Record(), time.monotonic()
+        until = None if deadline is None else now + FIRST_SHARE * (deadline - now)
+        clicks = no_clicks() if self.takes_clicks else None
+        return field.find(self._segment(volume, spacing, clicks, until, record, 1, watch), spacing, record)
+
+    def _passes(self, size: Sequence[float], asked: int) -> int:
+        """How many passes it takes to segment a scan of so many mm along (z, y, x)."""
+        plan = self.plan
+        voxels = [round(size[axis] / mm) for axis, mm in zip(plan.transpose, plan.spacing)]
+        tiles = (len(positions(max(n, p), p, self.tile_step)) for n, p in zip(voxels, plan.patch_size))
+        return asked * math.prod(tiles)
 
     def _checked(self, clicks: tuple[npt.ArrayLike, npt.ArrayLike]) -> Clicks:
         """Clicks as `predict` takes them, as arrays; InputError if they are no clicks."""

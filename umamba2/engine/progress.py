@@ -60,3 +60,32 @@ class Progress:
         except BaseException as error:
             self.stopped = error
             raise
+
+
+class Stretches:
+    """Tells a watcher of work in two stretches as if it were one.
+
+    Args:
+        watch: Who wants to know.
+        after: About how many passes the second stretch will have.
+
+    Attributes:
+        stopped: What the watcher raised.
+    """
+
+    def __init__(self, watch: Watch, after: int):
+        self.stopped: BaseException | None = None
+        self._watch, self._before, self._done, self._after = watch, 0, 0, after
+
+    def next(self) -> None:
+        """The second stretch begins."""
+        self._before, self._after = self._done, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many passes of this stretch are done, and there are so many."""
+        self._done = self._before + done
+        try:
+            self._watch(self._done, self._before + total + self._after)
+        except BaseException as error:
+            self.stopped = error
+            raise

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass
@@ -22,6 +23,9 @@ class Record:
     tile_step: float = 0.0
     passes_asked: int = 0  # for each tile
     passes_done: list[int] = field(default_factory=list)  # for each tile that got any
+    stopped: bool = False  # no tile was run after a failure
+    # Where only a part of the scan was segmented: "voxels", [first, behind the last] along the scan's (z, y, x); "mm".
+    dental_field: dict[str, list[Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)  # for each stage
     peak_memory: dict[str, int] = field(default_factory=dict)  # bytes, on the "host" and on the "gpu"
     warnings: list[str] = field(default_factory=list)
@@ -30,6 +34,20 @@ class Record:
         """Note a problem once, however many tiles have it."""
         if problem not in self.warnings:
             self.warnings.append(problem)
+
+    @property
+    def part(self) -> str:
+        """One line about what was segmented, if that is not all of the scan."""
+        if not self.dental_field:
+            return ""
+        size, ends = "x".join(f"{mm:g}" for mm in self.dental_field["mm"]), self.dental_field["voxels"]
+        voxels = ", ".join(f"{axis} {first} to {last - 1}" for axis, (first, last) in zip("zyx", ends))
+        return f"only the dental field was segmented, {size} mm (voxels {voxels})"
+
+    def take_over(self, other: Record) -> None:
+        """Take over what another record says of the tiles."""
+        for name in _OF_TILES:
+            setattr(self, name, getattr(other, name))
 
     def sum_up(self) -> None:
         """Warn of what the tiles lack."""
@@ -50,6 +68,12 @@ class Record:
             yield
         finally:
             self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - start, 3)
+
+
+_OF_TILES = (
+    "grid", "tiles", "tiles_of_air", "tiles_coarse", "tiles_lost", "tile_step", "passes_asked", "passes_done",
+    "stopped",
+)  # fmt: skip
 
 
 def forget_peak_memory() -> None:

@@ -131,6 +131,7 @@ class SlidingWindow:
                 record.warn(f"blending: found {unexpected(error)}, expected scores; no tile is run after that")
                 self._failure = error
                 record.tiles_lost += left
+                record.stopped = True
                 break
             left -= 1
             if logits is None:
@@ -204,6 +205,7 @@ class SlidingWindow:
 
     def _stop(self, error: BaseException) -> None:
         self._failure = error
+        self.record.stopped = True
         self.record.warn(f"network: found {unexpected(error)}, expected an answer; no tile is run after that")
 
     def _plan(self, step: float, outer: int | None) -> Sweep:

@@ -216,6 +216,7 @@ def _tools(options: argparse.Namespace, folder: Path, several: bool = False) -> 
         pulp_per_tooth=options.pulp_per_tooth,
         progress=not several and _shows_bars(options),
         deterministic=options.deterministic,
+        dental_field=options.dental_field,
     )
     if segmenter.challenge is not None and not options.quiet:
         say(f"for {segmenter.challenge.name} ({segmenter.reasons['challenge']})")

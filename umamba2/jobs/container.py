@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from umamba2.anatomy.structures import WRITTEN_NUMBERINGS
 from umamba2.arguments import positive
 from umamba2.challenges import CHALLENGES
+from umamba2.engine.dental_field import MODES
 from umamba2.models.locate import DEMO_MODELS, find_model
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ def add_inference_options(parser: argparse.ArgumentParser, seconds: str | None =
     """Add what the container and ``umamba2 predict`` have in common; ``seconds``: the default time limit."""
     add = parser.add_argument
     add("--numbering", "--label-map", choices=WRITTEN_NUMBERINGS, help="ids of the output (default: platform)")
+    add(
+        "--dental-field",
+        choices=MODES,
+        default="auto",
+        help="of scans larger than it, segment the dental field alone (default: where the model states one)",
+    )
     add("--folds", nargs="+", metavar="FOLD", help="numbers or 'all' (default: every fold there is)")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     add("--precision", choices=("auto", "fp16", "bf16", "fp32"), default="auto")
@@ -95,6 +102,7 @@ def load_segmenter(challenge: Challenge, options: argparse.Namespace) -> Segment
         device=options.device,
         precision=options.precision,
         numbering=options.numbering,
+        dental_field=options.dental_field,
         orientation="keep",  # the platforms' headers are not reliable, and their training and test arrays lie alike
     )
 

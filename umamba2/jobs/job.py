@@ -184,6 +184,8 @@ def write_scan(
             _write_seg(outcome, case.seg_type, volume, labels)
     outcome.written = True
     if finished is not None:
+        if part := outcome.record.part:  # readers of what comes beside the label map must know
+            volume = replace(volume, warnings=(*volume.warnings, part))
         try:
             return finished(case.image, case.output, volume, labels)
         except Exception as error:  # the segmentation itself stands

@@ -31,8 +31,10 @@ from umamba2.nets.umamba2 import UMamba2
 
 SLIM_FILE = "model.json"
 SLIM_FORMAT = "umamba2-slim-1"
+Sides = tuple[tuple[float, float], ...]  # mm, towards lower and higher indices along (z, y, x)
 Folds = int | str | Iterable[int | str] | None
 LARGEST_JSON, DEEPEST_JSON = 2**24, 32  # bytes and levels; a dataset.json of 10,000 cases has a tenth
+LARGEST_SIDE = 500  # mm of a dental field; a head is half as long
 MOST_FOLDS, _FOLD = 32, r"[0-9]{1,3}|all"
 # What inference reads of the plans; a slim model keeps no more than this.
 _PLAN_KEYS = ("dataset_name", "plans_name", "transpose_forward", "foreground_intensity_properties_per_channel")
@@ -50,6 +52,7 @@ class Model:
     mirror_axes: tuple[int, ...]  # in the plan's order: along which mirror images may be averaged
     mirror_reason: str  # why these
     orientation: str | None  # how the training arrays lay in the patient, as "LPS" (see `scans.orientation`)
+    dental_field: Sides | None  # what of a larger scan it is meant for (see `engine.dental_field`)
     dataset: dict[str, Any]  # nnU-Net's dataset.json
     source: dict[str, Any] = field(repr=False)  # what else a slim model keeps: plans, configuration, trainer
 
@@ -217,6 +220,7 @@ def facts(folder: str | Path) -> dict[str, str]:
         "intensities": "harmonised" if plan.harmonise else "as they are",
         "mirror axes": f"{model.mirror_axes or 'none'} ({model.mirror_reason})",
         "orientation": model.orientation or "not stated",
+        "dental field": _extent(model.dental_field),
         "trainer": model.source["trainer"],
         "classes": f"{model.num_classes}: {', '.join(labels)}",
     }
@@ -314,13 +318,14 @@ def _model(
     where = SLIM_FILE if path.name == SLIM_FILE else None
     if orientation is not None and not re.fullmatch(r"(?=.*[LR])(?=.*[PA])(?=.*[SI]).{3}", str(orientation)):
         raise ModelError(f"{path}: found orientation {orientation!r:.100}, expected three letters such as LPS")
+    field = _sides(path, dataset.get("dental_field"))
     origin = Origin(str(trainer), str(source["plans"].get("dataset_name")), _classes(folds), plan.takes_clicks)
     if stated is None:
         challenge, how = origin.challenge(pairs_by_name(_labels(dataset)))
     else:
         challenge, how = str(stated), f"stated in {where or 'dataset.json'}"
     axes, why = origin.mirror_axes(_axes(path, mirror_axes), where or "the checkpoint")
-    return Model(folder, plan, folds, challenge, how, axes, why, orientation, dataset, source)
+    return Model(folder, plan, folds, challenge, how, axes, why, orientation, field, dataset, source)
 
 
 def _classes(folds: dict[str, dict[str, Tensor]]) -> int:
@@ -346,6 +351,23 @@ def _axes(path: Path, axes: Any) -> tuple[int, ...] | None:
     if not isinstance(axes, list) or len(set(map(str, axes))) != len(axes) or any(a not in (0, 1, 2) for a in axes):
         raise ModelError(f"{path}: found mirror axes {axes!r:.100}, expected different ones of 0, 1, 2")
     return tuple(int(a) for a in axes)
+
+
+def _sides(path: Path, sides: Any) -> Sides | None:
+    """The dental field of a model, which may have none."""
+    if sides is None:
+        return None
+    pairs = [pair for pair in sides if isinstance(pair, list)] if isinstance(sides, list) else []
+    lengths = [mm for pair in pairs for mm in pair if isinstance(mm, (int, float)) and 1 <= mm <= LARGEST_SIDE]
+    if [len(pair) for pair in pairs] != [2, 2, 2] or len(lengths) != 6:
+        expected = f"three pairs of 1 to {LARGEST_SIDE} mm"
+        raise ModelError(f"{path}: found dental_field {sides!s:.100}, expected {expected}")
+    return tuple((float(low), float(high)) for low, high in pairs)
+
+
+def _extent(sides: Sides | None) -> str:
+    """The dental field in a word."""
+    return "not stated" if sides is None else "x".join(f"{low + high:g}" for low, high in sides) + " mm (z, y, x)"
 
 
 def _object(path: Path, name: str, value: Any) -> dict[str, Any]:

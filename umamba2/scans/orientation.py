@@ -125,6 +125,16 @@ def turned_back(array: Array, geometry: Geometry, wanted: str) -> Array:
     return orientation(geometry, wanted).back(array)
 
 
+def box_turned_back(
+    box: tuple[slice, ...], shape: tuple[int, ...], geometry: Geometry, wanted: str
+) -> tuple[slice, ...]:
+    """A part of a turned array as the same part of the array before turning; shape and geometry are that array's."""
+    how, own = orientation(geometry, wanted), dict[int, slice]()
+    for axis, backwards, side in zip(how.axes, how.backwards, box):
+        own[axis] = slice(shape[axis] - side.stop, shape[axis] - side.start) if backwards else side
+    return own[0], own[1], own[2]
+
+
 def turned_points(points: Array, shape: tuple[int, int, int], geometry: Geometry, wanted: str) -> Array:
     """Where points, such as clicks, lie in an array that `turned` has turned.
 
