@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from challenge_names import INTERACTIVE, MULTICLASS, STSR, TASKS
 
+import umamba2
 from umamba2 import Predictor
 from umamba2.anatomy.numberings import to_training
 from umamba2.anatomy.structures import ANATOMY, FDI_TEETH
@@ -66,6 +67,25 @@ def test_interactive_gets_better_with_clicks(contrast, rise):
     with_clicks = mean_dice(segment(INTERACTIVE, phantom, clicks), truth, (1, 2))
     assert with_clicks > 0.58
     assert with_clicks > without + rise
+
+
+@pytest.mark.slow
+def test_a_phantom_in_a_box_of_air_as_large_as_a_head_has_nearly_the_same_teeth():
+    phantom = make_phantom(SEED, (51, 82, 104), (1.0, 1.0, 1.0))
+    segmenter = umamba2.load(MULTICLASS, device="cpu", mirror=False, numbering="training")
+    alone = segmenter.segment((phantom.image, phantom.spacing))
+    assert alone.record.dental_field == {}
+    assert "first look" not in alone.record.seconds
+    margins = [(40, 79), (20, 68), (50, 16)]
+    padded = np.pad(phantom.image, margins, constant_values=-1000)
+    found = segmenter.segment((padded, phantom.spacing))
+    assert found.record.dental_field["mm"] == pytest.approx([64, 90, 114], abs=2)
+    where = tuple(slice(before, before + n) for (before, _), n in zip(margins, phantom.image.shape))
+    teeth = range(11, 11 + len(FDI_TEETH))
+    assert dice(np.isin(found.labels[where], teeth), np.isin(alone.labels, teeth)) > 0.9
+    beside = np.isin(found.labels, teeth)
+    beside[where] = False
+    assert beside.sum() < 100
 
 
 @pytest.mark.slow

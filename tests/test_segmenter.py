@@ -17,6 +17,7 @@ from stand_in import OBLIQUE, StandIn, scan, write_clicks, write_image
 import umamba2
 from umamba2 import cli
 from umamba2.challenges import CHALLENGES
+from umamba2.engine.dental_field import described, pasted
 from umamba2.scans.volumes import read_labels
 from umamba2.segmenter import Segmenter
 
@@ -234,6 +235,31 @@ def test_doubts_about_orientation_are_warnings(tmp_path):
         Segmenter(StandIn("stsr"), CHALLENGES["stsr"], orientation="LLS").segment(oblique)
 
 
+class Cropping(StandIn):
+    """Segments a part of the array it is given, and says which."""
+
+    def predict(self, volume, spacing, clicks=None, deadline=None, record=None, passes=None, watch=None):
+        box = (slice(1, 3), slice(2, 6), slice(0, 7))
+        record.dental_field = described(box, spacing)
+        return pasted(np.ones((2, 4, 7), np.uint8), box, volume.shape)
+
+
+@pytest.mark.parametrize("code", ["LPS", "RAS", "PSR", "AIL", "SLA"])
+def test_the_part_that_is_segmented_is_told_in_the_files_voxels(tmp_path, code):
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(np.zeros((8, 9, 10), np.int16))
+    image.SetSpacing((0.5, 0.4, 0.3))
+    sitk.WriteImage(sitk.DICOMOrient(image, code), str(tmp_path / "scan.mha"))
+    segmenter = Segmenter(Cropping("stsr"), CHALLENGES["stsr"], postprocess=False, orientation="LPS")
+    found = segmenter.segment(tmp_path / "scan.mha")
+    ends = [(int(at.min()), int(at.max()) + 1) for at in np.nonzero(found.labels)]
+    assert [tuple(side) for side in found.record.dental_field["voxels"]] == ends
+    spacing = found.geometry.zyx_spacing
+    assert found.record.dental_field["mm"] == pytest.approx([(b - a) * mm for (a, b), mm in zip(ends, spacing)])
+    assert sorted(found.record.dental_field["mm"]) == pytest.approx([0.6, 1.6, 3.5])
+
+
 # --- sessions ---------------------------------------------------------------------------------------------------------
 
 
@@ -273,6 +299,52 @@ def test_a_session_ends_as_the_command_line_does_with_its_click_file(tmp_path, c
     assert set(np.unique(whole.labels)) == {0, 1, 2}
     assert sum(whole.record.passes_done) > whole.record.tiles
     assert session.structures == whole.structures
+
+
+def test_a_session_on_a_scan_larger_than_the_field_ends_as_the_command_line_does(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("umamba2.engine.dental_field.LEAST_CANALS", 1.0)
+    field = {"dental_field": [[2.5, 2.5], [3, 4], [4, 4]], "orientation": "LPS"}
+    model = make_model(tmp_path / "m", "umamba2.nets.UMamba2Click", 3, mirror_axes=(2,), description=field)
+    path, options = clicked_scan(tmp_path, "RSA"), {"device": "cpu", "precision": "fp32"}
+    session = umamba2.load(model, challenge=INTERACTIVE, **options).session(path)
+    for voxel in ((3, 4, 5), (38, 1, 30)):
+        session.click("left", voxel=voxel)
+        (tmp_path / "clicks.json").write_text(session.click_file())
+        command = [
+            "predict",
+            "-i",
+            str(path),
+            "-o",
+            str(tmp_path / "out"),
+            "-m",
+            str(model),
+            "--challenge",
+            INTERACTIVE,
+        ]
+        command += ["--clicks", str(tmp_path / "clicks.json"), "--device", "cpu", "--precision", "fp32", "--report"]
+        assert cli.main([*command, "--overwrite"]) == 0
+        labels = read_labels(tmp_path / "out/scan.nii.gz")[0]
+        whole = session.finish()
+        np.testing.assert_array_equal(whole.labels, labels)
+        (case,) = json.loads((tmp_path / "out/run.json").read_text())["cases"]
+        assert case["dental_field"] == whole.record.dental_field
+        (z0, z1), (y0, y1), (x0, x1) = case["dental_field"]["voxels"]
+        assert all(a <= c < b for c, (a, b) in zip(voxel, ((z0, z1), (y0, y1), (x0, x1))))
+        assert labels[z0:z1, y0:y1, x0:x1].any()
+        labels[z0:z1, y0:y1, x0:x1] = 0
+        assert not labels.any()
+        assert any("only" in line and "were segmented" in line for line in case["warnings"])
+        page = (tmp_path / "out/scan.report.html").read_text(encoding="utf-8")
+        assert (
+            f"only the dental field was segmented, {'x'.join(f'{mm:g}' for mm in case['dental_field']['mm'])} mm"
+            in page
+        )
+    assert "warning: " in capsys.readouterr().err
+    assert cli.main([*command, "--strict", "--dental-field", "off"]) == 0
+    off = umamba2.load(model, challenge=INTERACTIVE, dental_field="off", **options)
+    labels = read_labels(tmp_path / "out/scan.nii.gz")[0]
+    np.testing.assert_array_equal(labels, off.segment(path, tmp_path / "clicks.json").labels)
+    assert cli.main([*command, "--strict"]) == 1
 
 
 def test_models_without_clicks_have_no_sessions(tmp_path):

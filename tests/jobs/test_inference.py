@@ -156,8 +156,10 @@ def test_settings_reach_the_predictor(job, tmp_path):
     assert settings == {
         "folder": tmp_path / "models/stsr", "folds": ["0", "all"], "device": "cpu", "precision": "fp32",
         "tile_step": 0.8, "mirror_axes": (1, 2), "left_right_pairs": (), "blend": "published", "progress": False,
-        "deterministic": False,
+        "deterministic": False, "dental_field": None,
     }  # fmt: skip
+    job(STSR, "--dental-field", "on")
+    assert StandInLoader.made[1].settings["dental_field"].size == (64, 90, 114)
 
 
 def test_the_environment_sets_what_options_do_not(inference, tmp_path, monkeypatch):

@@ -160,11 +160,34 @@ def test_an_orientation_that_is_none_is_refused(tmp_path, code):
         load_model(make_model(tmp_path / "model", description={"orientation": code}))
 
 
+def test_the_dental_field_is_stated_and_kept(tmp_path):
+    field = [[20, 30.5], [1, 2], [500, 40]]
+    folder = make_model(tmp_path / "model", description={"dental_field": field})
+    for place in (folder, slim(folder, tmp_path / "slim")):
+        assert load_model(place).dental_field == ((20, 30.5), (1, 2), (500, 40))
+        assert "dental field 50.5x3x540 mm (z, y, x)\n" in describe(place)
+    assert load_model(published(tmp_path / "other")).dental_field is None
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "off", 5, [], [32, 32], [[32, 32]] * 2, [[32, 32]] * 4, [[32, 32], [30, 60], [57]], [[32, 32], [30, 60], 57],
+        [[32, 32], [30, 60], [57, 0]], [[32, 32], [30, 60], [57, 501]], [[32, 32], [30, 60], [57, float("nan")]],
+        [[32, 32], [30, 60], [57, "57"]], [[32, 32], [30, 60, 1], [57]], {"z": [32, 32]},
+    ],
+)  # fmt: skip
+def test_a_dental_field_that_is_none_is_refused(tmp_path, field):
+    with pytest.raises(InputError, match=r"found dental_field .*, expected three pairs of 1 to 500 mm"):
+        load_model(make_model(tmp_path / "model", description={"dental_field": field}))
+
+
 def test_info_gives_the_reasons(tmp_path):
     text = describe(published(tmp_path / "model"))
     assert f"challenge    {MULTICLASS} (recognised by the trainer {TASK1} and 47 classes)\n" in text
     assert f"mirror axes  (1, 2) (as the published inference for {TASK1}, whatever the checkpoint says)\n" in text
     assert "orientation  not stated\n" in text
+    assert "dental field not stated\n" in text
 
 
 def test_the_demo_models_know_how_their_phantoms_lay():
@@ -179,3 +202,6 @@ def test_the_demo_models_know_how_their_phantoms_lay():
     assert centre[2][0] > centre[1][0]
     for name in CHALLENGES:
         assert json.loads((DEMO_MODELS / name / "model.json").read_text())["dataset"]["orientation"] == "LPS"
+    # The field that they state reaches around the teeth, and further to the back than to the front.
+    (front, back), *_ = load_model(DEMO_MODELS / MULTICLASS).dental_field[1:]
+    assert front < back
