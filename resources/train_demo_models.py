@@ -28,6 +28,7 @@ from torch import Tensor
 
 from umamba2.challenges import CHALLENGES
 from umamba2.challenges.recipe import SMALL
+from umamba2.engine.dental_field import field_for
 from umamba2.models.folder import slim
 from umamba2.models.weights import CHECKPOINT_NAMES
 from umamba2.scans.volumes import write_image
@@ -182,6 +183,7 @@ def make_model(
     make_download(work / "download" / task, task, teeth, jaws, skulls, workers)
     folder = convert(CHALLENGES[task], work / "download" / task, raw, workers)
     split_off(folder, recipe)
+    state_field(folder, task)
     dataset = read_dataset(folder)
     plan(dataset, preprocessed, CHALLENGES[task], recipe.patch, SPACING, SMALL, harmonised=True, workers=workers)
     preprocess(dataset, preprocessed, workers)
@@ -235,6 +237,15 @@ def split_off(folder: Path, recipe: Recipe) -> None:
     if recipe.unlabelled:
         split["unlabeled"] = first["unlabeled"]
     file.write_text(json.dumps([split], indent=1) + "\n")
+
+
+def state_field(folder: Path, task: str) -> None:
+    """Have the model say what of a larger scan it is meant for: about the largest phantoms."""
+    file = folder / "dataset.json"
+    field = field_for("on", None, "LPS", CHALLENGES[task].structures)
+    file.write_text(
+        json.dumps({**json.loads(file.read_text()), "dental_field": field and field.sides}, indent=1) + "\n"
+    )
 
 
 def main() -> int:
