@@ -240,7 +240,7 @@ def split_off(folder: Path, recipe: Recipe) -> None:
 
 
 def state_field(folder: Path, task: str) -> None:
-    """Have the model say what of a larger scan it is meant for: about the largest phantoms."""
+    """Have the model say what of a larger scan shall be segmented."""
     file = folder / "dataset.json"
     field = field_for("on", None, "LPS", CHALLENGES[task].structures)
     file.write_text(
