@@ -228,13 +228,16 @@ class Predictor:
                 first = self._first_look(field, volume, spacing, deadline, stretches)
         if keeper is not None:
             keeper.first_look = first
-        box = first.box if clicks is None else field.holding(first.box, clicks, shape, spacing)
+        box = first.box
+        if clicks is not None and not first.record.stopped:
+            box = field.holding(first.box, clicks, shape, spacing)
+        if box is not None:
+            record.dental_field = described(box, spacing)
         for problem in field.problems(first, box, shape, spacing):
             record.warn(problem)
         if box is None or first.record.stopped:
             record.take_over(first.record)
             return first.on_scan(shape)
-        record.dental_field = described(box, spacing)
         if keeper is not None:
             keeper.turn_to(box)
         if clicks is not None:
