@@ -31,7 +31,10 @@ import argparse
 import datetime
 import importlib.util
 import math
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -108,7 +111,7 @@ def measure(folder: Path, device: torch.device, scan: np.ndarray, repeats: int) 
     rows += variant_rows(folder, device, dtype, repeats)
     exact = our_predictor(folder, device, "fp32").predict(scan, SPACING)
     rows.append((f"same labels, {half} and fp32", f"{100 * (labels['umamba2'] == exact).mean():.3f} %"))
-    return [*rows, fused_row(device)]
+    return [*rows, fused_row(device), norm_row(device, dtype)]
 
 
 def our_predictor(folder: Path, device: torch.device, precision: str) -> Predictor:
@@ -243,6 +246,27 @@ def fused_row(device: torch.device) -> tuple[str, str]:
         return "fused backend", "not available here"
     difference = difference_from_plain(kernel, device)
     return "fused backend, largest relative difference from the plain one", f"{difference:.1e}"
+
+
+def norm_row(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+    """Whether the norm that is compiled at load works, and how long that takes when nothing is compiled yet."""
+    if device.type != "cuda":
+        return "compiled norm", "not available here"
+    with tempfile.TemporaryDirectory() as folder:
+        # A process of its own, because kernels that are compiled stay, in memory and in files.
+        code = f"""
+import time, torch
+from umamba2.engine.gpu import FusedNorm
+device = torch.device("cuda")
+torch.ones(1, device=device)
+start = time.perf_counter()
+print(FusedNorm().problem(device, {dtype}) or "works", round(time.perf_counter() - start, 2))
+"""
+        environment = os.environ | {"PYTORCH_KERNEL_CACHE_PATH": folder}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+    return "compiled norm, and the seconds to compile it", done.stdout.strip() or " ".join(done.stderr.split())[-100:]
 
 
 def timed(run: Callable, device: torch.device):
