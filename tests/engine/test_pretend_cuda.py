@@ -12,6 +12,7 @@ from small_models import make_model
 
 from umamba2 import Predictor
 from umamba2.engine.determinism import FIXED, WORKSPACE
+from umamba2.engine.keeping import Keeper
 from umamba2.engine.record import Record
 
 SPACING = (0.3, 0.3, 0.3)
@@ -128,6 +129,19 @@ def test_left_and_right_trade_places_however_many_images_run_at_once(models, bat
     assert (labels == expected).mean() > 0.999
     other, _ = predict(models["plain"], "cpu", left_right_pairs=(), folds=0)
     assert (other == expected).mean() < 0.99
+
+
+def test_what_is_kept_between_clicks_changes_nothing(models):
+    """With the mirror image in which left is right, whose network is another."""
+    more = (np.array([[2, 10, 3]]), np.array([1]))
+    with PretendCuda():
+        predictor = Predictor.load(models["clicks"], device="cuda", precision="fp32", left_right_pairs=((1, 2),))
+        keeper = Keeper()
+        for clicks in (CLICKS, more):
+            expected = predictor.predict(scan(), SPACING, clicks)
+            labels = predictor.predict(scan(), SPACING, clicks, keeper=keeper)
+            assert keeper.bytes
+            np.testing.assert_array_equal(labels, expected)
 
 
 def test_the_second_case_finds_as_much_memory_as_the_first(models):
