@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from stand_in_page import INTERACTIVE, MULTICLASS, TOKEN, make_desk, serving, write_scan
+
+from umamba2.exports import meshes
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: the page is not looked at")
 CHROMIUM = shutil.which("chromium")
@@ -266,6 +269,29 @@ def test_cancel(window, server, tmp_path):
     assert window.page.evaluate("Object.keys(umamba2.state.layers)") == []
     assert not window.page.is_visible("#work")
     window.segment()
+
+
+def test_meshes_are_counted_and_can_be_cancelled(window, server, tmp_path, monkeypatch):
+    write_scan(tmp_path / "scan.nrrd", **BLOCKS)
+    window.open(tmp_path / "scan.nrrd")
+    window.segment()
+    real, made, go_on = meshes.make_surface, [], threading.Event()
+
+    def slowly(*arguments):
+        made.append(arguments)
+        assert len(made) < 2 or go_on.wait(30)
+        return real(*arguments)
+
+    monkeypatch.setattr(meshes, "make_surface", slowly)
+    window.page.click("#save-whole-meshes")
+    window.until("step.textContent === 'mesh 1 of 2' && !work.hidden")
+    with window.page.expect_response(lambda answer: answer.request.method == "DELETE"):
+        window.page.click("#cancel")
+    go_on.set()
+    window.until("said.textContent === 'Cancelled: nothing was saved.'")
+    with window.page.expect_download() as download:
+        window.page.click("#save-whole-meshes")
+    assert download.value.suggested_filename == "scan.labels.stl.zip"
 
 
 def test_loading_the_page_anew_keeps_all_of_it(window, server, tmp_path):
