@@ -538,6 +538,32 @@ GROUPS = (
         "web/intake.py",
         "tests/web/test_server.py -k 'on_its_way'",
         (M("received[0] -= size", "pass"), M("received[0] + len(chunk)", "received[0]")),
+    # --- phantoms -----------------------------------------------------------------------------------------------------
+    Group(
+        "synthetic/heads.py",
+        "tests/synthetic/test_heads.py",
+        (
+            M("array[outside] = 0", "pass"),
+            M("slice(min(last + 4,", "slice(min(first,"),
+            M("    if part in TOOTHLESS:", "    if False:"),
+        ),
+    ),
+    Group(
+        "synthetic/bone_meshes.py",
+        "tests/synthetic/test_bone_meshes.py",
+        (
+            M("bone = votes > 0", "bone = votes > 2"),
+            M("if front > (low + high)[1] / 2", "if front < (low + high)[1] / 2"),
+            M(" > OPEN:", " > 1:"),
+        ),
+    ),
+    Group(
+        "synthetic/dentistry.py",
+        "tests/synthetic/test_dentistry.py",
+        (
+            M("own[1] *= np.sign(own[1] @ tooth.axes[1])", "pass"),
+            M("shift -= closing * width", "shift += closing * width"),
+        ),
     ),
     # --- from file to file --------------------------------------------------------------------------------------------
     Group(

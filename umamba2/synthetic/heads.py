@@ -37,6 +37,7 @@ PARTS: dict[str, tuple[Sequence[tuple[float, float]], Sequence[tuple[float, floa
     "side of the head": (((60, 140), (70, 150), (30, 60)), ((44, 64), (50, 95), (10, 50))),
 }
 TOOTHLESS = ("upper head", "back of the head", "side of the head")
+LEAST_CONTRAST = 300.0  # of bone and teeth to soft tissue; that between soft tissue and air is about 1000
 LEAST = 24  # voxels that are left of every axis
 
 
@@ -79,7 +80,6 @@ def make_head(
     disturb_teeth(rng, mouth)
     skull = draw_skull(rng, mouth, bone_meshes)
     canvas = Canvas(mouth, shape, edges.tolist(), pivot)
-    canvas.image[:] = mouth.grey["air"]
     around = Around(partial(outline, skull), skull.pharynx, rng.normal(0, 1.5), rng.uniform(1.5, 4.0))
     _paint_holders(canvas, skull, rng)
     paint_head(canvas, around, lambda: paint_skull(canvas, skull))
@@ -96,10 +96,12 @@ def make_head(
 
 
 def _harden(rng: np.random.Generator, mouth: Mouth) -> None:
-    """Scatter in a large field makes bone and teeth pale, and alike."""
+    """Scatter in a large field makes bone and teeth pale, and alike; the weaker of them still shows."""
     grey = mouth.grey
+    weakest = min(grey["cortical"], grey["dentine"]) - grey["soft"]
+    grey["trabecular"] = max(grey["trabecular"], grey["soft"] + 0.2 * (grey["cortical"] - grey["soft"]))
     if rng.random() < 0.5:
-        pale = rng.uniform(0.3, 0.9)
+        pale = rng.uniform(min(0.9, max(0.3, LEAST_CONTRAST / weakest)), 0.9)
         for name in ("trabecular", "cortical", "dentine", "enamel", "metal"):
             grey[name] = grey["soft"] + pale * (grey[name] - grey["soft"])
         grey["texture"] *= pale
