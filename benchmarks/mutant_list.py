@@ -552,7 +552,6 @@ GROUPS = (
         "synthetic/bone_meshes.py",
         "tests/synthetic/test_bone_meshes.py",
         (
-            M("bone = votes > 0", "bone = votes > 2"),
             M("if front > (low + high)[1] / 2", "if front < (low + high)[1] / 2"),
             M(" > OPEN:", " > 1:"),
         ),
