@@ -538,6 +538,7 @@ GROUPS = (
         "web/intake.py",
         "tests/web/test_server.py -k 'on_its_way'",
         (M("received[0] -= size", "pass"), M("received[0] + len(chunk)", "received[0]")),
+    ),
     # --- phantoms -----------------------------------------------------------------------------------------------------
     Group(
         "synthetic/heads.py",
@@ -551,10 +552,7 @@ GROUPS = (
     Group(
         "synthetic/bone_meshes.py",
         "tests/synthetic/test_bone_meshes.py",
-        (
-            M("if front > (low + high)[1] / 2", "if front < (low + high)[1] / 2"),
-            M(" > OPEN:", " > 1:"),
-        ),
+        (M("if front > (low + high)[1] / 2", "if front < (low + high)[1] / 2"), M(" > OPEN:", " > 1:")),
     ),
     Group(
         "synthetic/dentistry.py",
