@@ -28,6 +28,7 @@ from umamba2.engine.progress import Watch
 from umamba2.engine.pulp import pulp_per_tooth as split_pulp
 from umamba2.engine.record import Record
 from umamba2.engine.session import Session
+from umamba2.engine.tooth_numbers import need_numbers, with_fixed_numbers
 from umamba2.errors import InputError, ModelError, Terminated
 from umamba2.messages import unexpected
 from umamba2.models.locate import demo_model, find_model, model_folder
@@ -55,7 +56,7 @@ class Segmentation:
         labels: The label map, uint8 (z, y, x), on the scan's own grid, in the ids of ``structures``.
         geometry: That grid.
         structures: The name of every id that the model can give; 0 is background and is not among them.
-        record: How it was done: seconds, memory, tiles, warnings.
+        record: How it was done: seconds, memory, tiles, warnings, notes.
     """
 
     labels: npt.NDArray[np.uint8]
@@ -87,6 +88,7 @@ class Segmenter:
             not LPS. "keep": arrays are taken as they are, without a warning.
         reasons: Why some settings are what they are, for the record.
         pulp_per_tooth: Whether the label maps tell the pulps of the teeth apart (see `umamba2.engine.pulp`).
+        fix_numbers: Whether the teeth are tidied up before that (see `umamba2.engine.tooth_numbers`).
 
     Attributes:
         labelled: What the label maps are of: the challenge, with the pulp of each tooth if they are told apart; None
@@ -103,6 +105,7 @@ class Segmenter:
         orientation: str | None = KEEP,
         reasons: dict[str, str] | None = None,
         pulp_per_tooth: bool = False,
+        fix_numbers: bool = False,
     ):
         if challenge is None and numbering not in (None, "training"):
             raise InputError(f"numbering: found {numbering!r} without a challenge, expected the name of a challenge")
@@ -116,6 +119,9 @@ class Segmenter:
                 found = "no challenge" if challenge is None else "the training numbering"
                 raise InputError(f"pulp per tooth: found {found}, expected a challenge in another numbering")
             self.labelled = challenge.with_tooth_pulps()
+        self.fix_numbers = fix_numbers
+        if fix_numbers:
+            need_numbers(challenge)
         self._names, self.reasons = names or {}, reasons or {}
 
     @property
@@ -145,6 +151,7 @@ class Segmenter:
             "numbering": self.numbering,
             "postprocess": self.postprocess,
             "pulp_per_tooth": self.pulp_per_tooth,
+            "fix_numbers": self.fix_numbers,
             "orientation": self.orientation,
             "reasons": self.reasons,
         }
@@ -290,6 +297,8 @@ class Segmenter:
         """Labels of the network's classes (z, y, x), post-processed, in the ids of the numbering."""
         if self.challenge is None or self.labelled is None:
             return labels
+        if self.fix_numbers:
+            labels = with_fixed_numbers(labels, self.challenge, spacing, record)
         if self.postprocess:
             with record.timed("postprocess"):
                 try:
@@ -320,6 +329,7 @@ def load(
     numbering: str | None = None,
     orientation: str = AUTO,
     pulp_per_tooth: bool = False,
+    fix_numbers: bool = False,
     progress: bool = False,
     deterministic: bool = False,
     dental_field: str = AUTO,
@@ -344,6 +354,8 @@ def load(
         orientation: How the model's training arrays lay in the patient, such as "LPS"; "auto" takes what the model
             says; "keep" takes every scan's array as it is, as the challenges' platforms do.
         pulp_per_tooth: Whether every voxel of pulp gets the id of the tooth that encloses it: 100 + its FDI number.
+        fix_numbers: Whether each tooth becomes one piece, and numbers given twice or out of order are settled by the
+            arch; what was changed is in the record's notes. No published settings do that.
         progress: Whether to show a bar over the tiles on stderr.
         deterministic: Whether a GPU shall give the same labels every time, which costs time; CPUs do so anyway.
         dental_field: Whether of scans larger than the model's dental field this alone is segmented: "on", "off", or
@@ -404,6 +416,7 @@ def load(
             "mirror_axes": loaded.mirror_reason,
         },
         pulp_per_tooth=pulp_per_tooth,
+        fix_numbers=fix_numbers,
     )
 
 

@@ -29,6 +29,7 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)  # for each stage
     peak_memory: dict[str, int] = field(default_factory=dict)  # bytes, on the "host" and on the "gpu"
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was changed as asked for, which is no reason to worry
 
     def warn(self, problem: str) -> None:
         """Note a problem once, however many tiles have it."""

@@ -25,9 +25,9 @@ from umamba2.segmenter import Segmenter
 MARGIN = 0.95  # of the time is used: a busy machine may take longer for the last steps than for those before
 SECONDS_PER_VOXEL = 3e-7  # for post-processing and writing: three times what they take on a slow CPU
 
-# What else to do with a case once its output is written: image, output, scan, label map in the output's ids. The files
-# that it writes.
-AfterWriting: TypeAlias = Callable[[Path, Path, Volume, npt.NDArray[np.uint8]], "list[Path]"]
+# What else to do with a case once its output is written: image, output, scan, label map in the output's ids, the notes
+# of the record. The files that it writes.
+AfterWriting: TypeAlias = Callable[[Path, Path, Volume, npt.NDArray[np.uint8], "list[str]"], "list[Path]"]
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def write_scan(
         if part := outcome.record.part:  # readers of what comes beside the label map must know
             volume = replace(volume, warnings=(*volume.warnings, part))
         try:
-            return finished(case.image, case.output, volume, labels)
+            return finished(case.image, case.output, volume, labels, outcome.record.notes)
         except Exception as error:  # the segmentation itself stands
             outcome.report("warning", in_one_line(error, case.image))
     return []

@@ -11,17 +11,10 @@ from dataclasses import dataclass
 from math import inf
 from statistics import median
 
+from umamba2.anatomy.arches import JAWS_APART, LOWER_ARCH, SMALLEST_TOOTH, UPPER_ARCH
 from umamba2.anatomy.structures import REFERENCE_VOXEL_MM3
 from umamba2.reports import texts
-from umamba2.reports.field import (
-    JAWS_APART,
-    LOWER_ARCH,
-    SMALLEST_TOOTH,
-    UPPER_ARCH,
-    distance_of_partners,
-    shows_both_sides,
-    teeth_in_field,
-)
+from umamba2.reports.field import distance_of_partners, shows_both_sides, teeth_in_field
 from umamba2.reports.measures import Measure
 from umamba2.reports.reading import ReportCase
 
@@ -56,6 +49,7 @@ def check(case: ReportCase, measures: list[Measure]) -> list[Remark]:
     found = [m for m in measures if m.voxels]
     structures = case.challenge.structures
     remarks = [Remark(WARNING, warning) for warning in case.warnings]
+    remarks += [Remark(NOTE, texts.CHANGED.format(note)) for note in case.notes]
     if any(s.group == "teeth" and s.fdi is None for s in structures):
         return [*remarks, Remark(NOTE, texts.MANY_TEETH_AT_ONCE), *_only_one_has(case, measures)]
     if case.oriented:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from umamba2.scans.volumes import Volume
 
-    SideFiles = Callable[[Path, Path, Volume, npt.NDArray[Any]], list[Path]]
+    SideFiles = Callable[[Path, Path, Volume, npt.NDArray[Any], list[str]], list[Path]]
 
 
 def add_parser(commands: Any) -> None:
@@ -68,8 +69,8 @@ def side_files(preview: bool, statistics: bool, report: bool, challenge: Challen
         numbering: The ids of the label maps.
 
     Returns:
-        A function of the image's path, the output's path, the scan, and its labels (z, y, x) in the ids of the
-        numbering, which returns the files that it wrote; None if no file is wanted.
+        A function of the image's path, the output's path, the scan, its labels (z, y, x) in the ids of the numbering,
+        and what was changed in them, which returns the files that it wrote; None if no file is wanted.
 
     Raises:
         MissingExtra: A library is missing.
@@ -88,7 +89,7 @@ def side_files(preview: bool, statistics: bool, report: bool, challenge: Challen
     )
     outputs = OutputRegistry()
 
-    def write(image: Path, output: Path, volume: Volume, labels: npt.NDArray[Any]) -> list[Path]:
+    def write(image: Path, output: Path, volume: Volume, labels: npt.NDArray[Any], notes: list[str]) -> list[Path]:
         name = stem(output).removesuffix(".seg")  # of a DICOM Segmentation
         files = {output.with_name(name + ending): function for wanted, ending, function in kinds if wanted}
         for path in files:
@@ -97,6 +98,7 @@ def side_files(preview: bool, statistics: bool, report: bool, challenge: Challen
             path.unlink(missing_ok=True)  # whatever happens now, what lies there is of an earlier segmentation
         found = as_training(labels, str(output), challenge.structures, numbering)
         case = reports.ReportCase.of_volume(volume, image.name, found, challenge, numbering)
+        case = replace(case, notes=tuple(notes))
         for path, function in files.items():
             function(path, case)
         return list(files)

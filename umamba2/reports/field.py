@@ -13,25 +13,14 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from umamba2.anatomy.structures import FDI_TEETH, Structure
+from umamba2.anatomy.arches import LOWER_ARCH, SMALLEST_TOOTH, UPPER_ARCH, average_place
+from umamba2.anatomy.structures import Structure
 from umamba2.reports.measures import Measure
 from umamba2.reports.reading import ReportCase
-from umamba2.scans.geometry import Triple
 from umamba2.scans.orientation import to_patient
 
 Points = npt.NDArray[np.float64]
 
-# From the patient's right wisdom tooth to the left one.
-UPPER_ARCH = (*reversed(FDI_TEETH[:8]), *FDI_TEETH[8:16])
-LOWER_ARCH = (*reversed(FDI_TEETH[24:]), *FDI_TEETH[16:24])
-
-# Where teeth lie on an average arch, central incisor to wisdom tooth: mm to the side of the midline, and mm behind the
-# upper central incisors. From textbook mesiodistal widths, on arches 50 and 46 mm wide at the first molars.
-_UPPER = ((4.3, 0), (11, 2.5), (16.5, 7.5), (20, 14), (22.5, 20.5), (25, 29), (26.5, 38.5), (27.5, 47.5))
-_LOWER = ((2.6, 2), (7.8, 3.5), (12.8, 7), (17.3, 12.5), (20.5, 19), (23, 28), (25, 38.5), (27, 48.5))
-# In mm^3, by their place too: about a third of the usual volume, in the jaw where they are smaller.
-SMALLEST_TOOTH = (75, 90, 150, 140, 140, 350, 350, 200)
-JAWS_APART = 15.0  # mm from the middle of the upper teeth down to that of the lower teeth, with the mouth closed
 # How far other pairs lie to the side of the midline, in mm.
 _LATERAL = {"inferior alveolar canal": 27.0, "maxillary sinus": 25.0, "mandibular incisive canal": 13.0}
 
@@ -46,7 +35,7 @@ _OPENING = 10.0  # mm by which an open mouth may part the jaws
 def distance_of_partners(structure: Structure) -> float:
     """How far apart a structure and its partner on the other side usually lie, in mm; 0 if that is not known."""
     if structure.fdi is not None:
-        return 2 * abs(_average(structure.fdi)[0])
+        return 2 * abs(average_place(structure.fdi)[0])
     name = " ".join(word for word in structure.name.split() if word not in ("left", "right"))
     return 2 * _LATERAL.get(name, 0.0)
 
@@ -79,13 +68,6 @@ def teeth_in_field(case: ReportCase, measures: list[Measure]) -> set[int]:
     return shown
 
 
-def _average(fdi: int) -> Triple:
-    """Where a tooth lies on the average arch: mm to the left, the back and the top."""
-    quadrant, position = divmod(fdi, 10)
-    lateral, depth = (_UPPER if quadrant < 3 else _LOWER)[position - 1]
-    return (lateral if quadrant in (2, 3) else -lateral), depth, 0.0 if quadrant < 3 else -JAWS_APART
-
-
 def _along(teeth: Sequence[int]) -> list[int]:
     """The order of teeth along the arch, from -8 at the right wisdom tooth to 8 at the left one."""
     return [fdi % 10 if fdi // 10 in (2, 3) else -(fdi % 10) for fdi in teeth]
@@ -93,7 +75,7 @@ def _along(teeth: Sequence[int]) -> list[int]:
 
 def _places(wanted: Sequence[int], guides: Sequence[int], centres: Points) -> Points:
     """Where teeth should lie, (n, 3) in patient mm, by the centres of others, the guides; both from right to left."""
-    average, goal = (np.array([_average(fdi) for fdi in teeth]) for teeth in (guides, wanted))
+    average, goal = (np.array([average_place(fdi) for fdi in teeth]) for teeth in (guides, wanted))
     moved = centres - average
     agree = _distances(moved) < _STRAY + _LEAN * _distances(average)
     sound = agree[agree.sum(axis=1).argmax()]  # the others are stray pieces of other structures

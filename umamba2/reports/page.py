@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 import umamba2
+from umamba2.anatomy.arches import LOWER_ARCH, UPPER_ARCH
 from umamba2.anatomy.groups import by_group
 from umamba2.anatomy.numberings import ids_of
 from umamba2.anatomy.structures import Colour
@@ -24,7 +25,7 @@ from umamba2.engine.progress import Watch, steps
 from umamba2.files import write_file
 from umamba2.reports import texts
 from umamba2.reports.checks import check
-from umamba2.reports.field import LOWER_ARCH, UPPER_ARCH, teeth_in_field
+from umamba2.reports.field import teeth_in_field
 from umamba2.reports.measures import measure
 from umamba2.reports.overview import VIEWS, render_views
 from umamba2.reports.reading import ReportCase

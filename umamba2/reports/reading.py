@@ -36,6 +36,7 @@ class ReportCase:
         truth: The true segmentation in training ids, if it is known.
         oriented: Whether the file says how it lies in the patient; if not, no picture is marked and no side is checked.
         warnings: What is odd about the file, one line each.
+        notes: What was changed in the segmentation after the network, one line each.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ReportCase:
     truth: Labels | None = None
     oriented: bool = True
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of_volume(

@@ -70,6 +70,7 @@ UPSIDE_DOWN = (
     "Upper and lower are mixed up throughout: either the labels or the orientation that the image states are "
     "upside down."
 )
+CHANGED = "Changed after the network: {}."
 TRUTH_ALONE = "Only in the ground truth: {}."
 LABELS_ALONE = "Only in the segmentation: {}."
 
