@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from challenge_names import MULTICLASS as NAME
 from challenge_names import STSR
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from stand_in import use_stand_in, write_image, write_model
@@ -78,8 +78,10 @@ def renamed(labels: np.ndarray, **new: int) -> np.ndarray:
 # --- what is right stays -----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(st.integers(0, 1000), st.booleans(), st.sampled_from([0, 40, 60]), st.integers(0, 7), st.booleans())
+@example(533, True, 0, 0, False)  # a premolar pressed to a molar
+@example(534, True, 0, 0, False)  # a small incisor around a canine
 def test_right_phantoms_come_out_untouched(seed, randomised, cut, flips, turned):
     """Whole, cut by the field of view, mirrored and turned. Where a true tooth is in parts, the largest stays."""
     phantom = make_phantom(seed, (44, 70, 88), (1.15, 1.15, 1.15), randomised=randomised)
@@ -139,7 +141,7 @@ def test_the_first_half_of_a_molar_goes_to_the_larger_half():
     """By a premolar's number, as on a real map of teeth."""
     labels = teeth()
     inside = np.argwhere(labels == TEETH[27])
-    front = inside[np.argsort(inside[:, 0], kind="stable")[: int(0.36 * len(inside))]]
+    front = inside[np.argsort(inside[:, 1], kind="stable")[: int(0.36 * len(inside))]]
     labels[tuple(front.T)] = TEETH[14]
     np.testing.assert_array_equal(fixed(labels).labels, teeth())
 
@@ -261,7 +263,7 @@ def test_numbers_given_twice_without_other_teeth_are_doubted():
     assert result.problem == "tooth numbers: found 17 twice and too few other teeth to tell; left as they are"
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(st.integers(0, 2**20))
 def test_nothing_but_teeth_is_touched_and_a_second_time_changes_nothing(seed):
     rng = np.random.default_rng(seed)

@@ -33,11 +33,12 @@ from umamba2.errors import InputError, Terminated
 from umamba2.messages import unexpected
 
 CRUMB = 20.0  # mm^3; the smallest tooth that the published table keeps has 19.7
-# When a piece is a part of the larger tooth that it touches: the share of its surface that touches it, and up to which
-# share of its volume and which distance in mm between their middles, for all teeth and for molars.
-TOUCHING = 0.2
-SMALL, NEAR = 0.25, 7.5
-SMALL_BY_MOLAR, NEAR_MOLAR = 0.75, 6.5
+# When a piece is a part of the larger tooth that it touches: from which share of its surface that touches it, up to
+# which share of its volume and which distance in mm between their middles on; for pieces smaller than the tooth whose
+# number they have can be, and for pieces of any size by a molar. Of the premolars and molars of phantoms, crowded ones
+# too, none touches the next with more than 0.21 of its surface.
+TOUCHING, SMALL, NEAR = 0.2, 0.25, 7.5
+TOUCHING_MOLAR, SMALL_BY_MOLAR, NEAR_MOLAR = 0.25, 0.75, 6.5
 FIRST_MOLAR = 5  # its place in the quadrant, from 0 on
 ONE_TOOTH = 15.0  # mm between the middles of two parts of a tooth, at most
 MOST_NOTES = 10
@@ -203,7 +204,7 @@ class _Pieces:
         for i in reversed(self._live()):
             beside = touching.get(i, {})
             j = max(beside, key=lambda k: (beside[k], -k), default=0)
-            if not j or beside[j] < TOUCHING * self._surface[i] or not self._is_part(i, j):
+            if not j or not self._is_part(i, j, beside[j] / self._surface[i]):
                 continue
             notes.append(f"a part of tooth {self.number[j]} of {self.volume[i]:.0f} mm3 named {self.number[i]} was "
                          f"given to {self.number[j]}")  # fmt: skip
@@ -218,15 +219,17 @@ class _Pieces:
                     touching[k][j] = touching[k].get(j, 0.0) + area
         return notes
 
-    def _is_part(self, i: int, j: int) -> bool:
+    def _is_part(self, i: int, j: int, touching: float) -> bool:
         alone = self._live(int(self.number[i]))[0] == i
         if alone and self._at_border[i]:
             return False  # a tooth that the field of view cuts
         share = self.volume[i] / self.volume[j]
         away = float(np.linalg.norm(self.centre[i] - self.centre[j]))
-        if _place(self.number[j]) >= FIRST_MOLAR and share < SMALL_BY_MOLAR and away < NEAR_MOLAR:
+        by_molar = _place(self.number[j]) >= FIRST_MOLAR and touching >= TOUCHING_MOLAR
+        if by_molar and share < SMALL_BY_MOLAR and away < NEAR_MOLAR:
             return True
-        return share < SMALL and (away < NEAR or not alone)
+        too_small = self.volume[i] < SMALLEST_TOOTH[_place(self.number[i])] and away < NEAR
+        return touching >= TOUCHING and share < SMALL and (too_small or not alone)
 
     def drop_strays(self) -> list[str]:
         """Remove pieces far from the rest of their tooth that are too small to be another one."""
