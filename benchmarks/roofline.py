@@ -140,7 +140,10 @@ def full_size_model(features=FEATURES, patch_size=PATCH, classes: int = CLASSES,
     weights = {name: weight.to("meta") for name, weight in weights.items()}
     intensity = {"mean": 809.5, "std": 1014.369, "percentile_00_5": -997.0, "percentile_99_5": 3558.0}
     plan = Plan("UMamba2", architecture, tuple(patch_size), SPACING, (0, 1, 2), intensity)
-    return Model(Path("roofline"), plan, {"0": weights}, None, "", tuple(mirror_axes), "", None, {}, {})
+    return Model(
+        folder=Path("roofline"), plan=plan, folds={"0": weights}, challenge=None, challenge_reason="",
+        mirror_axes=tuple(mirror_axes), mirror_reason="", orientation=None, dental_field=None, dataset={}, source={},
+    )  # fmt: skip
 
 
 @dataclass
