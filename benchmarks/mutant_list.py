@@ -402,7 +402,7 @@ GROUPS = (
         "models/network.py",
         "tests/models/test_folder.py",
         (
-            M("merged = {**configurations[wanted], **merged}", "merged = {**merged, **configurations[wanted]}"),
+            M("merged = {**found, **merged}", "merged = {**merged, **found}"),
             M('anisotropy_threshold", 3)', 'anisotropy_threshold", 3.3)'),
         ),
     ),

@@ -57,8 +57,12 @@ def exit_code(command: Callable[[], int]) -> int:
     """Run a command; its exit code, or one line on stderr for whatever it raises and 1 (130 if it was interrupted)."""
     try:
         return command()
-    except (InputError, OSError) as error:  # OSError: a folder that cannot be listed
+    except InputError as error:
         problem = str(error)
+    except OSError as error:  # a folder that cannot be listed, a name that is too long
+        problem = str(error)
+        if error.filename is not None and error.strerror:
+            problem = f"{error.filename!s:.300}: found no usable one ({error.strerror}), expected a file or folder"
     except KeyboardInterrupt:
         say("error: interrupted", sys.stderr)
         return 130  # as shells say of what SIGINT has ended

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import struct
 import zipfile
 from collections import OrderedDict
@@ -19,7 +20,7 @@ from small_models import make_model
 
 from umamba2.errors import InputError, ModelError
 from umamba2.files import write_file
-from umamba2.models import checkpoint, weights
+from umamba2.models import checkpoint, weights, zips
 from umamba2.models import folder as folders
 from umamba2.models.checkpoint import read_checkpoint
 from umamba2.models.folder import describe, load_model, slim
@@ -125,7 +126,9 @@ def test_compressed_archives_are_refused(tmp_path):
     refused(read_checkpoint, path, r"x/data\.pkl compressed")
 
 
-@pytest.mark.parametrize(("limit", "name"), [("LARGEST_PICKLE", "data.pkl of"), ("MOST_ENTRIES", "files in the arch")])
+@pytest.mark.parametrize(
+    ("limit", "name"), [("LARGEST_PICKLE", "data.pkl of"), ("MOST_ENTRIES", "files in it, expected at most 50")]
+)
 def test_large_archives_are_refused(folder, monkeypatch, limit, name):
     monkeypatch.setattr(checkpoint, limit, 50)
     refused(load_model, folder, name)
@@ -258,6 +261,93 @@ def test_what_torch_writes_is_read_as_torch_reads_it(tmp_path):
     assert read_checkpoint(tmp_path / "x.pth")["arrays"][:3] == [array.tolist() for array in arrays[:3]]
 
 
+@pytest.mark.parametrize("part", ["weight", "optimizer"])
+def test_a_flipped_bit_is_found_where_it_counts(folder, tmp_path, part):
+    """The state of the optimizer is as large as the weights, and nothing here uses it."""
+    path = folder / "fold_0" / "checkpoint_best.pth"
+    momentum = torch.full((7,), 1.5)
+    weights = change(folder, optimizer_state={"state": {0: {"momentum_buffer": momentum}}})["network_weights"]
+    content = path.read_bytes()
+    sought = next(iter(weights.values())) if part == "weight" else momentum
+    place = content.index(sought.numpy().tobytes())
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    found = read_checkpoint(path)
+    refused(lambda _: found.verify(), path, "with another checksum than the archive states")
+    if part == "weight":
+        refused(load_model, folder, "with another checksum than the archive states")
+    else:
+        load_model(folder)
+
+
+def test_a_flipped_bit_in_a_slim_model_is_found(tmp_path, whole):
+    shutil.copytree(whole / "slim", tmp_path / "m")
+    path = tmp_path / "m" / "fold_0.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    refused(load_model, tmp_path / "m", r"fold_0\.safetensors: found the checksum \d+, expected \d+: another file")
+    with zipfile.ZipFile(whole / "nnunet" / "fold_0" / "checkpoint_best.pth") as file:
+        assert not file.testzip()  # the other layout has its own
+    text = json.loads((tmp_path / "m" / "model.json").read_text())
+    del text["crc32"]  # models that were written before there was one
+    write_file(tmp_path / "m" / "model.json", json.dumps(text))
+    load_model(tmp_path / "m")
+
+
+def test_weights_of_another_model_are_found(tmp_path, whole):
+    """Of the same architecture: nothing but the checksum tells them apart."""
+    slim(make_model(tmp_path / "other", folds=(1,)), tmp_path / "slim")
+    shutil.copytree(whole / "slim", tmp_path / "m")
+    shutil.copyfile(tmp_path / "slim" / "fold_1.safetensors", tmp_path / "m" / "fold_0.safetensors")
+    refused(load_model, tmp_path / "m", "found the checksum")
+
+
+def test_entries_that_are_there_twice(tmp_path, folder):
+    path = folder / "fold_0" / "checkpoint_best.pth"
+    with zipfile.ZipFile(path, "a") as file:
+        name = next(name for name in file.namelist() if name.endswith("data/0"))
+        content = file.read(name)
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            file.writestr(name, content)
+    refused(load_model, folder, r"data/0 2 times in it, expected each file once")
+
+
+def test_lists_of_files_without_end_are_not_read(tmp_path, monkeypatch):
+    """zipfile makes an object for each entry before anybody can count them."""
+    path = tmp_path / "x.pth"
+    with zipfile.ZipFile(path, "w") as file:
+        for number in range(3000):
+            file.writestr(f"x/data/{number}", b"")
+    made = []
+    whole = zipfile.ZipInfo.__init__
+    monkeypatch.setattr(zipfile.ZipInfo, "__init__", lambda self, *a, **k: made.append(a) or whole(self, *a, **k))
+    monkeypatch.setattr(zips, "LARGEST_LIST", 2**16)  # the list has some 170,000 bytes
+    refused(read_checkpoint, path, "found a list of files of more than 65536 bytes")
+    assert made == []
+    monkeypatch.setattr(zips, "LARGEST_LIST", 2**18)
+    refused(read_checkpoint, path, r"0 entries data\.pkl")
+    assert len(made) == 3000
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_weights_that_are_not_finite(folder, kind, value):
+    weights = {key: tensor.to(kind) for key, tensor in change(folder)["network_weights"].items()}
+    change(folder, network_weights=weights)
+    load_model(folder)
+    last = list(weights)[-1]
+    weights[last].view(-1)[-1] = value
+    change(folder, network_weights=weights)
+    refused(load_model, folder, f"found NaN or infinite numbers in {last}, expected finite weights")
+
+
+def test_large_weights_are_finite(folder):
+    """Their sum is not."""
+    weights = change(folder)["network_weights"]
+    change(folder, network_weights={key: torch.full_like(value, 3e38) for key, value in weights.items()})
+    load_model(folder)
+
+
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +391,90 @@ def test_large_descriptions_are_refused(tmp_path, whole, monkeypatch):
     refused(load_model, whole / "slim", r"model\.json: found no file or one of more than 1000 bytes")
 
 
+@pytest.mark.parametrize(("classes", "good"), [(0, False), (2, True), (256, True), (257, False), (1000, False)])
+def test_classes_that_label_maps_cannot_hold(tmp_path, whole, classes, good):
+    folder = make_model(tmp_path / "m", classes=max(classes, 2))
+    if classes < 2:
+        weights = change(folder)["network_weights"]
+        change(folder, network_weights={k: v[:0] if "seg_layers" in k else v for k, v in weights.items()})
+    for read in (load_model, describe):
+        if good:
+            read(folder)
+        else:
+            refused(read, folder, f"found {classes} classes, expected at most 256")
+
+
+def test_a_network_that_segments_nothing(tmp_path):
+    """As pretraining leaves it: its weights can be read, and that is all."""
+    folder = make_model(tmp_path / "m", classes=1)
+    assert load_model(folder).num_classes == 1
+    refused(describe, folder, "found a network of one class")
+    refused(lambda place: slim(place, tmp_path / "s"), folder, "found a network of one class")
+    refused(lambda place: load_model(place).network(), folder, "found a network of one class")
+
+
+def test_plans_of_another_network(tmp_path, whole):
+    """What `info` describes and `slim` copies can be used, every fold of it."""
+    folder = make_model(tmp_path / "m", folds=(0, 1))
+    other = make_model(tmp_path / "other", classes=6, folds=(1,))
+    (other / "fold_1").replace(tmp_path / "fold_1")
+    shutil.rmtree(folder / "fold_1")
+    (tmp_path / "fold_1").replace(folder / "fold_1")
+    for read in (describe, lambda place: slim(place, tmp_path / "out")):
+        refused(read, folder, "fold 1 does not fit its own plans")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ({"background": 0, "a": 1, "b": 1}, "the labels a and b for one class, 1"),
+        ({"background": 0, "a": 7}, r"class 7 \(a\) of a network of 5 classes"),
+        ({"background": 0, "a": 5}, r"class 5 \(a\) of a network of 5 classes"),
+        ({"background": 0, "a": -1}, r"class -1 \(a\) of a network of 5 classes"),
+        ({"background": 0, "mouth": [1, 2], "a": 2}, "mouth made of several labels"),
+        ({"background": 0, "c": 3, "ignore": 5}, ""),
+        ({"background": 0, "a": [1], "b": 2.5, "c": "d"}, ""),
+        ([3], ""),
+        (None, ""),
+    ],
+)
+def test_names_of_classes(tmp_path, labels, found):
+    folder = make_model(tmp_path / "m", description={"labels": labels})
+    if found:
+        refused(load_model, folder, f"found {found}")
+    else:
+        assert describe(folder)
+
+
+def test_names_of_files_that_are_too_long(tmp_path, whole):
+    text = json.loads((whole / "slim" / "model.json").read_text())
+    text["folds"] = {"0": "a" * 300 + ".safetensors"}
+    write_file(tmp_path / "m" / "model.json", json.dumps(text))
+    refused(load_model, tmp_path / "m", "found no such file, expected the weights of fold 0")
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        *[("configurations", value) for value in (5, None, [], "3d_umamba", ["3d_umamba"], {"3d_umamba": 3})],
+        *[("inherits_from", value) for value in ([], ["3d_fullres"], {}, {"a": 1}, 5, True, "3d_umamba")],
+    ],
+)
+def test_plans_with_other_values_than_names(folder, whole, tmp_path, entry, value):
+    content = change(folder)["init_args"]
+    plans = content["plans"]
+    (plans if entry == "configurations" else plans["configurations"]["3d_umamba"])[entry] = value
+    change(folder, init_args=content)
+    refused(load_model, folder, r"checkpoint_best\.pth: found configuration .* missing or inheriting from itself")
+    text = json.loads((whole / "slim" / "model.json").read_text())
+    slim_plans = text["plans"]
+    (slim_plans if entry == "configurations" else slim_plans["configurations"]["3d_umamba"])[entry] = value
+    write_file(tmp_path / "m" / "model.json", json.dumps(text))
+    (tmp_path / "m" / "fold_0.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
+    refused(load_model, tmp_path / "m", "found configuration .* missing or inheriting from itself")
+
+
 def test_names_cannot_look_like_lines_of_info(tmp_path):
     labels = {"background": 0, "a\nmirror axes  all": 1, "b": 2, "c": 3, "d": 4}
     lines = describe(make_model(tmp_path / "m", description={"labels": labels})).splitlines()
@@ -338,8 +512,29 @@ def test_any_plans_give_a_network_or_one_line(tmp_path, whole, data):
     (tmp_path / "m" / "fold_0.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
     model = read_or_refused(load_model, tmp_path / "m")
     if model is not None:
-        assert describe(tmp_path / "m")
-        read_or_refused(lambda _: model.load_weights(model.network(), next(iter(model.folds))), tmp_path / "m")
+        described = read_or_refused(describe, tmp_path / "m")
+        fits = read_or_refused(lambda _: model.load_weights(model.network(), "0") or True, tmp_path / "m")
+        assert bool(described) == bool(fits)
+
+
+@SECONDS
+@given(data=st.data())
+def test_any_entries_of_a_checkpoint_give_a_network_or_one_line(folder, data):
+    content = {**torch.load(folder / "fold_0" / "checkpoint_best.pth", weights_only=False)}
+    kept = ("init_args", "trainer_name", "inference_allowed_mirroring_axes")
+    text = json.loads(json.dumps({key: content[key] for key in kept}))
+    for _ in range(data.draw(st.integers(1, 2))):
+        *way, last = data.draw(st.sampled_from(list(paths_in(text))))
+        place = text
+        for key in way:
+            place = place[key]
+        place[last] = data.draw(VALUES)
+    torch.save({**content, **text}, folder / "fold_1.pth")
+    (folder / "fold_1").mkdir(exist_ok=True)
+    (folder / "fold_1.pth").replace(folder / "fold_1" / "checkpoint_best.pth")
+    model = read_or_refused(lambda place: load_model(place, 1), folder)
+    if model is not None:
+        read_or_refused(lambda _: model.check(), folder)
 
 
 HEADERS = st.dictionaries(

@@ -100,9 +100,6 @@ class Predictor:
         with waking(chosen, dtype):
             model = model if isinstance(model, Model) else load_model(model, folds)
         pairs = model.left_right_pairs if left_right_pairs is None else left_right_pairs
-        if model.input_channels != 1:
-            found = f"a network with {model.input_channels} input channels"
-            raise ModelError(f"{model.folder}: found {found}, expected 1")
         for pair in pairs:
             if not all(0 <= c < model.num_classes for c in pair):
                 found = f"a model of {model.num_classes} classes"

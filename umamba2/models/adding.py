@@ -60,7 +60,7 @@ def add_model(name: str, source: str, sha256: str | None = None, progress: Progr
         with _new_folder(places[0]) as partial:
             found = _bring(source, partial, sha256, progress)
             try:
-                load_model(partial)  # all folds: what is listed can be used
+                load_model(partial).check()  # all folds: what is listed can be used
             except InputError as error:
                 raise ModelError(str(error).replace(str(partial), source)) from None
             _publish(partial, folder)

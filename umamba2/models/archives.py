@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from umamba2.errors import InputError, ModelError
+from umamba2.models.zips import open_zip
 
 LARGEST_MODEL = 2**34  # bytes, unpacked; five folds of the published network with their optimizers have 4e9
 MOST_EXPANSION = 100  # times the size of the archive; weights hardly get smaller
@@ -122,11 +123,8 @@ def _checked(path: str) -> str:
 
 
 def _zip_entries(file: IO[bytes]) -> Iterator[tuple[str, Callable[[], Any]]]:
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        if len(entries) > MOST_ENTRIES:
-            raise InputError(f"found {len(entries)} files in it, expected at most {MOST_ENTRIES}")
-        for entry in entries:
+    with open_zip(file, MOST_ENTRIES) as archive:
+        for entry in archive.infolist():
             path = _checked(entry.filename)
             kind = entry.external_attr >> 28  # as Unix has them: 4 a folder, 8 a file, 0 not stated
             if kind not in (0, 4, 8):

@@ -16,7 +16,7 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umamba2.errors import ModelError
+from umamba2.errors import InputError, ModelError
+from umamba2.models.zips import open_zip
 
 LARGEST_PICKLE = 2**24  # bytes; the published network with its optimizer has about 2**18
 MOST_INSTRUCTIONS = 1_000_000  # of a pickle, a few microseconds each; that network has some 30,000
@@ -39,8 +40,26 @@ _STORAGES = {
 }  # fmt: skip
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint file as tensors and plain values; the tensors' numbers stay in the file until they are used.
+class Checkpoint(dict[str, Any]):
+    """What a checkpoint file holds: tensors, whose numbers stay in the file until they are used, and plain values."""
+
+    def __init__(self, path: Path, content: dict[str, Any], archive: _Archive):
+        super().__init__(content)
+        self._path, self._archive = path, archive
+
+    def verify(self, tensors: Iterable[Any] | None = None) -> None:
+        """Compare the checksums of the numbers of some tensors, or of all; ModelError if one is another.
+
+        The state of an optimizer is as large as the weights, and inference has no use for it: not all need be read.
+        """
+        try:
+            self._archive.verify(tensors)
+        except ValueError as error:
+            raise ModelError(f"{self._path}: could not be read ({error}), expected a PyTorch checkpoint") from None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint file; the checksums of its tensors are not compared before `Checkpoint.verify`.
 
     Raises:
         ModelError: The file is damaged, was written by a torch before 1.6, or holds any other object.
@@ -49,6 +68,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             archive = _Archive(file)
             content = _unpickle(archive.read("data.pkl"), archive.storage)
+    except InputError as error:
+        raise ModelError(f"{path}: {error}") from None
     except _ForeignError as error:
         raise ModelError(f"{path}: found {error}, expected tensors and plain values only") from None
     except Exception as error:  # whatever a damaged or hostile file leads to
@@ -56,7 +77,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: could not be read ({reason}), expected a PyTorch checkpoint") from None
     if not isinstance(content, dict):
         raise ModelError(f"{path}: found a {type(content).__name__}, expected an nnU-Net checkpoint")
-    return content
+    return Checkpoint(path, content, archive)
 
 
 class _ForeignError(Exception):
@@ -69,16 +90,15 @@ class _Archive:
     def __init__(self, file: io.BufferedReader):
         if file.read(4) != b"PK\x03\x04":
             raise ValueError("no zip archive as torch has written since 1.6")
-        with zipfile.ZipFile(file) as archive:
+        with open_zip(file, MOST_ENTRIES) as archive:
             self._entries = {entry.filename: entry for entry in archive.infolist()}
-        if len(self._entries) > MOST_ENTRIES:
-            raise ValueError(f"{len(self._entries)} files in the archive, at most {MOST_ENTRIES} are")
         self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         pickles = [name for name in self._entries if re.fullmatch(r"[^/]+/data\.pkl", name)]
         if len(pickles) != 1:
             raise ValueError(f"{len(pickles)} entries data.pkl in the archive, not one")
         self._folder = pickles[0].removesuffix("data.pkl")
         self._storages: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._places: dict[int, zipfile.ZipInfo] = {}  # by where their numbers begin in memory: yet to be compared
         if f"{self._folder}byteorder" in self._entries and self.read("byteorder") != sys.byteorder.encode():
             raise ValueError("numbers in another byte order than this machine's")
 
@@ -88,10 +108,22 @@ class _Archive:
         if entry.file_size > LARGEST_PICKLE:
             raise ValueError(f"{name} of {entry.file_size} bytes, at most {LARGEST_PICKLE} are read")
         start = self._start(entry)
-        content = self._bytes[start : start + entry.file_size]
-        if zlib.crc32(content) != entry.CRC:
-            raise ValueError(f"{name} with another checksum than the archive states")
-        return content
+        self._compare(entry, start)
+        return self._bytes[start : start + entry.file_size]
+
+    def verify(self, tensors: Iterable[Any] | None) -> None:
+        """Compare the checksums of the entries that tensors are made of, None: of all; ValueError for another one."""
+        places = set(self._places)
+        if tensors is not None:
+            places &= {tensor.untyped_storage().data_ptr() for tensor in tensors if isinstance(tensor, Tensor)}
+        for place in places:
+            entry = self._places.pop(place)  # once is enough
+            self._compare(entry, self._start(entry))
+
+    def _compare(self, entry: zipfile.ZipInfo, start: int) -> None:
+        with memoryview(self._bytes) as whole, whole[start : start + entry.file_size] as content:
+            if zlib.crc32(content) != entry.CRC:
+                raise ValueError(f"{entry.filename:.100} with another checksum than the archive states")
 
     def storage(self, reference: Any) -> Tensor:
         """The numbers of a storage, one after the other."""
@@ -109,6 +141,8 @@ class _Archive:
             elif size:
                 found = torch.frombuffer(bytearray(self._bytes[start : start + size]), dtype=dtype)
             self._storages[key, dtype] = found
+            if size:
+                self._places[found.untyped_storage().data_ptr()] = entry
         return self._storages[key, dtype]
 
     def _start(self, entry: zipfile.ZipInfo) -> int:

@@ -10,6 +10,7 @@ Two layouts load the same way:
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from umamba2.files import read_json, replacing, write_file
 from umamba2.models.checkpoint import read_checkpoint
 from umamba2.models.network import Plan, build_network, read_plan, resolve, uninitialised
 from umamba2.models.published import Origin
-from umamba2.models.weights import CHECKPOINT_NAMES, bare_weights, find_checkpoint, read_weights
+from umamba2.models.weights import CHECKPOINT_NAMES, bare_weights, checksum, find_checkpoint, read_weights
 from umamba2.nets.umamba2 import UMamba2
 
 SLIM_FILE = "model.json"
@@ -36,6 +37,7 @@ Folds = int | str | Iterable[int | str] | None
 LARGEST_JSON, DEEPEST_JSON = 2**24, 32  # bytes and levels; a dataset.json of 10,000 cases has a tenth
 LARGEST_SIDE = 500  # mm of a dental field; a head is half as long
 MOST_FOLDS, _FOLD = 32, r"[0-9]{1,3}|all"
+MOST_CLASSES = 256  # background included: label maps are uint8
 # What inference reads of the plans; a slim model keeps no more than this.
 _PLAN_KEYS = ("dataset_name", "plans_name", "transpose_forward", "foreground_intensity_properties_per_channel")
 
@@ -88,13 +90,18 @@ class Model:
         """A network for this model, its weights not yet set; `load_weights` puts a fold's in.
 
         Raises:
-            ModelError: The plans describe no network of this family, or a patch that it cannot take.
+            ModelError: The plans describe no network of this family, a patch that it cannot take, or one that segments
+                nothing, as pretraining leaves it.
         """
         plan, weights = self.plan, next(iter(self.folds.values()))
+        if self.num_classes < 2:
+            raise ModelError(f"{self.folder}: found a network of one class, expected background and at least one more")
+        if self.input_channels != 1:
+            found = f"a network with {self.input_channels} input channels"
+            raise ModelError(f"{self.folder}: found {found}, expected 1")
         try:
             for key in ("n_blocks_per_stage", "n_conv_per_stage_decoder"):
                 # Damaged plans may ask for thousands of layers, which take minutes to build.
-
                 if np.sum(plan.arch_kwargs.get(key, 1)) > len(weights):
                     raise ValueError(f"{key}: found more layers than {len(weights)} weights fill, expected fewer")
             with uninitialised():
@@ -127,6 +134,14 @@ class Model:
         except RuntimeError as error:
             problem = " ".join(str(error).split())[:300]
             raise ModelError(f"{self.folder}: fold {fold} does not fit its own plans ({problem})") from None
+
+    def check(self) -> None:
+        """Raise ModelError unless the weights of every fold are those of the network that the plans describe."""
+        net = self.network()
+        expected = {name: weight.shape for name, weight in net.state_dict().items()}
+        for fold, weights in self.folds.items():
+            if {name: weight.shape for name, weight in weights.items()} != expected:
+                self.load_weights(net, fold)  # which says what is different
 
 
 def pairs_by_name(labels: dict[str, int]) -> tuple[tuple[int, int], ...]:
@@ -174,6 +189,8 @@ def slim(model: str | Path, out: str | Path, half: bool = False) -> Path:
     if out.resolve() == Path(model).resolve():
         raise InputError(f"{out}: found the model folder itself, expected another folder to write to")
     loaded = load_model(model)
+    loaded.check()
+    sums: dict[str, int] = {}
     files = {fold: f"fold_{fold}.safetensors" for fold in loaded.folds}
     for fold, weights in loaded.folds.items():
         kept = {key: value.contiguous().clone() for key, value in weights.items()}  # no two share memory
@@ -186,10 +203,12 @@ def slim(model: str | Path, out: str | Path, half: bool = False) -> Path:
                 save_file(kept, partial)
             except SafetensorError as error:
                 raise OSError(f"{error}") from None
+            sums[fold] = checksum(partial)
             partial.chmod(0o644)  # safetensors keeps it to its owner, and a container runs as somebody else
     text = {
         "format": SLIM_FORMAT,
         "folds": files,
+        "crc32": sums,
         "mirror_axes": list(loaded.mirror_axes),
         "dataset": loaded.dataset,
         **loaded.source,
@@ -206,6 +225,7 @@ def describe(folder: str | Path) -> str:
 def facts(folder: str | Path) -> dict[str, str]:
     """The same line by line: what it is about, and what is to be said."""
     model = load_model(folder)
+    model.check()
     parameters = sum(v.numel() for v in next(iter(model.folds.values())).values())
     plan = model.plan
     labels = [f"{value} {name}" for name, value in model.labels.items()]
@@ -248,8 +268,8 @@ def available_folds(folder: Path) -> dict[str, Path]:
     for fold, file in found.items():
         if not re.fullmatch(_FOLD, fold):  # it becomes part of a file's name
             raise ModelError(f"{folder}: found a fold named {fold[:40]!r}, expected numbers or all")
-        if not file.is_file():
-            raise ModelError(f"{file}: found no such file, expected the weights of fold {fold}")
+        if not os.path.isfile(file):  # not Path.is_file, which raises where a name is too long
+            raise ModelError(f"{file!s:.300}: found no such file, expected the weights of fold {fold}")
     if not found:
         expected = f"{SLIM_FILE} or fold_*/{{{','.join(CHECKPOINT_NAMES)}}}"
         raise ModelError(f"{folder}: found no model, expected {expected}")
@@ -298,7 +318,8 @@ def _load_slim(folder: Path, paths: dict[str, Path]) -> Model:
     text = _read_json(path)
     if text.get("format") != SLIM_FORMAT:
         raise ModelError(f"{path}: found format {text.get('format')!r:.100}, expected {SLIM_FORMAT!r}")
-    folds = {fold: _segmentation(file, read_weights(file)) for fold, file in paths.items()}
+    sums = _object(path, "crc32", text.get("crc32") or {})
+    folds = {fold: _segmentation(file, read_weights(file, sums.get(fold))) for fold, file in paths.items()}
     source = {key: text.get(key) for key in ("trainer", "configuration", "plans")}
     dataset = _object(path, "dataset", text.get("dataset") or {})
     return _model(folder, path, folds, text.get("mirror_axes"), dataset, source)
@@ -319,6 +340,7 @@ def _model(
     if orientation is not None and not re.fullmatch(r"(?=.*[LR])(?=.*[PA])(?=.*[SI]).{3}", str(orientation)):
         raise ModelError(f"{path}: found orientation {orientation!r:.100}, expected three letters such as LPS")
     field = _sides(path, dataset.get("dental_field"))
+    _check_labels(path, dataset, _classes(folds))
     origin = Origin(str(trainer), str(source["plans"].get("dataset_name")), _classes(folds), plan.takes_clicks)
     if stated is None:
         challenge, how = origin.challenge(pairs_by_name(_labels(dataset)))
@@ -337,10 +359,35 @@ def _labels(dataset: dict[str, Any]) -> dict[str, int]:
     return {k: v for k, v in labels.items() if isinstance(v, int)} if isinstance(labels, dict) else {}
 
 
+def _check_labels(path: Path, dataset: dict[str, Any], classes: int) -> None:
+    """Raise ModelError if names and channels of the classes contradict each other."""
+    labels, channels = _labels(dataset), dict[int, str]()
+    for name, channel in labels.items():
+        if channel in channels:
+            found = f"the labels {channels[channel]:.60} and {name:.60} for one class, {channel}"
+            raise ModelError(f"{path}: found {found}, expected a class for each")
+        channels[channel] = name
+        if not 0 <= channel < classes + (name == "ignore"):  # nnU-Net's word for voxels that no class is learned from
+            found = f"class {channel} ({name:.60}) of a network of {classes} classes"
+            raise ModelError(f"{path}: found {found}, expected labels of this network")
+    overlapping = dataset.get("labels")
+    for name, value in overlapping.items() if isinstance(overlapping, dict) else ():
+        if isinstance(value, list) and len(value) > 1:  # its channels are no rivals
+            raise ModelError(f"{path}: found {name:.60} made of several labels (nnU-Net's regions), expected one each")
+
+
 def _segmentation(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for key in ("encoder.stem.convs.0.conv.weight", "decoder.seg_layers.0.weight"):
         if key not in weights or weights[key].ndim != 5:
             raise ModelError(f"{path}: found no 3-D {key} among {len(weights)} tensors, expected a U-Mamba2 network")
+    classes = len(weights["decoder.seg_layers.0.weight"])
+    if not 1 <= classes <= MOST_CLASSES:
+        raise ModelError(f"{path}: found {classes} classes, expected at most {MOST_CLASSES}, which label maps can hold")
+    for key, weight in weights.items():
+        numbers = weight if weight.element_size() > 1 else weight.half()  # torch does not compute in 8 bits
+        # A sum is NaN or infinite if a number is, and many times faster than a look at each.
+        if not (numbers.sum().isfinite() or numbers.isfinite().all()):
+            raise ModelError(f"{path}: found NaN or infinite numbers in {key:.100}, expected finite weights")
     return weights
 
 

@@ -74,6 +74,7 @@ def _look_at(folder: Path, demo: bool, hidden: bool) -> Listed:
         size = folder_size(folder)
         folds = tuple(available_folds(folder))
         model = load_model(folder, folds[0])
+        model.check()
         challenge = model.challenge if isinstance(model.challenge, str) else None
         classes, clicks = model.num_classes, model.plan.takes_clicks
         return Listed(folder.name, folder, demo, hidden, size, challenge, folds, classes, clicks)

@@ -98,14 +98,16 @@ def resolve(path: Path, plans: dict[str, Any], name: str) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     chain: list[str] = []
     wanted: Any = name
+    configurations = plans.get("configurations")
     while wanted is not None:
-        configurations = plans.get("configurations", {})
-        if wanted not in configurations or wanted in chain:
-            found = f"configuration {wanted!r:.100} missing or inheriting from itself"
-            raise ModelError(f"{path}: found {found}, expected plans")
+        # Plans are JSON: anything may stand in the place of a name or an object.
+        found = configurations.get(wanted) if isinstance(configurations, dict) and isinstance(wanted, str) else None
+        if not isinstance(found, dict) or wanted in chain:
+            problem = f"configuration {wanted!r:.100} missing or inheriting from itself"
+            raise ModelError(f"{path}: found {problem}, expected plans")
         chain.append(wanted)
-        merged = {**configurations[wanted], **merged}
-        wanted = configurations[wanted].get("inherits_from")
+        merged = {**found, **merged}
+        wanted = found.get("inherits_from")
     merged.pop("inherits_from", None)
     return deepcopy(merged)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from umamba2.errors import ModelError
-from umamba2.models.checkpoint import read_checkpoint
+from umamba2.models.checkpoint import Checkpoint, read_checkpoint
 from umamba2.nets.unet import drop_aliases
 
 LARGEST_HEADER = 2**21  # bytes, of a safetensors file; that of this network has a tenth
@@ -21,13 +22,31 @@ def find_checkpoint(fold: Path) -> Path | None:
     return next((fold / name for name in CHECKPOINT_NAMES if (fold / name).is_file()), None)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, crc32: Any = None) -> dict[str, Tensor]:
     """The weights in a safetensors file or a checkpoint.
+
+    Args:
+        path: The file.
+        crc32: The checksum that it must have (see `checksum`); None: not known. Checkpoints have their own.
 
     Raises:
         ModelError: The file is damaged, or holds anything but tensors and plain values, or no weights.
     """
+    if crc32 is not None and (found := checksum(path)) != crc32:
+        raise ModelError(f"{path}: found the checksum {found}, expected {crc32!s:.40}: another file, or a damaged one")
     return bare_weights(path, _read_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path))
+
+
+def checksum(path: Path) -> int:
+    """The CRC-32 of a file; ModelError if it cannot be read."""
+    found = 0
+    try:
+        with open(path, "rb") as file:
+            while piece := file.read(2**20):
+                found = zlib.crc32(piece, found)
+    except OSError as error:
+        raise ModelError(f"{path}: could not be read ({error.strerror}), expected weights") from None
+    return found
 
 
 def bare_weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
@@ -38,7 +57,7 @@ def bare_weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
         content: A checkpoint, or weights by name.
 
     Raises:
-        ModelError: There are no weights, or some are no dense tensors of real numbers.
+        ModelError: There are no weights, some are no dense tensors of real numbers, or a checksum is another one.
     """
     # nnU-Net's name, what others call it, or the weights themselves.
     found = next((content[key] for key in ("network_weights", "state_dict", "model") if key in content), content)
@@ -48,6 +67,8 @@ def bare_weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
     if any(key.startswith("encoder.encoder.stem.") for key in weights):  # the reference's pretraining wraps its network
         weights = {key.removeprefix("encoder."): value for key, value in weights.items()}
     drop_aliases(weights)
+    if isinstance(content, Checkpoint):
+        content.verify(weights.values())
     size = path.stat().st_size
     for key, value in weights.items():
         size -= value.nbytes // 2 if isinstance(value, Tensor) else 0

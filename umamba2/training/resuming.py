@@ -52,11 +52,13 @@ class Resuming(Watching):
         checkpoint = filename_or_checkpoint
         if isinstance(checkpoint, str):
             file = Path(checkpoint)
-            checkpoint = read_checkpoint(file)  # nnU-Net would run whatever code is in the file
+            found = read_checkpoint(file)  # nnU-Net would run whatever code is in the file
             latest = file.with_name("checkpoint_latest.pth")
             if file.name == "checkpoint_final.pth" and latest.is_file():
                 # A stage begun after the end of the one before; nnU-Net would start it again each time.
-                checkpoint = max(checkpoint, read_checkpoint(latest), key=lambda found: found.get("current_epoch", 0))
+                found = max(found, read_checkpoint(latest), key=lambda one: one.get("current_epoch", 0))
+            found.verify()
+            checkpoint = found
         try:
             self.bare_network.load_state_dict(checkpoint["network_weights"])
             self.optimizer.load_state_dict(checkpoint["optimizer_state"])
