@@ -267,6 +267,28 @@ def test_the_input_is_never_overwritten(tmp_path, kind):
     assert source.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("nii.gz", "a.nii.gz"), ("nii.gz", "a.ctbl"), ("nii.gz", "a.itksnap.txt"), ("seg.nrrd", "a.seg.nrrd"),
+        ("glb", "a.glb"), ("dicom-seg", "a.seg.dcm"), ("stl", "lower_jawbone.stl"),
+        ("stl", "upper_jawbone.stl"),  # what is not there is removed
+    ],
+)  # fmt: skip
+def test_the_voxels_of_a_header_are_not_overwritten_either(tmp_path, kind, data):
+    folder = tmp_path / "a"
+    source = write_image(folder / "a.mhd", np.full((7, 11, 13), 1, np.uint8))
+    text = source.read_text()
+    voxels = next(path for path in folder.iterdir() if path != source)
+    source.write_text(text.replace(voxels.name, data))
+    voxels.rename(folder / data)
+    before = (folder / data).read_bytes()
+    with pytest.raises(InputError, match="found an input as its output"):
+        export(source, tmp_path if kind == "stl" else folder, kind)
+    assert (folder / data).read_bytes() == before
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["a.mhd", data])
+
+
 def test_the_command_line_lists_what_it_wrote(mouth, tmp_path, capsys):
     assert cli.main(["export", str(mouth), "-o", str(tmp_path), "--structures", "jaws", "--smooth"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -19,6 +19,7 @@ from challenge_names import INTERACTIVE, STSR
 from stand_in import StandInLoader, scan, use_stand_in, write_clicks, write_image, write_model
 
 from umamba2 import cli
+from umamba2.errors import InputError
 from umamba2.jobs import batch as batches
 from umamba2.jobs.manifest import Manifest
 from umamba2.scans.volumes import read_labels
@@ -216,9 +217,104 @@ def test_files_beside_the_output_are_made_again(predict, tmp_path):
     for options, again in (([], 1), (["--statistics"], 1), (["--statistics"], 0)):
         predict(*options)
         assert calls() == again
-    (tmp_path / "out/a.statistics.json").unlink()
-    predict("--statistics")
+    path = tmp_path / "out/a.statistics.json"
+    whole = path.read_text()
+    for damage in (path.unlink, lambda: path.write_text(whole[:-1]), lambda: path.write_text("")):
+        damage()
+        errors = predict("--statistics")[1]
+        assert calls() == 1
+        assert all("a.statistics.json: found changed since it was written, doing it again" in line for line in errors)
+        assert path.read_text() == whole
+
+
+def test_a_case_is_not_finished_before_all_that_was_asked_for_is_there(predict, tmp_path, monkeypatch):
+    """One file beside the output that cannot be written costs a line, and the others nothing."""
+    pytest.importorskip("edt")
+    import umamba2.reports as reports
+
+    write_model(tmp_path / "model", STSR, STSR)
+    write_image(tmp_path / "in/a.mha", scan((1, 2)))
+    options, whole = ("--preview", "--statistics", "--report"), reports.write_statistics
+
+    def full(path, case):
+        raise InputError(f"{path}: could not be written (No space left on device), expected a writable folder")
+
+    def broken(path, case):
+        raise ZeroDivisionError("by 0")
+
+    for fault, line in ((full, "No space left on device"), (broken, "found ZeroDivisionError (by 0)")):
+        monkeypatch.setattr(reports, "write_statistics", fault)
+        for _ in range(2):  # the next run tries again
+            code, (error,), _ = predict(*options)
+            assert f"warning: {tmp_path}/out/a.statistics.json: " in error
+            assert line in error
+            assert (code, calls()) == (0, 1)
+            assert sorted(path.name for path in (tmp_path / "out").glob("a.*")) == [
+                "a.mha", "a.preview.png", "a.report.html"
+            ]  # fmt: skip
+        assert predict(*options, "--strict")[0] == 1
+    monkeypatch.setattr(reports, "write_statistics", whole)
+    assert predict(*options)[1] == []
     assert calls() == 1
+    assert (tmp_path / "out/a.statistics.json").exists()
+    assert predict(*options)[0] == 0
+    assert calls() == 0
+
+
+def test_a_record_that_somebody_has_filled_with_warnings(predict, tmp_path):
+    write_scans(tmp_path / "in", 1)
+    predict()
+    (record,) = records(tmp_path / "out")
+    record["warnings"] = ["x" * 10_000, *(f"warning {n}" for n in range(200_000))]
+    (tmp_path / "out/manifest.jsonl").write_text(json.dumps(record) + "\n")
+    errors = predict()[1]
+    assert calls() == 0
+    assert len(errors) == 51
+    assert errors[-1] == f"warning: {tmp_path}/in/case000.mha: found 199951 more warnings in its record, expected fewer"
+    assert max(map(len, errors)) < 2100
+    assert (tmp_path / "out/run.json").stat().st_size < 100_000
+
+
+def detached(folder, data):
+    """A scan whose voxels lie in a file of another name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(scan((1, 2))), str(folder / "a.mhd"))
+    (folder / "a.raw").rename(folder / data)
+    text = (folder / "a.mhd").read_text()
+    (folder / "a.mhd").write_text(text.replace("a.raw", data))
+    return folder / "a.mhd"
+
+
+@pytest.mark.parametrize("to_folder", [False, True])
+def test_the_voxels_of_a_header_are_input_too(predict, tmp_path, to_folder):
+    header = detached(tmp_path / "in", "a.nii.gz")
+    before = (tmp_path / "in/a.nii.gz").read_bytes()
+    code, errors, _ = predict("--format", "nii.gz", source="in/a.mhd", out="in" if to_folder else "in/a.nii.gz")
+    assert (code, errors) == (1, [f"error: {header}: found an input as its output ({tmp_path}/in/a.nii.gz), expected "
+                                  "another place"])  # fmt: skip
+    assert (tmp_path / "in/a.nii.gz").read_bytes() == before
+
+
+def test_clicks_are_input_too(predict, tmp_path):
+    write_model(tmp_path / "model", INTERACTIVE)
+    write_image(tmp_path / "in/a.mha", scan())
+    clicks = write_clicks(tmp_path / "clicks.mha", ("Left_IAC", [1, 1, 1]))
+    before = clicks.read_bytes()
+    code, errors, _ = predict("--clicks", clicks, source="in/a.mha", out="clicks.mha")
+    assert code == 1
+    assert "found an input as its output" in errors[0]
+    assert clicks.read_bytes() == before
+
+
+def test_files_beside_the_output_do_not_take_the_place_of_voxels(predict, tmp_path):
+    pytest.importorskip("edt")
+    write_model(tmp_path / "model", STSR, STSR)
+    detached(tmp_path / "in", "b.report.html")
+    before = (tmp_path / "in/b.report.html").read_bytes()
+    code, errors, _ = predict("--report", "--strict", source="in/a.mhd", out="in/b.mha")
+    assert code == 1
+    assert "found an input as its output" in errors[0]
+    assert (tmp_path / "in/b.report.html").read_bytes() == before
 
 
 def test_a_scan_that_changes_while_it_is_read(predict, tmp_path, monkeypatch):

@@ -475,6 +475,25 @@ def test_plans_with_other_values_than_names(folder, whole, tmp_path, entry, valu
     refused(load_model, tmp_path / "m", "found configuration .* missing or inheriting from itself")
 
 
+@pytest.mark.parametrize(
+    ("entry", "value", "found"),
+    [
+        ("patch_size", "888", "'888' in place of a list"),
+        ("spacing", "123", "'123' in place of a list"),
+        ("spacing", {"1": 0, "2": 0, "3": 0}, "in place of a list"),
+        ("transpose_forward", "012", "'012' in place of a list"),
+        ("patch_size", [4096] * 3, "patch_size"),
+    ],
+)
+def test_plans_that_read_like_others(tmp_path, whole, entry, value, found):
+    text = json.loads((whole / "slim" / "model.json").read_text())
+    (configuration,) = text["plans"]["configurations"].values()
+    (text["plans"] if entry == "transpose_forward" else configuration)[entry] = value
+    write_file(tmp_path / "m" / "model.json", json.dumps(text))
+    (tmp_path / "m" / "fold_0.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
+    refused(load_model, tmp_path / "m", f"found .*{found}")
+
+
 def test_names_cannot_look_like_lines_of_info(tmp_path):
     labels = {"background": 0, "a\nmirror axes  all": 1, "b": 2, "c": 3, "d": 4}
     lines = describe(make_model(tmp_path / "m", description={"labels": labels})).splitlines()

@@ -65,6 +65,22 @@ def test_bad_numberings_and_places_cost_one_line(tmp_path, capsys):
         assert says in line
 
 
+def test_the_voxels_of_a_header_are_not_overwritten(tmp_path, capsys):
+    for name in ("image", "labels"):
+        write_image(tmp_path / f"{name}.mhd", np.ones(SHAPE, np.uint8), grid(SHAPE))
+        voxels = next(tmp_path.glob(f"{name}.*raw"))
+        text = (tmp_path / f"{name}.mhd").read_text().replace(voxels.name, f"{name}.html")
+        (tmp_path / f"{name}.mhd").write_text(text)
+        before = voxels.rename(tmp_path / f"{name}.html").read_bytes()
+    files = ["-i", str(tmp_path / "image.mhd"), "-s", str(tmp_path / "labels.mhd")]
+    for name in ("image", "labels"):
+        assert cli.main(["report", *files, "-o", str(tmp_path / f"{name}.html")]) == 1
+        assert "found an input as its output" in capsys.readouterr().err
+        assert (tmp_path / f"{name}.html").read_bytes() == before
+    assert cli.main(["read", files[1], "-o", str(tmp_path / "image.html")]) == 1
+    assert "found an input as its output" in capsys.readouterr().err
+
+
 def test_tiff_states_no_orientation(tmp_path):
     image = write_image(tmp_path / "a.tif", np.zeros(SHAPE, np.int16), None)
     labels = write_image(tmp_path / "b.tif", np.ones(SHAPE, np.uint8), None)

@@ -196,6 +196,28 @@ def test_nan_voxels_are_mended_in_the_copy(tmp_path, caplog):
     assert "found 1 NaN or infinite voxels" in caplog.text
 
 
+@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+def test_voxels_in_a_file_of_their_own_come_along(tmp_path, ending):
+    """A header alone would name a file that is not beside the copy."""
+    source = toothfairy3(tmp_path / "download")
+    expected = {}
+    for path in [*source.rglob("imagesTr/*.nii.gz"), *source.rglob("labelsTr/*.nii.gz")]:
+        image = sitk.ReadImage(str(path))
+        place = path.with_name(path.name.removesuffix(".nii.gz") + ending)
+        expected[place.name] = sitk.GetArrayFromImage(image)
+        path.unlink()
+        header = place.with_suffix(".mhd" if ending == ".mha" else ".nhdr")
+        sitk.WriteImage(image, str(header))
+        header.rename(place)
+        with pytest.raises(RuntimeError):  # as a copy of the header alone would be
+            sitk.ReadImage(str(shutil.copy(place, tmp_path)))
+    folder = convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
+    images = sorted((folder / "imagesTr").iterdir())
+    assert len(images) == 3
+    for path in images:
+        np.testing.assert_array_equal(array(path), expected[path.name])
+
+
 def test_splits():
     cases = [f"case_{i}" for i in range(13)]
     splits = make_splits(cases)

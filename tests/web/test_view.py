@@ -7,6 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 import umamba2
+from umamba2.errors import InputError
 from umamba2.scans.volumes import Volume, as_volume
 from umamba2.web import view as viewing
 from umamba2.web.view import View
@@ -56,6 +57,22 @@ def test_what_the_viewer_reads_is_ras_from_zero(tmp_path, code):
     np.testing.assert_allclose(shown.GetSpacing(), expected.GetSpacing(), rtol=1e-6)
     assert shown.GetOrigin() == (0, 0, 0)
     assert shown.GetDirection() == (-1, 0, 0, 0, -1, 0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("room", [0, 100, 352, 1000, 352 + 2 * 7 * 9 * 11 - 1])
+def test_a_full_disk_leaves_no_half_of_an_image(tmp_path, room):
+    """ITK's writer of NIfTI says nothing of it."""
+    resource = pytest.importorskip("resource")
+    _, volume = scan(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        with pytest.raises(InputError, match="scan: found no room on the disk"):
+            View.of(volume).write(volume.array, tmp_path / "shown.nii")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "shown.nii").exists()
+    View.of(volume).write(volume.array, tmp_path / "shown.nii")
 
 
 @pytest.mark.parametrize("most", [10**9, 200])

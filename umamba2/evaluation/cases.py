@@ -16,6 +16,7 @@ import numpy as np
 
 from umamba2.errors import InputError
 from umamba2.scans.geometry import Array, Geometry
+from umamba2.scans.parts import parts_of
 from umamba2.scans.volumes import first_odd, list_volumes, read_array, suffix
 
 Report: TypeAlias = dict[str, Any]  # as JSON can hold it
@@ -37,7 +38,7 @@ def label_files(folder: str | Path) -> list[Path]:
 def files_read(folder: Path) -> Iterator[Path]:
     """Every file below a folder that a grader may look at."""
     yield folder / RESULTS
-    yield from (path for path in folder.rglob("*") if suffix(path) in SUFFIXES)
+    yield from (part for path in folder.rglob("*") if suffix(path) in SUFFIXES for part in parts_of(path))
 
 
 def first_existing(folder: Path, name: str) -> Path | None:

@@ -99,7 +99,10 @@ def write_dicom_seg(
             seg = _segmentation(array, affine, segments, sources, kind)
         _finish(seg, sources, headers)
         with replacing(path, ".dcm") as partial:
-            seg.save_as(partial)
+            try:
+                seg.save_as(partial)
+            except OSError as error:  # pydicom adds a traceback to what the system says
+                raise OSError(error.errno, error.strerror or str(error).splitlines()[0]) from None
             _verify(partial, seg)
     return remarks
 

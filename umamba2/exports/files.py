@@ -22,6 +22,7 @@ from umamba2.exports.formats import DICOM_SEG, ENDINGS, FORMATS, MESHES, SEGMENT
 from umamba2.exports.tables import itksnap_table, segmentation, slicer_table
 from umamba2.files import OutputRegistry, replacing, write_file
 from umamba2.scans.geometry import Geometry
+from umamba2.scans.parts import parts_of
 from umamba2.scans.volumes import read_labels, stem, write_image, write_labels
 
 
@@ -106,6 +107,9 @@ def export(
     if not present:
         raise InputError(f"{source}: found none of {', '.join(structures or ())}, expected at least one")
     if kind in MESHES:
+        places = [_mesh_file(folder, source, structure, kind) for structure in challenge.structures]
+        for output in [folder / f"{stem(source)}.glb"] if kind == "glb" else places:
+            OutputRegistry(parts_of(source)).claim(output, source)
         at = {s: boxes[s.training] for s in present}
         meshes = _write_meshes(folder, source, kind, labels, at, geometry, smooth, watch)
         if kind != "glb":
@@ -119,7 +123,9 @@ def export(
         kept[structure.training] = ids[structure.training]
     shown, table = kept[labels], {int(ids[s.training]): s for s in present}
     path = folder / f"{stem(source)}.{ENDINGS.get(kind, kind)}"
-    OutputRegistry([source]).claim(path, source)
+    tables = [folder / f"{stem(source)}.{ending}" for ending in ("ctbl", "itksnap.txt")]
+    for output in (path, *tables):
+        OutputRegistry(parts_of(source)).claim(output, source)
     if kind == DICOM_SEG:
         from umamba2.exports.dicom_seg import headers_of, write_dicom_seg
 
@@ -129,8 +135,8 @@ def export(
         write_image(path, segmentation(shown, geometry, table))
     else:
         write_labels(path, shown, geometry)
-        write_file(folder / f"{stem(source)}.ctbl", slicer_table(table))
-        write_file(folder / f"{stem(source)}.itksnap.txt", itksnap_table(table))
+        write_file(tables[0], slicer_table(table))
+        write_file(tables[1], itksnap_table(table))
     counts = {s: np.count_nonzero(labels[boxes[s.training]] == s.training) for s in present}
     return [Exported(structure, count * float(np.prod(geometry.spacing))) for structure, count in counts.items()]
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -46,6 +45,7 @@ from umamba2.segmenter import Segmenter
 
 HEADROOM = 4 << 30  # bytes that must be free for the network before anything is read ahead
 BYTES_PER_VOXEL = 20  # of a scan in the network (at most 8 until the first tile), and of the one that is read ahead
+MOST_REPEATED, MOST_LETTERS = 50, 2000  # warnings of a record that are said again, and letters of each
 _PATIENCE = 0.5  # seconds between looks at whether another process has finished a case
 
 Tools: TypeAlias = tuple[Segmenter, "AfterWriting | None"]  # the loaded model, and what else to do with each output
@@ -89,7 +89,8 @@ class _Task:
     volume: Volume | None = None
     error: str = ""
     shape: tuple[int, ...] | None = None  # of what was written
-    beside: list[str] = field(default_factory=list)  # names of the files that were written beside the output
+    # The files that were written beside the output, by name, as they are now; None if any is missing.
+    beside: dict[str, Any] | None = None
 
     def read(self, folder: Path) -> None:
         """Read the scan, or find out why it cannot be; ``folder`` is for outputs."""
@@ -288,25 +289,30 @@ class Batch:
         """Whether what a record says is still true, so that nothing is left to do."""
         if known.get("status") == "failed":  # by another process, a moment ago: it would do so again
             return self.manifest.find(self.plan.key(case), self.plan.since) is not None
-        written, beside = _part(known, "written"), known.get("beside", [])
-        found = fingerprint([case.output], [written])
-        if found is None or not isinstance(beside, list):
+        beside = known.get("beside")
+        if not isinstance(beside, dict):  # something that was asked for could not be written
             return False
-        if not all(os.path.exists(case.output.parent / str(name)) for name in beside):
+        pairs = [(case.output, known.get("written")), *((case.output.parent / n, was) for n, was in beside.items())]
+        found = {path: (fingerprint([path], [was]), was) for path, was in pairs}
+        if not all(now and isinstance(was, dict) for now, was in found.values()):
             return False
-        if found.sha256 != written.get("sha256"):
-            say(f"warning: {case.output}: found changed since it was written, doing it again", sys.stderr)
-            return False
-        return True
+        changed = [path for path, (now, was) in found.items() if now and now.sha256 != was.get("sha256")]
+        for path in changed:
+            say(f"warning: {path}: found changed since it was written, doing it again", sys.stderr)
+        return not changed
 
     def _resume(self, outcome: Outcome, known: dict[str, Any]) -> None:
         """Take an outcome from a record."""
-        kept = {f.name: known[f.name] for f in fields(Record) if f.name in known}
+        kept = {f.name: known[f.name] for f in fields(Record) if f.name in known and f.name != "warnings"}
         outcome.record, outcome.written = Record(**kept), known.get("status") != "failed"
         outcome.skipped, self.settings = outcome.written, self.settings or _part(known, "settings")
         problems = known.get("warnings")
-        for problem in problems if isinstance(problems, list) else []:
-            outcome.report("warning" if outcome.written else "error", str(problem))
+        problems = [str(problem)[:MOST_LETTERS] for problem in problems] if isinstance(problems, list) else []
+        for problem in problems[:MOST_REPEATED]:
+            outcome.report("warning" if outcome.written else "error", problem)
+        if len(problems) > MOST_REPEATED:  # no run has said so many; somebody has changed the record
+            left = len(problems) - MOST_REPEATED
+            outcome.report("warning", f"{outcome.case.image}: found {left} more warnings in its record, expected fewer")
 
     # --- what becomes of it ----------------------------------------------------------------------------------------
 
@@ -331,7 +337,8 @@ class Batch:
             if labels is None or task.volume is None:
                 raise InputError(task.error)
             task.shape = labels.shape
-            task.beside = [path.name for path in write_scan(outcome, task.volume, labels, self._after)]
+            beside = write_scan(outcome, task.volume, labels, self._after)
+            task.beside = None if beside is None else {path.name: _described([path]) for path in beside}
         except Exception as error:
             outcome.report("error", in_one_line(error, case.image))
         task.volume = None
@@ -347,7 +354,6 @@ class Batch:
 
     def _record(self, task: _Task) -> dict[str, Any]:
         outcome, case = task.outcome, task.outcome.case
-        written = fingerprint([case.output]) if outcome.written else None
         return {
             "output": self.plan.key(case),
             "status": outcome.status,
@@ -360,7 +366,7 @@ class Batch:
             "asked_sha256": self.plan.asked_sha256,
             "settings": self.settings,
             "shape": task.shape,
-            "written": written and asdict(written),
+            "written": _described([case.output]) if outcome.written else None,
             "beside": task.beside,
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": versions(),
@@ -380,6 +386,12 @@ def summary(outcomes: list[Outcome]) -> str:
     doubtful = sum(outcome.status == "degraded" for outcome in skipped)
     old = f"{len(skipped)} skipped" + (f" ({doubtful} of them degraded)" if doubtful else "")
     return f"{new.count('done')} done, {old}, {new.count('degraded')} degraded, {new.count('failed')} failed"
+
+
+def _described(files: list[Path]) -> dict[str, Any] | None:
+    """The fingerprint of files as a record holds it; None if one is missing."""
+    found = fingerprint(files)
+    return None if found is None else asdict(found)
 
 
 def _part(record: dict[str, Any], name: str) -> dict[str, Any]:

@@ -243,7 +243,7 @@ def _rows(source: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _apart(cases: list[Case]) -> list[Case]:
     """The cases; those whose output is an image of any, or belongs to an earlier one, get a problem."""
-    outputs = OutputRegistry(case.image for case in cases if not case.problem)
+    outputs = OutputRegistry(part for case in cases if not case.problem for part in case.files)
     taken: set[Path] = set()
     checked = []
     for case in cases:

@@ -9,15 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-from umamba2.errors import InputError
-from umamba2.scans.headers import metaimage_header, nrrd_header
-from umamba2.scans.volumes import suffix
+from umamba2.scans.parts import parts_of
 
 _WEIGHTS = (".json", ".pth", ".safetensors")
 
@@ -79,11 +76,7 @@ def files_of_scan(scan: Path, output: Path | None = None) -> list[Path]:
     if scan.is_dir():
         folders = (Path(folder) for folder, _, _ in os.walk(scan) if output is None or not _lies_in(folder, output))
         return sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
-    header = {".mhd": metaimage_header, ".mha": metaimage_header, ".nrrd": nrrd_header}.get(suffix(scan) or "")
-    data = scan
-    with suppress(InputError, OSError):  # who reads the scan will say what is wrong
-        data = header(scan).data if header and scan.is_file() else scan
-    return [scan] if data == scan else [scan, data]
+    return parts_of(scan)
 
 
 def files_of_model(folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from umamba2.errors import InputError, Terminated
 from umamba2.files import OutputRegistry
 from umamba2.jobs.termination import endable
 from umamba2.messages import say, unexpected
+from umamba2.scans.parts import parts_of
 from umamba2.scans.volumes import Volume, is_dicom_scan, read_volume, write_labels
 from umamba2.segmenter import Segmenter
 
@@ -42,6 +43,11 @@ class Case:
     problem: str = ""
     series: str | None = None
     seg_type: str | None = None  # of a DICOM Segmentation; None: a label map
+
+    @property
+    def files(self) -> list[Path]:
+        """What is read: the files of the image, and the clicks."""
+        return [*parts_of(self.image), *filter(None, [self.clicks])]
 
     def absolute(self) -> Case:
         """This case, with paths that hold for processes in other folders, too."""
@@ -118,7 +124,7 @@ def run_cases(
         background_on_failure: Whether a scan that cannot be segmented still gets an output, without any structure.
     """
     cases = list(cases)
-    outputs = OutputRegistry(case.image for case in cases)
+    outputs = OutputRegistry(part for case in cases for part in case.files)
     outcomes = []
     for number, case in enumerate(cases):
         outcome = Outcome(case)
@@ -171,8 +177,8 @@ def segmented(
 
 def write_scan(
     outcome: Outcome, volume: Volume, labels: npt.NDArray[np.uint8], finished: AfterWriting | None = None
-) -> list[Path]:
-    """Write the label map of a case, and what else ``finished`` makes of it: these other files.
+) -> list[Path] | None:
+    """Write the label map of a case, and what else ``finished`` makes of it: these other files, None if any failed.
 
     Raises InputError if the label map cannot be written.
     """
@@ -190,6 +196,7 @@ def write_scan(
             return finished(case.image, case.output, volume, labels, outcome.record.notes)
         except Exception as error:  # the segmentation itself stands
             outcome.report("warning", in_one_line(error, case.image))
+            return None
     return []
 
 

@@ -25,6 +25,7 @@ from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError
 from umamba2.files import read_json, replacing, write_file
 from umamba2.models.checkpoint import read_checkpoint
+from umamba2.models.labels import check_labels, labels_of, pairs_by_name
 from umamba2.models.network import Plan, build_network, read_plan, resolve, uninitialised
 from umamba2.models.published import Origin
 from umamba2.models.weights import CHECKPOINT_NAMES, bare_weights, checksum, find_checkpoint, read_weights
@@ -76,7 +77,7 @@ class Model:
     @property
     def labels(self) -> dict[str, int]:
         """Class names and their channels, as far as the dataset description states them."""
-        return _labels(self.dataset)
+        return labels_of(self.dataset)
 
     @property
     def left_right_pairs(self) -> tuple[tuple[int, int], ...]:
@@ -142,13 +143,6 @@ class Model:
         for fold, weights in self.folds.items():
             if {name: weight.shape for name, weight in weights.items()} != expected:
                 self.load_weights(net, fold)  # which says what is different
-
-
-def pairs_by_name(labels: dict[str, int]) -> tuple[tuple[int, int], ...]:
-    """Pairs (left, right) of classes whose names differ in "left" and "right" alone."""
-    by_name = {name.lower(): channel for name, channel in labels.items()}
-    others = ((re.sub(r"\bleft\b", "right", name), channel) for name, channel in by_name.items())
-    return tuple((channel, by_name[o]) for o, channel in others if o in by_name and by_name[o] != channel)
 
 
 def load_model(folder: str | Path, folds: Folds = None) -> Model:
@@ -228,7 +222,7 @@ def facts(folder: str | Path) -> dict[str, str]:
     model.check()
     parameters = sum(v.numel() for v in next(iter(model.folds.values())).values())
     plan = model.plan
-    labels = [f"{value} {name}" for name, value in model.labels.items()]
+    labels = [f"{value} {name:.100}" for name, value in model.labels.items()]
     rows: dict[str, object] = {
         "model": model.folder,
         "challenge": f"{model.challenge} ({model.challenge_reason})" if model.challenge else model.challenge_reason,
@@ -340,10 +334,10 @@ def _model(
     if orientation is not None and not re.fullmatch(r"(?=.*[LR])(?=.*[PA])(?=.*[SI]).{3}", str(orientation)):
         raise ModelError(f"{path}: found orientation {orientation!r:.100}, expected three letters such as LPS")
     field = _sides(path, dataset.get("dental_field"))
-    _check_labels(path, dataset, _classes(folds))
+    check_labels(path, dataset, _classes(folds))
     origin = Origin(str(trainer), str(source["plans"].get("dataset_name")), _classes(folds), plan.takes_clicks)
     if stated is None:
-        challenge, how = origin.challenge(pairs_by_name(_labels(dataset)))
+        challenge, how = origin.challenge(pairs_by_name(labels_of(dataset)))
     else:
         challenge, how = str(stated), f"stated in {where or 'dataset.json'}"
     axes, why = origin.mirror_axes(_axes(path, mirror_axes), where or "the checkpoint")
@@ -352,28 +346,6 @@ def _model(
 
 def _classes(folds: dict[str, dict[str, Tensor]]) -> int:
     return next(iter(folds.values()))["decoder.seg_layers.0.weight"].shape[0]
-
-
-def _labels(dataset: dict[str, Any]) -> dict[str, int]:
-    labels = dataset.get("labels")
-    return {k: v for k, v in labels.items() if isinstance(v, int)} if isinstance(labels, dict) else {}
-
-
-def _check_labels(path: Path, dataset: dict[str, Any], classes: int) -> None:
-    """Raise ModelError if names and channels of the classes contradict each other."""
-    labels, channels = _labels(dataset), dict[int, str]()
-    for name, channel in labels.items():
-        if channel in channels:
-            found = f"the labels {channels[channel]:.60} and {name:.60} for one class, {channel}"
-            raise ModelError(f"{path}: found {found}, expected a class for each")
-        channels[channel] = name
-        if not 0 <= channel < classes + (name == "ignore"):  # nnU-Net's word for voxels that no class is learned from
-            found = f"class {channel} ({name:.60}) of a network of {classes} classes"
-            raise ModelError(f"{path}: found {found}, expected labels of this network")
-    overlapping = dataset.get("labels")
-    for name, value in overlapping.items() if isinstance(overlapping, dict) else ():
-        if isinstance(value, list) and len(value) > 1:  # its channels are no rivals
-            raise ModelError(f"{path}: found {name:.60} made of several labels (nnU-Net's regions), expected one each")
 
 
 def _segmentation(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from umamba2.nets.umamba2 import VARIANTS, UMamba2
 
 INTENSITIES = ("mean", "std", "percentile_00_5", "percentile_99_5")
 _LEAST = 1e-6  # of a standard deviation and a range: all grey values would be the same in less
+LARGEST_PATCH = 2**28  # voxels, 1 GB as numbers; the published networks have 13,000,000
 RESAMPLER = "resample_torch_fornnunet"
 # nnU-Net's normalisation, and the same after `engine.harmonise`, which stock nnU-Net does not know and refuses.
 CT_NORMALISATION, HARMONISED = "CTNormalization", "HarmonisedCTNormalization"
@@ -68,9 +69,9 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
         plan = Plan(
             network_class_name=str(architecture["network_class_name"]),
             arch_kwargs=dict(architecture["arch_kwargs"]),
-            patch_size=tuple(int(n) for n in configuration["patch_size"]),
-            spacing=tuple(float(n) for n in configuration["spacing"]),
-            transpose=tuple(int(n) for n in plans.get("transpose_forward", (0, 1, 2))),
+            patch_size=tuple(int(n) for n in _list(configuration["patch_size"])),
+            spacing=tuple(float(n) for n in _list(configuration["spacing"])),
+            transpose=tuple(int(n) for n in _list(plans.get("transpose_forward", [0, 1, 2]))),
             intensity={k: float(plans["foreground_intensity_properties_per_channel"]["0"][k]) for k in INTENSITIES},
             force_separate_z=kwargs.get("force_separate_z"),
             separate_z_threshold=float(kwargs.get("separate_z_anisotropy_threshold", 3)),
@@ -84,6 +85,7 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
     wide = min(high - low, plan.intensity["std"]) > _LEAST
     for entry, found, good, expected in (
         ("patch_size", plan.patch_size, _three(plan.patch_size, 1, 4096), "three sizes in voxels"),
+        ("patch_size", plan.patch_size, math.prod(plan.patch_size) <= LARGEST_PATCH, f"at most {LARGEST_PATCH} voxels"),
         ("spacing", plan.spacing, _three(plan.spacing, 1e-3, 10), "three spacings in mm"),
         ("transpose_forward", plan.transpose, sorted(plan.transpose) == [0, 1, 2], "a permutation of 0, 1, 2"),
         ("intensities", plan.intensity, finite and wide, "finite statistics"),
@@ -110,6 +112,12 @@ def resolve(path: Path, plans: dict[str, Any], name: str) -> dict[str, Any]:
         wanted = found.get("inherits_from")
     merged.pop("inherits_from", None)
     return deepcopy(merged)
+
+
+def _list(value: Any) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):  # of a text, each letter would be one
+        raise TypeError(f"{value!r:.60} in place of a list")
+    return value
 
 
 def _three(values: tuple[float, ...], low: float, high: float) -> bool:

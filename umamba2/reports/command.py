@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from umamba2.anatomy.structures import WRITTEN_NUMBERINGS
 from umamba2.challenges import CHALLENGES, MULTICLASS, Challenge, find_challenge
-from umamba2.errors import needing
+from umamba2.errors import InputError, needing
 from umamba2.files import OutputRegistry
-from umamba2.messages import say
+from umamba2.messages import say, unexpected
 from umamba2.scans.command import add_series
 
 if TYPE_CHECKING:
@@ -47,9 +47,11 @@ def run(options: argparse.Namespace) -> int:
     """Write the page of one case; returns 0."""
     _need_libraries("report")
     from umamba2.reports import read_case, write_report
+    from umamba2.scans.parts import parts_of
 
     files = options.image, options.labels, options.ground_truth
-    OutputRegistry(path for path in files if path is not None).claim(options.output, options.image)
+    read = (part for path in files if path is not None for part in parts_of(path))
+    OutputRegistry(read).claim(options.output, options.image)
     case = read_case(*files, find_challenge(options.challenge), options.numbering, options.series)
     for warning in case.warnings:
         say(f"warning: {warning}", sys.stderr)
@@ -80,6 +82,7 @@ def side_files(preview: bool, statistics: bool, report: bool, challenge: Challen
     _need_libraries("predict")
     import umamba2.reports as reports
     from umamba2.anatomy.numberings import as_training
+    from umamba2.scans.parts import parts_of
     from umamba2.scans.volumes import stem
 
     kinds = (
@@ -93,14 +96,22 @@ def side_files(preview: bool, statistics: bool, report: bool, challenge: Challen
         name = stem(output).removesuffix(".seg")  # of a DICOM Segmentation
         files = {output.with_name(name + ending): function for wanted, ending, function in kinds if wanted}
         for path in files:
+            OutputRegistry(parts_of(image)).claim(path, image)
             outputs.claim(path, image)
         for path in files:
             path.unlink(missing_ok=True)  # whatever happens now, what lies there is of an earlier segmentation
         found = as_training(labels, str(output), challenge.structures, numbering)
         case = reports.ReportCase.of_volume(volume, image.name, found, challenge, numbering)
         case = replace(case, notes=tuple(notes))
+        problems = []
         for path, function in files.items():
-            function(path, case)
+            try:
+                function(path, case)
+            except Exception as error:  # the other files can still be written
+                known = isinstance(error, InputError)
+                problems.append(str(error) if known else f"{path}: found {unexpected(error)}, expected to write it")
+        if problems:
+            raise InputError("; ".join(problems))
         return list(files)
 
     return write

@@ -34,9 +34,10 @@ def add_series(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write one scan; 0, or 1 if there were warnings and they count."""
     from umamba2.scans.orientation import code
+    from umamba2.scans.parts import parts_of
     from umamba2.scans.volumes import read_volume, write_volume
 
-    OutputRegistry([options.scan]).claim(options.output, options.scan)
+    OutputRegistry(parts_of(options.scan)).claim(options.output, options.scan)
     volume = read_volume(options.scan, options.series)
     for warning in volume.warnings:
         say(f"warning: {warning}", sys.stderr)

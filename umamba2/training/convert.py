@@ -28,6 +28,7 @@ from umamba2.errors import InputError
 from umamba2.files import read_json, replacing, write_file
 from umamba2.scans.clicks import NAMES, click_json, simulate_clicks
 from umamba2.scans.orientation import code as code_of
+from umamba2.scans.parts import parts_of
 from umamba2.scans.volumes import (
     SUFFIXES,
     Volume,
@@ -235,8 +236,8 @@ def copy_image(image: Path, target: Path) -> list[str]:
 
 
 def _copy(image: Path, volume: Volume, target: Path) -> None:
-    """Copy an image as it is, or write it anew if there was something to mend."""
-    if volume.mended or volume.corrected:
+    """Copy an image as it is, or write it anew if there was something to mend or its voxels lie in another file."""
+    if volume.mended or volume.corrected or len(parts_of(image)) > 1:
         write_volume(target, volume.array, volume.grid)
     else:
         with replacing(target) as partial:

@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from umamba2.anatomy.structures import left_right_pairs
 from umamba2.engine.network import resolve_precision
 from umamba2.errors import InputError
-from umamba2.models.folder import pairs_by_name
+from umamba2.models.labels import pairs_by_name
 from umamba2.models.network import build_network
 from umamba2.training import losses
 from umamba2.training.clicks import batch_clicks

@@ -8,6 +8,7 @@ could not hold all voxels, every second or third one is shown; places stay what 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from umamba2.errors import InputError
 from umamba2.scans.geometry import Array, Geometry
 from umamba2.scans.orientation import Orientation, code, orientation, tilt, turned, turned_points
 from umamba2.scans.volumes import Volume, to_image
@@ -24,6 +26,7 @@ VIEWER = "RAS"
 MOST_SHOWN = 100_000_000  # voxels: 400 MB on the graphics card
 LONGEST_SHOWN = 2048  # voxels along an axis: what graphics cards hold
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]  # first voxel, and the one after the last
+_NIFTI_HEADER = 352  # bytes
 _TO_RAS = (-1.0, -1.0, 1.0)  # of ITK's LPS
 
 
@@ -66,11 +69,20 @@ class View:
         return self.how.upright(array)[self._every]
 
     def write(self, array: Array, path: Path) -> None:
-        """Write the voxels that are shown as the NIfTI file that the viewer reads, uncompressed."""
+        """Write the voxels that are shown as the NIfTI file that the viewer reads, uncompressed.
+
+        Raises:
+            InputError: The disk has no room for it.
+        """
         pieces = self.shown(array)
         spacing = [mm * step for mm, step in zip(self.grid.zyx_spacing, self.steps)]
         grid = Geometry(pieces.shape[::-1], tuple(spacing[::-1]), direction=(-1, 0, 0, 0, -1, 0, 0, 0, 1))  # type: ignore[arg-type]
-        sitk.WriteImage(to_image(pieces, grid), str(path), useCompression=False)
+        with suppress(RuntimeError):
+            sitk.WriteImage(to_image(pieces, grid), str(path), useCompression=False)
+        # ITK's writer says nothing when a disk is full.
+        if not path.is_file() or path.stat().st_size != _NIFTI_HEADER + pieces.nbytes:
+            path.unlink(missing_ok=True)
+            raise InputError("scan: found no room on the disk for what the viewer reads, expected more; close others")
 
     def voxel(self, position: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """The place in the file, voxels (z, y, x), of a position in the viewer, mm (x, y, z)."""

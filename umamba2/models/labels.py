@@ -1,0 +1,39 @@
+"""The names of a model's classes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from umamba2.errors import ModelError
+
+
+def pairs_by_name(labels: dict[str, int]) -> tuple[tuple[int, int], ...]:
+    """Pairs (left, right) of classes whose names differ in "left" and "right" alone."""
+    by_name = {name.lower(): channel for name, channel in labels.items()}
+    others = ((re.sub(r"\bleft\b", "right", name), channel) for name, channel in by_name.items())
+    return tuple((channel, by_name[o]) for o, channel in others if o in by_name and by_name[o] != channel)
+
+
+def labels_of(dataset: dict[str, Any]) -> dict[str, int]:
+    """Names of classes and their channels, as far as a dataset description states them."""
+    labels = dataset.get("labels")
+    return {k: v for k, v in labels.items() if isinstance(v, int)} if isinstance(labels, dict) else {}
+
+
+def check_labels(path: Path, dataset: dict[str, Any], classes: int) -> None:
+    """Raise ModelError if names and channels of the classes contradict each other."""
+    labels, channels = labels_of(dataset), dict[int, str]()
+    for name, channel in labels.items():
+        if channel in channels:
+            found = f"the labels {channels[channel]:.60} and {name:.60} for one class, {channel}"
+            raise ModelError(f"{path}: found {found}, expected a class for each")
+        channels[channel] = name
+        if not 0 <= channel < classes + (name == "ignore"):  # nnU-Net's word for voxels that no class is learned from
+            found = f"class {channel} ({name:.60}) of a network of {classes} classes"
+            raise ModelError(f"{path}: found {found}, expected labels of this network")
+    overlapping = dataset.get("labels")
+    for name, value in overlapping.items() if isinstance(overlapping, dict) else ():
+        if isinstance(value, list) and len(value) > 1:  # its channels are no rivals
+            raise ModelError(f"{path}: found {name:.60} made of several labels (nnU-Net's regions), expected one each")
