@@ -206,6 +206,25 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_disk_that_is_full_from_the_start_is_one_line(tmp_path):
+    """pydicom adds a traceback to the system's word."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write_dicom_seg(tmp_path / "a.dcm", label_map(), grid(EIGHT[0]), TABLE)
+    size = (tmp_path / "a.dcm").stat().st_size
+    (tmp_path / "a.dcm").unlink()
+    for room in (0, size // 3, size - 200):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+            with pytest.raises(InputError, match="could not be written") as caught:
+                write_dicom_seg(tmp_path / "a.dcm", label_map(), grid(EIGHT[0]), TABLE)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert "\n" not in str(caught.value)
+        assert "Traceback" not in str(caught.value)
+        assert not list(tmp_path.iterdir())
+
+
 def test_the_scan_was_resampled(tmp_path):
     """A missing slice was filled in: the grid has one more than the series, and only shared ones refer to an image."""
     geometry, labels = grid(EIGHT[0]), label_map()
