@@ -147,7 +147,7 @@ FILES = {
         + struct.pack("<HHIII", 257, 4, 1, 2**31, 0), "more than 65,536 voxels along an axis"
     ),
     "goes on.mha": (
-        meta(CompressedData="True", voxels=zlib.compress(bytes(1 << 27))), "it goes on beyond the last voxel"
+        meta(CompressedData="True", voxels=zlib.compress(bytes(1 << 27))), "or more besides the voxels"
     ),
 }  # fmt: skip
 
@@ -215,8 +215,8 @@ def test_many_parts_with_voxels_in_them_are_read(tmp_path):
 
 
 def test_an_origin_far_away_is_doubted(tmp_path):
-    (tmp_path / "a.mha").write_bytes(meta(Offset="1e300 0 0", voxels=RAW))
-    assert any("found the origin (1e+300" in line for line in read_volume(tmp_path / "a.mha").warnings)
+    (tmp_path / "a.mha").write_bytes(meta(Offset="1e7 0 0", voxels=RAW))
+    assert any("found the origin (10000000.0" in line for line in read_volume(tmp_path / "a.mha").warnings)
 
 
 def test_what_the_hostile_ones_are_made_of_can_be_read(tmp_path):

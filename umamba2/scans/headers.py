@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +23,9 @@ from umamba2.scans.geometry import Geometry
 _LONGEST_HEADER = 1 << 18  # bytes; segmentations by 3D Slicer name all their structures, in some 60,000
 
 _FREE_TEXT = ("Comment", "Name")
+# What Python's own int() and float() take besides, such as 1_0 and Arabic digits, is no number in a file.
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_MOST_ODD_FIELDS = 500  # that are compared with those that are known
 _LARGEST_SIZE = 1 << 31  # voxels along an axis
 
 _META_TYPES = {
@@ -43,7 +48,22 @@ _META_NAMES = {
     "spacing": ("ElementSpacing", "ElementSize"),
     "origin": ("Origin", "Offset", "Position"),
     "direction": ("TransformMatrix", "Rotation", "Orientation"),
+    "byte order": ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"),
 }
+_META_FIELDS = (
+    *("ObjectType", "ObjectSubType", "TransformType", "NDims", "Comment", "Name", "ID", "ParentID", "Color", "Modality"),
+    *("BinaryData", "CompressedData", "CompressedDataSize", "CompressionLevel", "CenterOfRotation", "DistanceUnits"),
+    *("AnatomicalOrientation", "HeaderSize", "HeaderSizePerSlice", "SequenceID", "ElementMin", "ElementMax"),
+    *("ElementNumberOfChannels", "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"),
+    *("ElementType", "ElementDataFile", *(name for names in _META_NAMES.values() for name in names)),
+)
+# Fields that ITK and others pass over, with the value for which that does not matter, and how it is written.
+_META_IGNORED = {
+    "DistanceUnits": ("mm", r"mm|\?|"),
+    "ElementToIntensityFunctionSlope": ("1", r"1(\.0*)?"),
+    "ElementToIntensityFunctionOffset": ("0", r"-?0(\.0*)?"),
+}
+_NRRD_FIELDS = ("space", "space origin", "space directions", "spacings", "space units", "units", "endian", "byte skip")
 
 
 @dataclass(frozen=True)
@@ -52,7 +72,8 @@ class Header:
 
     Attributes:
         data: The file that holds the voxels.
-        offset: Where they begin in it, in bytes; None: they are the last thing in it.
+        offset: Where they begin in it, in bytes.
+        last: Whether they are the last thing in it, wherever behind that they begin.
         packed: Whether they are compressed, with zlib's or gzip's checksum.
         skip: How many bytes to leave out after unpacking.
         order: "<" or ">", the byte order.
@@ -60,10 +81,12 @@ class Header:
         oriented: Whether it states how the axes lie in the patient.
         dtype: Of the voxels; None: ITK finds out.
         geometry: The grid; None: ITK finds out.
+        said: What is odd about it, one line each.
     """
 
     data: Path
-    offset: int | None = 0
+    offset: int = 0
+    last: bool = False
     packed: bool = False
     skip: int = 0
     order: Literal["<", ">"] = "<"
@@ -71,12 +94,14 @@ class Header:
     oriented: bool = True
     dtype: np.dtype[np.generic] | None = None
     geometry: Geometry | None = None
+    said: tuple[str, ...] = ()
 
 
 def metaimage_header(path: Path) -> Header:
     """The header of a MetaImage (.mha, .mhd); InputError for one that is not understood."""
     start = _start(path)
     fields: dict[str, str] = {}
+    odd: list[str] = []
     position = 0
     while "ElementDataFile" not in fields and position < len(start):
         end = start.find(b"\n", position)
@@ -84,13 +109,15 @@ def metaimage_header(path: Path) -> Header:
         line = start[position:end].decode(errors="surrogateescape")
         key, *value = (part.strip() for part in re.split("[:=]", line, maxsplit=1))
         told = value[0] if value else ""
+        if key and not value:
+            odd.append(f"{path}: found the line {key[:40]!r} in its header, expected NAME = VALUE")
         if fields.setdefault(key, told) != told and key not in _FREE_TEXT:
             raise InputError(f"{path}: found {key[:40]} twice ({fields[key][:40]}, {told[:40]}), expected one")
         position = end + 1
     name = fields.get("ElementDataFile")
     if name is None:
         raise InputError(f"{path}: could not be read (no ElementDataFile in it), expected a complete image file")
-    if not _yes(fields.get("BinaryData", "True")):
+    if not _yes(path, fields, "BinaryData", "True"):
         raise InputError(f"{path}: found voxels written as text, expected BinaryData = True")
     kind = fields.get("ElementType", "")
     if kind not in _META_TYPES:
@@ -103,35 +130,61 @@ def metaimage_header(path: Path) -> Header:
     skip = _number(path, "HeaderSize", fields.get("HeaderSize", "0"))
     if skip < -1:
         raise InputError(f"{path}: found HeaderSize = {skip}, expected -1 or more")
-    offset = skip or (position if local else 0)
-    swapped = _yes(fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "")))
+    if local and 0 < skip < position:
+        raise InputError(f"{path}: found HeaderSize = {skip}, expected at least the {position} bytes of the header")
+    swapped = [_yes(path, fields, order) for order in _META_NAMES["byte order"] if order in fields]
     return Header(
         data,
-        None if skip < 0 else offset,
-        _yes(fields.get("CompressedData", "")),
-        order=">" if swapped else "<",
+        skip if skip > 0 else position if local else 0,
+        skip < 0,
+        _yes(path, fields, "CompressedData"),
+        order=">" if swapped and swapped[0] else "<",
         sized=bool(fields.keys() & _META_NAMES["spacing"]),
         oriented=bool(fields.keys() & _META_NAMES["direction"]),
         dtype=np.dtype(_META_TYPES[kind]),
         geometry=_meta_geometry(path, fields),
+        said=(*odd[:5], *_odd_meta_fields(path, fields)),
     )
+
+
+def _odd_meta_fields(path: Path, fields: dict[str, str]) -> list[str]:
+    """What the fields of a MetaImage say that is not heard, one line each."""
+    said = _misspelt(path, fields, _META_FIELDS)
+    for key, (usual, pattern) in _META_IGNORED.items():
+        if key in fields and not re.fullmatch(pattern, fields[key]):
+            said.append(f"{path}: found {key} = {fields[key][:40]!r}, expected {usual}; it is not applied")
+    for names in _META_NAMES.values():
+        stated = {key: fields[key] for key in names if key in fields}
+        if len(set(stated.values())) > 1:
+            found = ", ".join(f"{key} = {value[:40]!r}" for key, value in stated.items())
+            said.append(f"{path}: found {found}, expected one of them; the first counts")
+    return said
+
+
+def _misspelt(path: Path, found: Iterable[str], known: tuple[str, ...]) -> list[str]:
+    """One line for each of some fields that nobody reads, but that is nearly one that is read."""
+    odd = [key for key in found if key not in known and len(key) < 40][:_MOST_ODD_FIELDS]
+    lower = {name.lower(): name for name in known}
+    near = {key: get_close_matches(key.lower(), lower, 1, 0.8) for key in odd}
+    return [f"{path}: found a field {key!r}, expected {lower[names[0]]}?" for key, names in near.items() if names][:5]
 
 
 def _meta_geometry(path: Path, fields: dict[str, str]) -> Geometry:
     """The grid that the fields of a MetaImage state."""
 
-    def numbers(name: str, default: str, count: int) -> list[float]:
-        key = next((key for key in _META_NAMES[name] if key in fields), _META_NAMES[name][0])
-        try:
-            found = [float(number) for number in fields.get(key, default).split()]
-        except ValueError:
-            found = []
-        if len(found) < count or not all(map(math.isfinite, found)):
-            raise InputError(f"{path}: found {key} = {fields.get(key, '')[:80]}, expected {count} finite numbers")
-        return found[:count]
-
     dimension = _number(path, "NDims", fields.get("NDims", ""))
-    stated = numbers("size", "", max(0, min(dimension, 10)))
+    if not 1 <= dimension <= 10:
+        raise InputError(f"{path}: found NDims = {dimension}, expected 3")
+
+    def numbers(name: str, default: str) -> list[float]:
+        key = next((key for key in _META_NAMES[name] if key in fields), _META_NAMES[name][0])
+        told, count = fields.get(key, default), dimension ** (2 if name == "direction" else 1)
+        found = [float(number) if _NUMBER.fullmatch(number) else math.nan for number in told.split()]
+        if len(found) != count or not all(map(math.isfinite, found)):
+            raise InputError(f"{path}: found {key} = {told[:80]}, expected {count} finite numbers")
+        return found
+
+    stated = numbers("size", "")
     size = [int(n) for n in stated if n.is_integer() and abs(n) < _LARGEST_SIZE]
     if len(size) < len(stated):
         raise InputError(f"{path}: found DimSize = {fields['DimSize'][:80]}, expected {dimension} whole numbers")
@@ -139,11 +192,10 @@ def _meta_geometry(path: Path, fields: dict[str, str]) -> Geometry:
         raise InputError(f"{path}: found a {dimension}-D image of size {tuple(size)}, expected 3-D")
     if min(size) < 1:
         raise InputError(f"{path}: found size {tuple(size)}, expected at least one voxel along each axis")
-    spacing = numbers("spacing", "1 1 1 1", dimension)
-    origin = numbers("origin", "0 0 0 0", dimension)
-    identity = "1 0 0 0 1 0 0 0 1" if dimension == 3 else "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1"
+    spacing, origin = numbers("spacing", "1 " * dimension), numbers("origin", "0 " * dimension)
     # MetaImage writes the direction of one grid axis after the other.
-    columns = np.reshape(numbers("direction", identity, dimension**2), (dimension, dimension))
+    identity = " ".join(map(str, np.eye(dimension).ravel()))
+    columns = np.reshape(numbers("direction", identity), (dimension, dimension))
     direction = tuple(columns[:3, :3].T.ravel().tolist())
     x, y, z = size[:3]
     return Geometry((x, y, z), (spacing[0], spacing[1], spacing[2]), (origin[0], origin[1], origin[2]), direction)
@@ -152,12 +204,16 @@ def _meta_geometry(path: Path, fields: dict[str, str]) -> Geometry:
 def nrrd_header(path: Path) -> Header:
     """The header of a NRRD file; InputError for one that is not understood."""
     start = _start(path)
-    end = re.search(rb"\r?\n\r?\n", start)
-    lines = start[: end.start() if end else None].decode(errors="surrogateescape").splitlines()
-    if not lines or not lines[0].startswith("NRRD"):
+    end = re.search(rb"(\r\n|\n|\r(?!\n)){2}", start)  # as teem's lines end, and nothing else
+    lines = re.split("\r\n|\n|\r", start[: end.start() if end else None].decode(errors="surrogateescape"))
+    if not lines[0].startswith("NRRD"):
         raise InputError(f"{path}: could not be read (no NRRD header in it), expected a complete image file")
-    pairs = (line.partition(":") for line in lines[1:] if not line.startswith("#") and ":=" not in line)
-    fields = {key.strip().lower().replace(" ", ""): value.strip() for key, _, value in pairs}
+    pairs = [line.partition(": ") for line in lines[1:] if not line.startswith("#")]
+    fields = {key.lower().replace(" ", ""): value.strip() for key, _, value in pairs}
+    said = _misspelt(path, (line[1:].partition(":")[0] for line in lines if line.startswith("#")), _NRRD_FIELDS)
+    units = fields.get("spaceunits", fields.get("units", ""))
+    if set(re.findall(r"[^\s\"]+", units)) - {"mm", "???"}:
+        said.append(f"{path}: found space units of {units[:40]!r}, expected mm; they are not applied")
     encoding = fields.get("encoding", "").lower()
     if encoding not in ("raw", "gzip", "gz"):
         raise InputError(f"{path}: found the encoding {encoding[:40]!r}, expected raw or gzip")
@@ -168,11 +224,14 @@ def nrrd_header(path: Path) -> Header:
     if _number(path, "line skip", fields.get("lineskip", "0")) or skip < -1 or (skip < 0 and encoding != "raw"):
         raise InputError(f"{path}: found a line skip, or a byte skip of {skip}, expected none")
     begin = end.end() if name is None and end else 0
+    if name is not None and end and start[end.end() :].strip():
+        said.append(f"{path}: found {name[:80]!r} as the file of voxels and more behind the header, expected one")
     raw = encoding == "raw"
     vectors = fields.get("spacedirections", "")
     return Header(
         path if name is None else _beside(path, name),
-        None if skip < 0 else begin + (skip if raw else 0),
+        begin + (skip if raw and skip > 0 else 0),
+        skip < 0,
         not raw,
         0 if raw else skip,
         ">" if fields.get("endian", "").lower() == "big" else "<",
@@ -181,6 +240,7 @@ def nrrd_header(path: Path) -> Header:
         and fields.get("space", "")
         .lower()
         .startswith(("l", "r")),  # "scanner-xyz" and "3D-right-handed" are not the patient's,
+        said=tuple(said),
     )
 
 
@@ -189,15 +249,17 @@ def _start(path: Path) -> bytes:
         return file.read(_LONGEST_HEADER)
 
 
-def _yes(value: str) -> bool:
-    return value[:1] in ("T", "t", "1")
+def _yes(path: Path, fields: dict[str, str], name: str, default: str = "False") -> bool:
+    told = fields.get(name, default).lower()
+    if told not in ("true", "t", "1", "false", "f", "0", ""):
+        raise InputError(f"{path}: found {name} = {told[:40]}, expected True or False")
+    return told in ("true", "t", "1")
 
 
 def _number(path: Path, name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"{path}: found {name} {text[:40]!r}, expected a whole number") from None
+    if not re.fullmatch(r"[+-]?\d{1,30}", text, re.ASCII):
+        raise InputError(f"{path}: found {name} {text[:40]!r}, expected a whole number")
+    return int(text)
 
 
 def _beside(path: Path, name: str) -> Path:
@@ -209,6 +271,8 @@ def _beside(path: Path, name: str) -> Path:
         raise InputError(f"{path}: found {name[:80]!r} as the file of voxels, expected one in the same folder")
     if not data.exists():
         raise InputError(f"{path}: found no {name}, expected the file that it names as its voxels")
+    if data.samefile(path):
+        raise InputError(f"{path}: found {name}, which is itself, as the file of voxels, expected another or LOCAL")
     if not data.is_file():
         raise InputError(f"{path}: found {name}, which is no regular file, expected the file of its voxels")
     return data

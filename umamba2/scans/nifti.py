@@ -18,17 +18,17 @@ from umamba2.errors import InputError
 from umamba2.scans.geometry import Array, Geometry, Triple
 from umamba2.scans.headers import Header
 
-_NAMES = ["dim", "datatype", "pixdim", "vox_offset", "scl_slope", "scl_inter", "xyzt_units"]
+_NAMES = ["dim", "datatype", "bitpix", "pixdim", "vox_offset", "scl_slope", "scl_inter", "xyzt_units"]
 _NAMES += ["qform_code", "sform_code", "quaternion", "qoffset", "sform"]
 _FORMATS = {  # by the header's size, which is also its first number
     348: (
-        ["8i2", "i2", "8f4", "f4", "f4", "f4", "u1", "i2", "i2", "3f4", "3f4", "(3,4)f4"],
-        [40, 70, 76, 108, 112, 116, 123, 252, 254, 256, 268, 280],
+        ["8i2", "i2", "i2", "8f4", "f4", "f4", "f4", "u1", "i2", "i2", "3f4", "3f4", "(3,4)f4"],
+        [40, 70, 72, 76, 108, 112, 116, 123, 252, 254, 256, 268, 280],
         344,
     ),
     540: (
-        ["8i8", "i2", "8f8", "i8", "f8", "f8", "i4", "i4", "i4", "3f8", "3f8", "(3,4)f8"],
-        [16, 12, 104, 168, 176, 184, 500, 344, 348, 352, 376, 400],
+        ["8i8", "i2", "i2", "8f8", "i8", "f8", "f8", "i4", "i4", "i4", "3f8", "3f8", "(3,4)f8"],
+        [16, 12, 14, 104, 168, 176, 184, 500, 344, 348, 352, 376, 400],
         4,
     ),
 }
@@ -145,8 +145,17 @@ def nifti_header(path: Path) -> Nifti:
     # Some writers leave it at 0; NIfTI's own library reads on behind the header then.
     skip = max(int(start_of_voxels), length)
     unit = _MM.get(int(fields["xyzt_units"]) & 7, 1.0)
+    said, bits = [], 8 * int(kind[1])
+    if fields["bitpix"] != bits:
+        said.append(f"{path}: found {fields['bitpix']} bits a voxel, expected {bits} as its type has")
     slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
-    unscaled = not np.isfinite([slope, intercept]).all()
+    scaled = bool(np.isfinite(slope)) and slope != 0  # a slope of 0 is the standard's way to say that there is no scale
+    scale = (slope, intercept if np.isfinite(intercept) else 0.0) if scaled else (1.0, 0.0)
+    if np.isinf(slope) or not (np.isfinite(intercept) if scaled else intercept == 0 or np.isnan(intercept)):
+        said.append(
+            f"{path}: found a slope of {slope:g} and an intercept of {intercept:g}, expected finite ones or none; "
+            f"taken for {scale[0]:g} and {scale[1]:g}"
+        )
     for name, parts in (("qform", ("quaternion", "qoffset")), ("sform", ("sform",))):
         if fields[f"{name}_code"] > 0 and not all(np.isfinite(fields[part]).all() for part in parts):
             raise InputError(f"{path}: found NaN or infinity in its {name}, expected finite numbers")
@@ -158,12 +167,12 @@ def nifti_header(path: Path) -> Nifti:
     header = Header(
         path,
         0 if packed else skip,
-        packed,
-        skip if packed else 0,
-        order,
+        packed=packed,
+        skip=skip if packed else 0,
+        order=order,
         oriented=qform is not None or sform is not None,
+        said=tuple(said),
     )
-    scale = (1.0, 0.0) if unscaled else (slope or 1.0, intercept)
     scanner = bool(fields["sform_code"] == 1)
     dtype, extensions = np.dtype(f"{order}{kind}"), skip - length
     return Nifti(header, tuple(size), dtype, scale, (x, y, z), qform, sform, scanner, extensions)

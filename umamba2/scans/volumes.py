@@ -39,6 +39,7 @@ SUFFIXES = tuple(_READERS)
 _MOST_EXTENSIONS = 1 << 14  # bytes of a NIfTI file; ITK goes through all extensions again for each of them
 _NEAR_ONE = 0.02  # how far the length of a direction may be from that
 _FARTHEST = 1e6  # mm; no scanner puts its origin a kilometre away, and single precision has no more room
+_LARGEST = 1e9  # of all numbers of a grid, and one by it the smallest spacing: with others no writer can work
 
 
 @dataclass(frozen=True)
@@ -152,16 +153,19 @@ def _mended(volume: Volume) -> Volume:
     count = array.size - int(np.count_nonzero(finite))
     if count == array.size:
         raise InputError(f"{name}: found only NaN or infinite voxels, expected intensities")
+    said = list(volume.warnings)
     if array.dtype != np.float32:  # float32 has the smaller range: finite values must not become infinite
         largest = np.finfo(np.float32).max
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
+        beyond = array.size - count - int(np.count_nonzero(np.isfinite(array)))
+        if beyond:
+            said.append(f"{name}: found {beyond} voxels beyond {largest:.2g}, expected intensities; taken for that")
         np.clip(array, -largest, largest, out=array)
-    if count == 0:
-        return replace(volume, array=array)
-    array = np.where(finite, array, array[finite].min())
-    warning = f"{name}: found {count} NaN or infinite voxels, expected finite intensities"
-    return replace(volume, array=array, warnings=(*volume.warnings, warning), mended=True)
+    if count:
+        array = np.where(finite, array, array[finite].min())
+        said.append(f"{name}: found {count} NaN or infinite voxels, expected finite intensities")
+    return replace(volume, array=array, warnings=tuple(said), mended=count > 0)
 
 
 def _compact(array: Array) -> Array:
@@ -307,11 +311,12 @@ def _read(path: Path) -> Volume:
         if ending in (".tif", ".tiff"):
             return _read_tiff(path)
         header = nrrd_header(path) if ending == ".nrrd" else metaimage_header(path)
-        geometry, dtype, said = header.geometry, header.dtype, list[str]()
+        geometry, dtype, said = header.geometry, header.dtype, list(header.said)
         if geometry is None or dtype is None:
-            reader, said = _opened(path)
+            reader, remarked = _opened(path)
             geometry, dtype = _geometry(path, reader), _dtype(reader)
-        array = read_voxels(str(path), header, dtype, geometry.shape)
+            said += remarked
+        array = read_voxels(str(path), header, dtype, geometry.shape, said)
         return _volume(str(path), array, geometry, None if header.sized else {}, said, header.oriented)
     except RuntimeError as error:
         raise InputError(f"{path}: could not be read ({reason(error)}), expected a complete image file") from None
@@ -323,14 +328,15 @@ def _read_nifti(path: Path) -> Volume:
     nifti = nifti_header(path)
     if len(nifti.size) != 3:
         raise InputError(f"{path}: found a {len(nifti.size)}-D image of size {nifti.size}, expected 3-D")
+    said = list(nifti.header.said)
     try:
         if nifti.extensions > _MOST_EXTENSIONS:
             raise RuntimeError
-        reader, said = _opened(path)
+        reader, remarked = _opened(path)
         geometry = _geometry(path, reader)
+        said += remarked
     except RuntimeError:  # NIfTI-2, axes that are not quite at right angles, many extensions
         geometry, angle = nifti.geometry()
-        said = []
         if angle >= LARGEST_SHEAR:
             found = f"axes that miss right angles by {angle:.2g} degrees"
             raise InputError(f"{path}: found {found}, expected less than {LARGEST_SHEAR:g}") from None
@@ -340,13 +346,14 @@ def _read_nifti(path: Path) -> Volume:
     differ = nifti.disagreement()
     if differ:
         said.append(f"{path}: found a qform and an sform that are {differ}, expected one place in the patient")
-    array = read_voxels(str(path), nifti.header, nifti.dtype, geometry.shape)
+    array = read_voxels(str(path), nifti.header, nifti.dtype, geometry.shape, said)
     slope, intercept = nifti.scale
     if (slope, intercept) != (1, 0):
         kind = np.float64 if nifti.dtype.itemsize == 8 and nifti.dtype.kind == "f" else np.float32
         scaled = np.empty(array.shape, kind)
-        for z in range(len(array)):
-            scaled[z] = array[z] * np.float64(slope) + intercept
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is found and said
+            for z in range(len(array)):
+                scaled[z] = array[z] * np.float64(slope) + intercept
         array = scaled
     return _volume(str(path), array, geometry, nifti.voxel_sizes, said, nifti.header.oriented)
 
@@ -402,8 +409,10 @@ def _volume(
         ("origin", geometry.origin),
         ("directions", geometry.direction),
     ):
-        if not np.isfinite(values).all() or (what == "spacing" and min(values) < 0):
-            raise InputError(f"{name}: found the {what} {values}, expected finite numbers and no negative spacing")
+        least = min((value for value in values if value != 0), default=1) if what == "spacing" else 1
+        if not np.all(np.abs(values) <= _LARGEST) or least < 1 / _LARGEST:
+            expected = f"numbers of at most {_LARGEST:g}, and of spacings none below 0 or {1 / _LARGEST:g}"
+            raise InputError(f"{name}: found the {what} {values}, expected {expected}")
     columns = np.reshape(geometry.direction, (3, 3))
     lengths = np.linalg.norm(columns, axis=0)
     if np.abs(lengths - 1).max() > _NEAR_ONE and lengths.min() > 0:

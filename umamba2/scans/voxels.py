@@ -23,46 +23,57 @@ _SHORT_CHUNK = 1 << 14  # in files of many parts: where one ends, the rest of wh
 _MOST_SMALL_PARTS, _SMALL_PART = 1000, 4096  # parts of a gzip file, and the voxels' bytes that any more must hold
 _LARGEST_EXPANSION = 1032  # of deflate, by the format itself
 _ZLIB_OR_GZIP = 47  # for zlib: find out which
+_GZIP = b"\x1f\x8b"  # how such a file begins
 
 
-def read_voxels(name: str, header: Header, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
+def read_voxels(
+    name: str, header: Header, dtype: np.dtype[np.generic], shape: tuple[int, ...], said: list[str]
+) -> Array:
     """Read the voxels of a file.
+
+    What is there is compared with what the header needs. A file as long as if there were another layer of voxels has a
+    header that is wrong, of whatever size and type it speaks; a few bytes more may be padding, and are said.
 
     Args:
         name: What messages call the file.
         header: Where they are.
         dtype: Of the stored numbers; the header's byte order holds.
         shape: (z, y, x).
+        said: Gets a line if there are more bytes than the voxels need.
 
     Returns:
         An array of that shape in the machine's byte order.
 
     Raises:
-        InputError: There are fewer voxels than the shape says, or their checksum is wrong.
+        InputError: There are fewer voxels than the shape says, or more, or their checksum is wrong.
     """
     size = prod(shape) * dtype.itemsize
     end = header.data.stat().st_size
-    offset = end - size if header.offset is None else header.offset
-    there = max(0, end - max(0, offset))
+    there = max(0, end - header.offset)
     most = there * _LARGEST_EXPANSION if header.packed else there
-    if offset < 0 or most < size + header.skip:
+    voxels = f"{' x '.join(map(str, reversed(shape)))} voxels of {dtype.itemsize} bytes"
+    if most < size + header.skip:
         packed = "compressed " if header.packed else ""
-        voxels = " x ".join(map(str, reversed(shape)))
-        raise InputError(
-            f"{name}: found the end of the file too early ({there} {packed}bytes of voxels), "
-            f"expected {voxels} voxels of {dtype.itemsize} bytes"
-        )
+        raise InputError(f"{name}: found the end of the file too early ({there} {packed}bytes), expected {voxels}")
     check_memory(name, size)
     content = np.empty(size, np.uint8)
+    layer = size // max(shape)  # what one more along the longest axis would take
     with open(header.data, "rb") as file:
-        file.seek(offset)
+        file.seek(end - size if header.last else header.offset)
         try:
-            done = _unpack(file, content, header.skip) if header.packed else file.readinto(content.data)
+            done = _unpack(file, content, header.skip, size + layer) if header.packed else file.readinto(content.data)
         except zlib.error as error:
             why = str(error).rpartition(": ")[2]
             raise InputError(f"{name}: found damaged voxels ({why}), expected what was once compressed") from None
     if done < size:
         raise InputError(f"{name}: found the end of the file before that of the image, expected all voxels")
+    if not header.packed:
+        done = there
+    if done > size:
+        found = f"{name}: found {done - size} bytes or more besides the voxels, expected just {voxels}"
+        if done - size >= layer:
+            raise InputError(f"{found}: is its size or type another?")
+        said.append(f"{found}; passed over")
     array: Array = content.view(dtype.newbyteorder(header.order)).reshape(shape)
     return array if array.dtype.isnative else array.astype(dtype.newbyteorder("="))
 
@@ -75,15 +86,15 @@ def check_memory(name: str, size: int) -> None:
         raise InputError(f"{name}: found {found}, expected at most the {free / 1e9:.1f} GB of memory that are free")
 
 
-def _unpack(file: BinaryIO, content: Array, skip: int) -> int:
+def _unpack(file: BinaryIO, content: Array, skip: int, most: int) -> int:
     """Fill an array of bytes from a zlib or gzip stream, leaving out its first bytes; how many bytes were there.
 
-    Reads to the end of the stream, where its checksum is. Raises zlib.error if the stream is damaged or goes on for as
-    long again.
+    Reads to the end of the stream, where its checksum is, and of what follows it, or until there are more than ``most``.
+    Raises zlib.error if the stream is damaged.
     """
     done, packed, inflater = -skip, b"", zlib.decompressobj(_ZLIB_OR_GZIP)
     parts, chunk = 1, _CHUNK
-    while True:
+    while done <= most:
         packed = packed or file.read(chunk)
         block = inflater.decompress(packed, 16 * _CHUNK)
         if not (packed or block or inflater.eof):
@@ -94,15 +105,14 @@ def _unpack(file: BinaryIO, content: Array, skip: int) -> int:
             content[done + first : done + last] = np.frombuffer(block, np.uint8)[first:last]
         done += len(block)
         if inflater.eof:
-            if done >= content.size:
-                return done
             file.seek(-len(inflater.unused_data), os.SEEK_CUR)
             packed, chunk = file.read(_SHORT_CHUNK), _SHORT_CHUNK  # gzip files may be several in a row
             if not packed.strip(b"\0"):
-                return done
+                break
+            if done >= content.size and not packed.startswith(_GZIP):
+                return done + len(packed.rstrip(b"\0"))  # no part of it
             parts += 1
             if parts > _MOST_SMALL_PARTS + (done + skip) // _SMALL_PART:
                 raise zlib.error(f"it is in more than {parts - 1:,} parts of next to nothing")
             inflater = zlib.decompressobj(_ZLIB_OR_GZIP)
-        elif done > 2 * content.size + 64 * _CHUNK:
-            raise zlib.error("it goes on beyond the last voxel")
+    return done
