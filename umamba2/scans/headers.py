@@ -51,7 +51,18 @@ _META_NAMES = {
     "byte order": ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"),
 }
 _META_FIELDS = (
-    *("ObjectType", "ObjectSubType", "TransformType", "NDims", "Comment", "Name", "ID", "ParentID", "Color", "Modality"),
+    *(
+        "ObjectType",
+        "ObjectSubType",
+        "TransformType",
+        "NDims",
+        "Comment",
+        "Name",
+        "ID",
+        "ParentID",
+        "Color",
+        "Modality",
+    ),
     *("BinaryData", "CompressedData", "CompressedDataSize", "CompressionLevel", "CenterOfRotation", "DistanceUnits"),
     *("AnatomicalOrientation", "HeaderSize", "HeaderSizePerSlice", "SequenceID", "ElementMin", "ElementMax"),
     *("ElementNumberOfChannels", "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 import subprocess
 import sys
 from contextlib import suppress
@@ -18,11 +17,9 @@ import numpy as np
 from umamba2.errors import InputError
 from umamba2.scans.geometry import Array, Triple
 from umamba2.scans.itk import captured_stderr, reason, remarks
+from umamba2.scans.pages import check_pages
 from umamba2.scans.voxels import check_memory
 
-_LARGEST_SIZE = 1 << 16  # voxels along an axis
-_MOST_LOOKED_AT = 64  # entries of a directory, which are sorted: width and height are among the first
-_MOST_DIRECTORIES = 1 << 16  # of a file; each slice has one
 _EXPANSION = 1 << 15  # at most of one byte in a file, whatever its compression
 _SECONDS, _BYTES_PER_SECOND = 60, 1_000_000  # of reading: a hundredth of what even a slow machine does
 # Says what the header holds, waits until it is told to go on, and sends the voxels.
@@ -50,7 +47,7 @@ def read_tiff(path: Path) -> tuple[Array, Triple, list[str]]:
     Raises:
         InputError: The file is no 3-D image of one channel, damaged, incomplete, or larger than the memory.
     """
-    check_directories(path)
+    said = check_pages(path)
     limit = _SECONDS + path.stat().st_size / _BYTES_PER_SECOND
     with captured_stderr() as lines:  # the child writes to the same place
         command = [sys.executable, "-c", _CHILD, str(path)]
@@ -85,7 +82,7 @@ def read_tiff(path: Path) -> tuple[Array, Triple, list[str]]:
         why = f"its reader was ended by signal {-child.returncode}" if ended else reason(RuntimeError("\n".join(lines)))
         raise InputError(f"{path}: could not be read ({why}), expected a complete image file")
     x, y, z = spacing
-    return array, (x, y, z), remarks(path, lines)
+    return array, (x, y, z), said + remarks(path, lines)
 
 
 def _room_for(path: Path, size: list[int], components: int, kind: np.dtype[np.generic]) -> Array:
@@ -98,40 +95,3 @@ def _room_for(path: Path, size: list[int], components: int, kind: np.dtype[np.ge
         raise InputError(f"{path}: found a file too small for its size {tuple(size)}, expected all voxels")
     check_memory(str(path), prod(size) * kind.itemsize)
     return np.empty(size[::-1], kind)
-
-
-def check_directories(path: Path) -> None:
-    """Raise InputError for a TIFF file with directories in a circle, too many, or of images beyond all measure.
-
-    ITK would never come to an end with them.
-    """
-    end = path.stat().st_size
-    with open(path, "rb") as file:
-        mark = file.read(4)
-        order = ">" if mark[:2] == b"MM" else "<"
-        big = b"+" in mark[2:]  # BigTIFF: numbers of 64 bits
-        number, counter, entry, place = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
-
-        def read(kind: str, at: int) -> int:
-            size = struct.calcsize(order + kind)
-            if at + size > end:
-                return 0  # beyond the end of the file; ITK says so
-            file.seek(at)
-            return int(struct.unpack(order + kind, file.read(size))[0])
-
-        seen: set[int] = set()
-        directory = read(number, place)
-        while directory:
-            if directory in seen:
-                raise InputError(f"{path}: found a directory that leads back to itself, expected a chain with an end")
-            seen.add(directory)
-            if len(seen) > _MOST_DIRECTORIES:
-                raise InputError(f"{path}: found more than {_MOST_DIRECTORIES:,} directories, expected one a slice")
-            count = read(counter, directory)
-            for which in range(min(count, _MOST_LOOKED_AT)) if len(seen) == 1 else ():
-                at = directory + struct.calcsize(order + counter) + which * entry
-                # Width and height; ITK goes through all strips that an image of this size would have.
-                kind = "H" if read("H", at + 2) == 3 else number
-                if read("H", at) in (256, 257) and read(kind, at + entry - struct.calcsize(number)) > _LARGEST_SIZE:
-                    raise InputError(f"{path}: found more than {_LARGEST_SIZE:,} voxels along an axis, expected fewer")
-            directory = read(number, directory + struct.calcsize(order + counter) + count * entry)

@@ -89,8 +89,8 @@ def check_memory(name: str, size: int) -> None:
 def _unpack(file: BinaryIO, content: Array, skip: int, most: int) -> int:
     """Fill an array of bytes from a zlib or gzip stream, leaving out its first bytes; how many bytes were there.
 
-    Reads to the end of the stream, where its checksum is, and of what follows it, or until there are more than ``most``.
-    Raises zlib.error if the stream is damaged.
+    Reads to the end of the stream, where its checksum is, and of what follows it, or until there are more than
+    ``most``. Raises zlib.error if the stream is damaged.
     """
     done, packed, inflater = -skip, b"", zlib.decompressobj(_ZLIB_OR_GZIP)
     parts, chunk = 1, _CHUNK

@@ -1,0 +1,193 @@
+"""The pages of a TIFF file, looked at before ITK reads them.
+
+ITK takes size and type from the first page and reads all others as if they had them too, into memory that is as large
+as that; it follows directories in a circle, and takes strips from wherever a directory says.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from umamba2.errors import InputError
+from umamba2.scans.geometry import Array
+
+_LARGEST_SIZE = 1 << 16  # voxels along an axis
+_MOST_ENTRIES = 512  # of a directory; programs write some 20
+_MOST_DIRECTORIES = 1 << 16  # of a file; each slice has one
+_BYTES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), 1))  # of a value, by its type
+_FAR = 1 << 61  # beyond the end of any file
+_WHOLE = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}  # whole numbers without a sign
+_PADDING, _RESERVE = 4, 512  # bytes that programs leave out between two parts, and somewhere
+# What all pages must have alike, and what holds where a directory does not say.
+_ALIKE = {
+    254: ("subfile type", -1),
+    256: ("width", 0),
+    257: ("height", 0),
+    258: ("bits a voxel", 1),
+    259: ("compression", 1),
+    262: ("photometric interpretation", -1),
+    266: ("fill order", 1),
+    274: ("orientation", 1),
+    277: ("values per voxel", 1),
+    317: ("predictor", 1),
+    322: ("width of tiles", 0),
+    339: ("sample format", 1),
+}
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _GREYS, _ORIENTATION, _SAMPLES, _TILES, _FORMAT = (
+    *(256, 257, 258, 259, 262, 274, 277, 322, 339),
+)
+_OFFSETS, _ROWS, _COUNTS = 273, 278, 279  # of strips
+_UNPACKED, _DEFLATED = 1, (8, 32946)
+# Bits a voxel and sample format (1: without a sign, 2: with one, 3: floating point) that ITK reads as what they are.
+_KINDS = {(8, 1), (8, 2), (16, 1), (16, 2), (32, 1), (32, 2), (32, 3)}
+
+
+def check_pages(path: Path) -> list[str]:
+    """Look at all directories of a TIFF file.
+
+    Returns:
+        One line for everything that is odd.
+
+    Raises:
+        InputError: They lead in a circle, are too many, differ, are of a kind that ITK does not read, or their voxels
+            are not where or as many as they should be.
+    """
+    with open(path, "rb") as file:
+        pages, parts = _directories(path, file)
+        if not pages or _HEIGHT not in pages[0]:
+            return []  # ITK says what is missing
+        first = _kind(pages[0])
+        for number, page in enumerate(pages):
+            for tag, value in _kind(page).items():
+                if value != first[tag]:
+                    found = f"{_ALIKE[tag][0]} {first[tag]} in the first slice and {value} in slice {number + 1}"
+                    raise InputError(f"{path}: found the {found}, expected slices that are alike")
+        _check_kind(path, first)
+        strips = np.concatenate([_strips(path, page, first) for page in pages])
+        regions = np.concatenate([strips, np.reshape(sorted(parts), (-1, 2))])
+        regions = regions[np.lexsort(regions.T[::-1])]
+        end = file.seek(0, os.SEEK_END)
+        if (regions[1:, 0] < regions[:-1, 1]).any() or regions[-1, 1] > end:
+            found = "parts that lie on each other or beyond the end"
+            raise InputError(f"{path}: found {found}, expected each in its place in a complete image file")
+        if first[_COMPRESSION] in _DEFLATED:
+            _check_deflated(path, file, strips)
+    said = []
+    spare = end - int((regions[:, 1] - regions[:, 0]).sum())
+    if spare > _PADDING * len(regions) + _RESERVE:
+        said.append(f"{path}: found {spare} bytes that none of its {len(pages)} slices names, expected no more slices")
+    if first[_GREYS] == 0:
+        said.append(f"{path}: found grey values of which 0 is white, expected 0 to be black; they are not inverted")
+    return said
+
+
+def _directories(path: Path, file: BinaryIO) -> tuple[list[dict[int, Array]], set[tuple[int, int]]]:
+    """The fields of all directories that are of interest, and where directories and fields lie: (start, end)."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    start = file.read(16)
+    order = ">" if start[:2] == b"MM" else "<"
+    big = start[2:4] in (b"\0+", b"+\0")  # BigTIFF: numbers of 64 bits
+    number, counter, width = (np.dtype(f"{order}u8"),) * 2 + (8,) if big else (f"{order}u4", f"{order}u2", 4)
+    layout = np.dtype([("tag", f"{order}u2"), ("type", f"{order}u2"), ("count", number), ("value", f"V{width}")])
+
+    def read(at: int, kind: str | np.dtype[np.void] | np.dtype[np.unsignedinteger], count: int = 1) -> Array:
+        size = np.dtype(kind).itemsize * count
+        if at + size > end:
+            return np.zeros(0, kind)  # ITK says so
+        file.seek(at)
+        return np.frombuffer(file.read(size), kind)
+
+    def one(at: int, kind: str | np.dtype[np.unsignedinteger]) -> int:
+        found = read(at, kind)
+        return int(found[0]) if found.size else 0
+
+    pages: list[dict[int, Array]] = []
+    seen: set[int] = set()
+    parts = {(0, 16 if big else 8)}
+    place = one(8 if big else 4, number)
+    while place:
+        if place in seen:
+            raise InputError(f"{path}: found a directory that leads back to itself, expected a chain with an end")
+        seen.add(place)
+        if len(seen) > _MOST_DIRECTORIES:
+            raise InputError(f"{path}: found more than {_MOST_DIRECTORIES:,} directories, expected one a slice")
+        count = one(place, counter)
+        if count > _MOST_ENTRIES:
+            raise InputError(f"{path}: found a directory of {count} fields, expected at most {_MOST_ENTRIES}")
+        at = place + np.dtype(counter).itemsize
+        entries = read(at, layout, count)
+        elsewhere = np.frombuffer(entries["value"].tobytes(), number)
+        fields = {}
+        numbers = (entries[name].tolist() for name in ("tag", "type", "count"))
+        for tag, kind, amount, value, away in zip(*numbers, entries["value"], elsewhere.tolist()):
+            size = _BYTES.get(kind, 0) * amount
+            if size > width:
+                parts.add((min(away, _FAR), min(away + size, _FAR)))
+            if kind in _WHOLE and (tag in _ALIKE or tag in (_OFFSETS, _ROWS, _COUNTS)) and 0 < amount <= _LARGEST_SIZE:
+                whole = f"{order}{_WHOLE[kind]}"
+                fields[tag] = (
+                    read(away, whole, amount) if size > width else np.frombuffer(value.tobytes()[:size], whole)
+                )
+        pages.append({tag: values for tag, values in fields.items() if values.size})
+        behind = at + count * layout.itemsize
+        parts.add((place, behind + width))
+        place = one(behind, number)
+    return pages, parts
+
+
+def _kind(page: dict[int, Array]) -> dict[int, int]:
+    return {tag: int(page[tag][0]) if tag in page else default for tag, (_, default) in _ALIKE.items()}
+
+
+def _check_kind(path: Path, kind: dict[int, int]) -> None:
+    """Raise InputError for pages that ITK does not read, or not as what they are."""
+    if max(kind[_WIDTH], kind[_HEIGHT]) > _LARGEST_SIZE:
+        raise InputError(f"{path}: found more than {_LARGEST_SIZE:,} voxels along an axis, expected fewer")
+    if kind[_SAMPLES] != 1:
+        raise InputError(f"{path}: found {kind[_SAMPLES]} values per voxel, expected 1")
+    if kind[_TILES]:
+        raise InputError(f"{path}: found voxels in tiles, expected them in strips")
+    if (kind[_BITS], kind[_FORMAT]) not in _KINDS:
+        found = f"voxels of {kind[_BITS]} bits and sample format {kind[_FORMAT]}"
+        raise InputError(f"{path}: found {found}, expected whole numbers of 8, 16 or 32 bits, or floats of 32")
+    if kind[_GREYS] not in (0, 1):
+        raise InputError(f"{path}: found the photometric interpretation {kind[_GREYS]}, expected grey values (0 or 1)")
+    if kind[_ORIENTATION] not in (1, 4):
+        raise InputError(f"{path}: found the orientation {kind[_ORIENTATION]} of its slices, expected 1 or 4")
+
+
+def _strips(path: Path, page: dict[int, Array], kind: dict[int, int]) -> Array:
+    """Where the strips of a page lie: (strips, 2), start and end."""
+    height, row = kind[_HEIGHT], kind[_WIDTH] * kind[_BITS] // 8
+    rows = min(height, int(page[_ROWS][0])) if _ROWS in page else height
+    nothing = np.zeros(0, np.int64)
+    found = (page.get(tag, nothing).astype(np.uint64) for tag in (_OFFSETS, _COUNTS))
+    starts, sizes = (np.minimum(numbers, _FAR).astype(np.int64) for numbers in found)
+    expected = -(-height // rows) if rows else 0
+    if not len(starts) == len(sizes) == expected:
+        there = f"{len(starts)} places and {len(sizes)} sizes of strips in a slice"
+        raise InputError(f"{path}: found {there}, expected {expected} each")
+    if kind[_COMPRESSION] == _UNPACKED and int(sizes.sum()) != height * row:
+        raise InputError(f"{path}: found {sizes.sum()} bytes of voxels in a slice, expected {height * row}")
+    return np.column_stack([starts, starts + sizes])
+
+
+def _check_deflated(path: Path, file: BinaryIO, strips: Array) -> None:
+    """Raise InputError where a checksum is wrong, which ITK does not look at."""
+    for start, end in strips.tolist():
+        file.seek(start)
+        inflater, packed = zlib.decompressobj(), file.read(max(0, end - start))
+        try:
+            while packed and not inflater.eof:
+                inflater.decompress(packed, 1 << 24)
+                packed = inflater.unconsumed_tail
+        except zlib.error as error:
+            raise InputError(f"{path}: found damaged voxels ({error}), expected what was once compressed") from None
+        if not inflater.eof:
+            raise InputError(f"{path}: found voxels that end too early, expected what was once compressed")
