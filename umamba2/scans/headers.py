@@ -24,7 +24,7 @@ _LONGEST_HEADER = 1 << 18  # bytes; segmentations by 3D Slicer name all their st
 
 _FREE_TEXT = ("Comment", "Name")
 # What Python's own int() and float() take besides, such as 1_0 and Arabic digits, is no number in a file.
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MOST_ODD_FIELDS = 500  # that are compared with those that are known
 _LARGEST_SIZE = 1 << 31  # voxels along an axis
 
@@ -222,6 +222,9 @@ def nrrd_header(path: Path) -> Header:
     pairs = [line.partition(": ") for line in lines[1:] if not line.startswith("#")]
     fields = {key.lower().replace(" ", ""): value.strip() for key, _, value in pairs}
     said = _misspelt(path, (line[1:].partition(":")[0] for line in lines if line.startswith("#")), _NRRD_FIELDS)
+    for key in ("sizes", "spacings", "spacedirections", "spaceorigin"):
+        if key in fields and not _are_numbers(fields[key]):
+            raise InputError(f"{path}: found {key} {fields[key][:80]!r}, expected numbers")
     units = fields.get("spaceunits", fields.get("units", ""))
     if set(re.findall(r"[^\s\"]+", units)) - {"mm", "???"}:
         said.append(f"{path}: found space units of {units[:40]!r}, expected mm; they are not applied")
@@ -253,6 +256,15 @@ def nrrd_header(path: Path) -> Header:
         .startswith(("l", "r")),  # "scanner-xyz" and "3D-right-handed" are not the patient's,
         said=tuple(said),
     )
+
+
+def _are_numbers(row: str) -> bool:
+    """Whether a text is a row of numbers or of vectors; teem reads what begins like one, whatever follows."""
+    parts = re.findall(r"[(),]|[^\s(),]+", row)
+    shape = (
+        part if part in "()," else "n" if _NUMBER.fullmatch(part) or part in ("nan", "none") else "x" for part in parts
+    )
+    return re.fullmatch(r"(n|\(n(,n)*\))+", "".join(shape)) is not None
 
 
 def _start(path: Path) -> bytes:

@@ -39,7 +39,7 @@ SUFFIXES = tuple(_READERS)
 _MOST_EXTENSIONS = 1 << 14  # bytes of a NIfTI file; ITK goes through all extensions again for each of them
 _NEAR_ONE = 0.02  # how far the length of a direction may be from that
 _FARTHEST = 1e6  # mm; no scanner puts its origin a kilometre away, and single precision has no more room
-_LARGEST = 1e9  # of all numbers of a grid, and one by it the smallest spacing: with others no writer can work
+_LARGEST, _SMALLEST = 1e9, 1e-9  # of the numbers of a grid, and of a spacing: with others no writer can work
 
 
 @dataclass(frozen=True)
@@ -409,10 +409,10 @@ def _volume(
         ("origin", geometry.origin),
         ("directions", geometry.direction),
     ):
-        least = min((value for value in values if value != 0), default=1) if what == "spacing" else 1
-        if not np.all(np.abs(values) <= _LARGEST) or least < 1 / _LARGEST:
-            expected = f"numbers of at most {_LARGEST:g}, and of spacings none below 0 or {1 / _LARGEST:g}"
-            raise InputError(f"{name}: found the {what} {values}, expected {expected}")
+        if not all(abs(value) <= _LARGEST for value in values):
+            raise InputError(f"{name}: found the {what} {values}, expected finite numbers up to {_LARGEST:g}")
+    if any(mm != 0 and mm < _SMALLEST for mm in geometry.spacing):
+        raise InputError(f"{name}: found the spacing {geometry.spacing}, expected 0 or at least {_SMALLEST:g} mm")
     columns = np.reshape(geometry.direction, (3, 3))
     lengths = np.linalg.norm(columns, axis=0)
     if np.abs(lengths - 1).max() > _NEAR_ONE and lengths.min() > 0:
