@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
+import shutil
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stand_in import OBLIQUE, write_image
 
 from umamba2.errors import InputError
-from umamba2.scans.volumes import Volume, read_volume
+from umamba2.scans.volumes import Volume, read_volume, to_image
 
 EXAMPLES = int(os.environ.get("UMAMBA2_FUZZ", "100"))
 fuzzed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
@@ -153,3 +156,57 @@ def damage(folder, ending, changes, end, header_only):
 
 
 ORIGINALS: dict[str, bytes] = {}
+
+# Where headers state a grid, and NIfTI a scale: what a changed byte there says counts.
+GRIDS = rb"(Offset|TransformMatrix|ElementSpacing|space directions|space origin)[^\n]*"
+NIFTI_GRID, NIFTI_SCALE = {*range(76, 92), 123, *range(252, 328)}, range(112, 120)
+
+
+@pytest.fixture(scope="module")
+def sound_files(tmp_path_factory):
+    """A folder with a sound file of every kind, and in it a folder for what is made of them."""
+    folder = tmp_path_factory.mktemp("sound")
+    for name, packed in (("a.mha", False), ("z.mha", True), ("a.mhd", False), ("a.nii", False), ("a.nii.gz", True),
+                         ("a.nrrd", False), ("z.nrrd", True)):  # fmt: skip
+        sitk.WriteImage(to_image(VOXELS, OBLIQUE), str(folder / name), packed)
+    header, content = (folder / "a.nrrd").read_bytes().split(b"\n\n", 1)
+    (folder / "d.nrrd").write_bytes(header + b"\ndata file: d.raw\n")
+    (folder / "d.raw").write_bytes(content)
+    (folder / "changed").mkdir()
+    for name in ("a.raw", "d.raw"):
+        shutil.copy(folder / name, folder / "changed" / name)
+    return folder
+
+
+@settings(fuzzed, max_examples=4 * EXAMPLES)
+@given(
+    st.sampled_from(["a.mha", "z.mha", "a.mhd", "a.nii", "a.nii.gz", "a.nrrd", "z.nrrd", "d.nrrd"]),
+    st.integers(0, 2**16),
+    st.integers(1, 255) | st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128]),
+    st.sampled_from([None, *b"#\n\r 5:="]),
+)
+def test_one_byte_of_a_header_changes_nothing_unsaid(sound_files, name, place, flipped, other):
+    """What is read without an error and a warning has the voxels, and a grid that differs as the header says."""
+    path, content = sound_files / "changed" / name, (sound_files / name).read_bytes()
+    packed = path.suffix == ".gz"
+    changed = bytearray(gzip.decompress(content) if packed else content)
+    texts = {".mha": b"LOCAL\n", ".nrrd": b"\n\n"}
+    ends = [changed.index(end) + len(end) for suffix, end in texts.items() if path.suffix == suffix and end in changed]
+    place %= min([*ends, 352 if ".nii" in path.name else len(changed)])
+    if ".nii" in path.name:
+        in_grid, in_scale = place in NIFTI_GRID, place in NIFTI_SCALE
+    else:
+        in_grid, in_scale = any(m.start() <= place < m.end() for m in re.finditer(GRIDS, changed)), False
+    changed[place] = changed[place] ^ flipped if other is None else other
+    path.write_bytes(gzip.compress(changed, 1) if packed else changed)
+    try:
+        volume = read_volume(path)
+    except InputError:
+        return
+    if volume.warnings or not volume.oriented:  # which is said where it matters
+        return
+    if not in_scale:
+        np.testing.assert_array_equal(volume.array, VOXELS)
+    if not in_grid:
+        for what in ("size", "spacing", "origin", "direction"):
+            np.testing.assert_allclose(getattr(volume.geometry, what), getattr(OBLIQUE, what), atol=1e-5)

@@ -205,6 +205,7 @@ def test_what_single_precision_cannot_hold_is_said(tmp_path):
         ({"offset": "1 2 3"}, "found a field 'offset', expected Offset?"),
         ({"TransformMatri": "1 0 0 0 1 0 0 0 1"}, "found a field 'TransformMatri', expected TransformMatrix?"),
         ({"SeriesDescription": "1 2 3", "UltrasoundImageOrientation": "MFA", "Seq_Frame0000_Status": "OK"}, None),
+        ({"CompressedDataSize": "0\x0bTransformMatrix = 1 0 0"}, "found TransformMatrix within CompressedDataSize"),
         ({"Modality": "MET_MOD_CT\n125"}, "found the line '125' in its header, expected NAME = VALUE"),
     ],
 )  # fmt: skip

@@ -68,6 +68,7 @@ _META_FIELDS = (
     *("ElementNumberOfChannels", "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"),
     *("ElementType", "ElementDataFile", *(name for names in _META_NAMES.values() for name in names)),
 )
+_META_GRID = re.compile(rf"\b({'|'.join(name for names in _META_NAMES.values() for name in names)})\s*[=:]")
 # Fields that ITK and others pass over, with the value for which that does not matter, and how it is written.
 _META_IGNORED = {
     "DistanceUnits": ("mm", r"mm|\?|"),
@@ -164,6 +165,10 @@ def _odd_meta_fields(path: Path, fields: dict[str, str]) -> list[str]:
     for key, (usual, pattern) in _META_IGNORED.items():
         if key in fields and not re.fullmatch(pattern, fields[key]):
             said.append(f"{path}: found {key} = {fields[key][:40]!r}, expected {usual}; it is not applied")
+    for key, value in fields.items():
+        swallowed = _META_GRID.search(value)
+        if swallowed:
+            said.append(f"{path}: found {swallowed[1]} within {key}, expected it on a line of its own")
     for names in _META_NAMES.values():
         stated = {key: fields[key] for key in names if key in fields}
         if len(set(stated.values())) > 1:

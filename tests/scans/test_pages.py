@@ -1,0 +1,164 @@
+"""The pages of TIFF files: alike, of a kind that is read as what it is, and each where its directory says."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+from scans.test_hostile import tiff
+from stand_in import write_image
+
+from umamba2.errors import InputError
+from umamba2.scans.pages import check_pages
+from umamba2.scans.volumes import read_volume
+
+SLICES = np.random.default_rng(1).integers(0, 3000, (5, 31, 17)).astype(np.uint16)
+tifffile = pytest.importorskip("tifffile")
+
+
+def write(path, slices, byteorder="<", bigtiff=False, photometric="minisblack", **options):
+    with tifffile.TiffWriter(path, byteorder=byteorder, bigtiff=bigtiff) as file:
+        for page in slices:
+            file.write(page, metadata=None, contiguous=False, photometric=photometric, **options)
+    return path
+
+
+def warnings_of(path):
+    """What is said about a file with the right voxels, but for the voxel size that TIFF has no place for."""
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.array, SLICES)
+    return [line.partition(": ")[2] for line in volume.warnings if "voxel size" not in line]
+
+
+def test_every_way_to_write_the_same(tmp_path):
+    """With tifffile as the oracle: nothing is doubted, all voxels are right."""
+    path = tmp_path / "a.tif"
+    for options in (
+        {"byteorder": ">"},
+        {"byteorder": ">", "bigtiff": True},
+        {"byteorder": "<", "bigtiff": True, "rowsperstrip": 4},
+        {"compression": "zlib", "predictor": 2, "rowsperstrip": 8},
+        {"subfiletype": 2},
+    ):
+        assert warnings_of(write(path, SLICES, **options)) == [], options
+    tifffile.imwrite(path, SLICES, photometric="minisblack")
+    assert warnings_of(path) == []
+    tifffile.imwrite(path, SLICES, imagej=True)
+    assert warnings_of(path) == []
+
+
+@pytest.mark.parametrize(
+    ("slices", "options", "says"),
+    [
+        ([*SLICES[:3], SLICES[3, :9]], {}, "found the height 31 in the first slice and 9 in slice 4"),
+        ([*SLICES[:3], SLICES[3, :, :9]], {}, "found the width 17 in the first slice and 9 in slice 4"),
+        ([SLICES[0, :9], *SLICES[1:]], {}, "found the height 9 in the first slice and 31 in slice 2"),
+        ([*SLICES[:2], SLICES[2].astype(np.uint8)], {}, "bits a voxel 16 in the first slice and 8 in slice 3"),
+        ([*SLICES[:2], SLICES[2].astype(np.float32)], {}, "found the bits a voxel 16"),
+        ([*SLICES[:2], SLICES[2].astype(np.int16)], {}, "sample format 1 in the first slice and 2 in slice 3"),
+        (SLICES.astype(np.float16), {}, "found voxels of 16 bits and sample format 3, expected whole numbers"),
+        (SLICES.astype(np.float64), {}, "found voxels of 64 bits and sample format 3"),
+        (SLICES > 1000, {}, "found voxels of 1 bits"),
+        (SLICES, {"tile": (16, 16)}, "found voxels in tiles, expected them in strips"),
+        (SLICES, {"extratags": [(274, 3, 1, 2, True)]}, "found the orientation 2 of its slices, expected 1 or 4"),
+        (np.stack([SLICES] * 3, -1), {"photometric": "rgb"}, "found 3 values per voxel, expected 1"),
+        (SLICES.astype(np.uint8), {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)},
+         "found the photometric interpretation 3, expected grey values"),
+    ],
+)  # fmt: skip
+def test_pages_that_are_refused(tmp_path, slices, options, says):
+    with pytest.raises(InputError, match=says):
+        read_volume(write(tmp_path / "a.tif", slices, **options))
+
+
+def test_white_that_is_0_is_said(tmp_path):
+    (warning,) = warnings_of(write(tmp_path / "a.tif", SLICES, photometric="miniswhite"))
+    assert "found grey values of which 0 is white" in warning
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A file by ITK, with the places of its directories and of their entries: {page: {tag: place}}."""
+    path = write_image(tmp_path / "a.tif", SLICES, None)
+    entries = [{tag.code: tag.offset for tag in page.tags} for page in tifffile.TiffFile(path).pages]
+    return path, bytearray(path.read_bytes()), entries
+
+
+def refused(path, content, says):
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        check_pages(path)
+
+
+def test_strips_that_are_elsewhere(written):
+    path, content, entries = written
+    assert check_pages(path) == []
+    at = entries[2][273] + 8
+    (place,) = struct.unpack_from("<I", content, at)
+    assert struct.unpack_from("<I", content, at - 4) == (1,)  # one strip a page, so that its place stands here
+    for other in (
+        place + 4,
+        place - 4,
+        0,
+        2,
+        struct.unpack_from("<I", content, entries[1][273] + 8)[0],
+        2**31,
+        2**32 - 1,
+    ):
+        struct.pack_into("<I", content, at, other)
+        refused(path, content, "lie on each other or beyond the end")
+    struct.pack_into("<I", content, at, place)
+    for tag, says in ((273, "found 0 places and 1 sizes of strips"), (279, "found 1 places and 0 sizes of strips")):
+        (number,) = struct.unpack_from("<H", content, entries[2][tag])
+        struct.pack_into("<H", content, entries[2][tag], 60000)
+        refused(path, content, says)
+        struct.pack_into("<H", content, entries[2][tag], number)
+    struct.pack_into("<I", content, entries[2][278] + 8, 1)
+    refused(path, content, "found 1 places and 1 sizes of strips in a slice, expected 31 each")
+
+
+def test_fewer_or_more_bytes_than_voxels(tmp_path):
+    path = write(tmp_path / "a.tif", SLICES)
+    content = bytearray(path.read_bytes())
+    tag = tifffile.TiffFile(path).pages[1].tags[279].offset
+    for size in (31 * 17 * 2 - 2, 31 * 17, 0):
+        struct.pack_into("<I", content, tag + 8, size)
+        refused(path, content, f"found {size} bytes of voxels in a slice, expected 1054")
+
+
+@pytest.mark.parametrize("page", [0, 2, 3])
+def test_slices_that_are_left_out(written, page):
+    """A chain of directories that skips slices, or ends before them."""
+    path, content, _ = written
+    pages = tifffile.TiffFile(path).pages
+    places = [page.offset for page in pages]
+    count = struct.unpack_from("<H", content, places[page])[0]
+    following = [*places, 0][min(page + 2, len(places))]
+    struct.pack_into("<I", content, places[page] + 2 + 12 * count, following)
+    path.write_bytes(content)
+    (warning,) = check_pages(path)
+    assert f"bytes that none of its {len(pages) - 1} slices names, expected no more slices" in warning
+
+
+def test_a_checksum_of_deflate(tmp_path):
+    path = write(tmp_path / "a.tif", SLICES, compression="zlib")
+    content = path.read_bytes()
+    page = tifffile.TiffFile(path).pages[3]
+    (start,), (size,) = page.dataoffsets, page.databytecounts
+    for place in (start + 100, start + size // 2, start + size - 1):
+        damaged = bytearray(content)
+        damaged[place] ^= 16
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"found damaged voxels|found voxels that end too early"):
+            read_volume(path)
+
+
+def test_directories_beyond_measure(tmp_path):
+    path = tmp_path / "a.tif"
+    refused(path, struct.pack("<2sHIH", b"II", 42, 8, 600) + bytes(12 * 600 + 4), "found a directory of 600 fields")
+    path.write_bytes(tiff(2**32 - 2))
+    assert check_pages(path) == []  # ITK says what is missing
+    huge = struct.pack("<HHQQ", 273, 16, 2**60, 2**63)
+    entries = struct.pack("<HHQQ", 256, 4, 1, 9) + struct.pack("<HHQQ", 257, 4, 1, 9) + huge
+    refused(path, struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, 3) + entries + bytes(8), "found")
