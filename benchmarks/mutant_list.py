@@ -369,6 +369,57 @@ GROUPS = (
         ),
     ),
     Group(
+        "scans/voxels.py",
+        "tests/scans/test_sizes.py",
+        (
+            M("if done - size >= layer:", "if done - size > layer:"),
+            M("layer = size // max(shape)", "layer = size // min(shape)"),
+            M("if done > size:", "if False:"),
+            M("        done = there\n", "        pass\n"),
+            M("file.seek(end - size if header.last else header.offset)", "file.seek(header.offset)"),
+            M("if done >= content.size and not packed.startswith(_GZIP):", "if done >= content.size:"),
+        ),
+    ),
+    Group(
+        "scans/headers.py",
+        "tests/scans/test_sizes.py",
+        (
+            M("if local and 0 < skip < position:", "if False:"),
+            M("if len(found) != count or", "if len(found) < count or"),
+            M("if data.samefile(path):", "if data == path:"),
+            M(
+                'line.partition(": ")',
+                'line.partition(":")',
+                tests="tests/scans/test_sizes.py tests/scans/test_formats.py",
+            ),
+            M("if key in fields and not _are_numbers(fields[key]):", "if False:"),
+            M("if swallowed:", "if False:"),
+            M("if len(set(stated.values())) > 1:", "if len(stated) > 1:"),
+        ),
+    ),
+    Group(
+        "scans/nifti.py",
+        "tests/scans/test_sizes.py",
+        (
+            M("bool(np.isfinite(slope)) and slope != 0", "bool(np.isfinite(slope))"),
+            M("if np.isinf(slope) or not", "if not"),
+            M('if fields["bitpix"] != bits:', "if False:"),
+        ),
+    ),
+    Group(
+        "scans/pages.py",
+        "tests/scans/test_pages.py",
+        (
+            M("if value != first[tag]:", "if False:"),
+            M("if (kind[_BITS], kind[_FORMAT]) not in _KINDS:", "if False:"),
+            M("(regions[1:, 0] < regions[:-1, 1]).any()", "False"),
+            M("int(sizes.sum()) != height * row:", "int(sizes.sum()) > height * row:"),
+            M("if spare > _PADDING * len(regions) + _RESERVE:", "if False:"),
+            M("if first[_COMPRESSION] in _DEFLATED:", "if False:"),
+            M('start[2:4] in (b"\\0+", b"+\\0")', 'start[2:4] == b"+\\0"'),
+        ),
+    ),
+    Group(
         "scans/spacing.py",
         "tests/scans/test_spacing.py",
         (
