@@ -74,6 +74,7 @@ FILES = {
     "absolute.mhd": (meta("/etc/hostname"), "expected one in the same folder"),
     "dots.mhd": (meta(".."), "found .., which is no regular file"),
     "nothing.mhd": (meta(""), "expected one in the same folder"),
+    "itself_as_a_folder.mhd": (meta("."), "expected one in the same folder"),
     "up.nrrd": (nrrd(data_file="../secret.raw"), "expected one in the same folder"),
     "pipe.mhd": (meta("pipe.raw"), "found pipe.raw, which is no regular file"),
     "pipe.nrrd": (nrrd(data_file="pipe.raw"), "found pipe.raw, which is no regular file"),

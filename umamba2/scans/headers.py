@@ -294,9 +294,9 @@ def _beside(path: Path, name: str) -> Path:
     """The file of voxels that a header names: one regular file in the header's folder, and nothing else."""
     if name.split(" ")[0] == "LIST" or "%" in name:
         raise InputError(f"{path}: found voxels in several files ({name[:80]}), expected them in one")
-    data = path.with_name(Path(name).name) if name else path
-    if not name or Path(name).name != name:
+    if not name or Path(name).name != name:  # "." has no name
         raise InputError(f"{path}: found {name[:80]!r} as the file of voxels, expected one in the same folder")
+    data = path.with_name(name)
     if not data.exists():
         raise InputError(f"{path}: found no {name}, expected the file that it names as its voxels")
     if data.samefile(path):
