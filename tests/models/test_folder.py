@@ -347,6 +347,17 @@ def test_slim_round_trip(folder, tmp_path):
     assert names == ["fold_0.safetensors", "fold_1.safetensors", "model.json"]
 
 
+def test_slim_files_are_on_the_disk_before_they_have_their_names(folder, tmp_path, monkeypatch):
+    synced, fsync = set(), os.fsync
+
+    def noted(handle):
+        synced.add(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    assert {path.stat().st_ino for path in slim(folder, tmp_path / "slim").iterdir()} <= synced
+
+
 def test_slim_half_keeps_the_layer_in_fp32(tmp_path):
     folder = make_model(tmp_path / "m", network="nnunetv2.nets.UMambaBot2_CrossAttn_Click2", classes=3)
     whole, half = slim(folder, tmp_path / "whole"), slim(folder, tmp_path / "half", half=True)

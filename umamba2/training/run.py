@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from umamba2.challenges import Challenge
 from umamba2.challenges.recipe import FULL, Architecture, Recipe
@@ -151,7 +151,7 @@ def pretrain(
     for checkpoint, name in (("best", BEST_FILE), ("final", PRETRAINED_FILE)):
         weights = read_weights(trained / f"checkpoint_{checkpoint}.pth")
         with replacing(out / name) as partial:
-            save_file({key: value.contiguous().clone() for key, value in weights.items()}, partial)
+            partial.write_bytes(save({key: value.contiguous().clone() for key, value in weights.items()}))
     return out / PRETRAINED_FILE
 
 
