@@ -88,7 +88,7 @@ def memory(folder: Path, edge: int, count: int) -> None:
     write_scans(folder / "in", [edge + 6 * (number % 5 - 2) for number in range(count)])
     held: list[int] = []
 
-    def after(image, output, volume, labels):
+    def after(*_):
         held.append(resident(False))
         return []
 

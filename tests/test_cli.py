@@ -54,7 +54,7 @@ def test_plain_prediction_of_a_file(predict, tmp_path):
     (made,) = StandInLoader.made
     assert made.settings == {
         "folder": tmp_path / "model", "folds": None, "device": "auto", "precision": "auto", "progress": False,
-        "deterministic": False,
+        "deterministic": False, "dental_field": None,
     }  # fmt: skip
 
 

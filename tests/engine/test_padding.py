@@ -275,7 +275,9 @@ def segmented(mouth, tmp_path_factory):
     for name, scan in scans.items():
         write_volume(folder / f"in/{name}.mha", scan, Geometry.of_array(scan.shape, mouth.spacing))
     model = str(ROOT / "resources/toothfairy3-multiclass")
-    main(["predict", "-i", str(folder / "in"), "-o", str(folder / "out"), "-m", model, "--device", "cpu", "--quiet"])
+    # What is compared are the scans themselves; the dental field of the larger one would be cut out.
+    options = ["-m", model, "--device", "cpu", "--quiet", "--dental-field", "off"]
+    main(["predict", "-i", str(folder / "in"), "-o", str(folder / "out"), *options])
     record = json.loads((folder / "out/run.json").read_text())
     labels = {name: read_labels(folder / f"out/{name}.mha")[0] for name in scans}
     return labels, {case["image"].removesuffix(".mha"): case["warnings"] for case in record["cases"]}
@@ -299,7 +301,7 @@ def test_as_much_is_found_in_padded_scans(segmented, mouth, value):
     expected, found = (scores(labels[name], mouth.labels, ~padding) for name in ("base", str(value)))
     assert expected["teeth"] > 0.8
     for name, score in expected.items():
-        assert found[name] > score - 0.02, name
+        assert found[name] > score - 0.03, name
 
 
 @pytest.mark.slow

@@ -89,14 +89,16 @@ def model_of(folder: Path, tmp_path: Path):
     patch = (32, 48, 48)
     plans["configurations"][CONFIGURATION]["patch_size"] = patch
     architecture["arch_kwargs"] = SMALL.arch_kwargs(patch, "Click" in architecture["network_class_name"])
-    net = build_network(architecture["network_class_name"], architecture["arch_kwargs"], 1, 3)
+    description = json.loads((folder / "dataset.json").read_text())
+    classes = len(description["labels"])
+    net = build_network(architecture["network_class_name"], architecture["arch_kwargs"], 1, classes)
     checkpoint = {
         "network_weights": net.state_dict(),
         "init_args": {
             "plans": plans,
             "configuration": CONFIGURATION,
             "fold": 0,
-            "dataset_json": json.loads((folder / "dataset.json").read_text()),
+            "dataset_json": description,
         },
     }
     (tmp_path / "model" / "fold_0").mkdir(parents=True)
