@@ -411,6 +411,11 @@ def test_a_network_that_segments_nothing(tmp_path):
     refused(describe, folder, "found a network of one class")
     refused(lambda place: slim(place, tmp_path / "s"), folder, "found a network of one class")
     refused(lambda place: load_model(place).network(), folder, "found a network of one class")
+    content = change(folder)
+    classes = {"background": 0, "tooth": 1, "pulp": 2}  # of the dataset that it was pretrained on
+    change(folder, init_args={**content["init_args"], "dataset_json": {"labels": classes}})
+    assert load_model(folder).num_classes == 1
+    refused(describe, folder, "found a network of one class")
 
 
 def test_plans_of_another_network(tmp_path, whole):

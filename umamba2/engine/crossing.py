@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-NOT_YET = 255  # no class has this number
+NOT_YET = 255  # only the last class of a network with 256 has this number
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

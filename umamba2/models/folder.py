@@ -329,7 +329,8 @@ def _model(
     if orientation is not None and not re.fullmatch(r"(?=.*[LR])(?=.*[PA])(?=.*[SI]).{3}", str(orientation)):
         raise ModelError(f"{path}: found orientation {orientation!r:.100}, expected three letters such as LPS")
     field = _sides(path, dataset.get("dental_field"))
-    check_labels(path, dataset, _classes(folds))
+    if _classes(folds) > 1:  # pretraining leaves one channel, whatever the dataset's classes are
+        check_labels(path, dataset, _classes(folds))
     origin = Origin(str(trainer), str(source["plans"].get("dataset_name")), _classes(folds), plan.takes_clicks)
     if stated is None:
         challenge, how = origin.challenge(pairs_by_name(labels_of(dataset)))

@@ -51,23 +51,13 @@ _META_NAMES = {
     "byte order": ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"),
 }
 _META_FIELDS = (
-    *(
-        "ObjectType",
-        "ObjectSubType",
-        "TransformType",
-        "NDims",
-        "Comment",
-        "Name",
-        "ID",
-        "ParentID",
-        "Color",
-        "Modality",
-    ),
-    *("BinaryData", "CompressedData", "CompressedDataSize", "CompressionLevel", "CenterOfRotation", "DistanceUnits"),
-    *("AnatomicalOrientation", "HeaderSize", "HeaderSizePerSlice", "SequenceID", "ElementMin", "ElementMax"),
-    *("ElementNumberOfChannels", "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"),
-    *("ElementType", "ElementDataFile", *(name for names in _META_NAMES.values() for name in names)),
-)
+    "ObjectType", "ObjectSubType", "TransformType", "NDims", "Comment", "Name", "ID", "ParentID", "Color", "Modality",
+    "BinaryData", "CompressedData", "CompressedDataSize", "CompressionLevel", "CenterOfRotation", "DistanceUnits",
+    "AnatomicalOrientation", "HeaderSize", "HeaderSizePerSlice", "SequenceID", "ElementMin", "ElementMax",
+    "ElementNumberOfChannels", "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset", "ElementType",
+    "ElementDataFile",
+    *(name for names in _META_NAMES.values() for name in names),
+)  # fmt: skip
 _META_GRID = re.compile(rf"\b({'|'.join(name for names in _META_NAMES.values() for name in names)})\s*[=:]")
 # Fields that ITK and others pass over, with the value for which that does not matter, and how it is written.
 _META_IGNORED = {

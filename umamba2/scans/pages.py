@@ -38,9 +38,8 @@ _ALIKE = {
     322: ("width of tiles", 0),
     339: ("sample format", 1),
 }
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _GREYS, _ORIENTATION, _SAMPLES, _TILES, _FORMAT = (
-    *(256, 257, 258, 259, 262, 274, 277, 322, 339),
-)
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _GREYS = 256, 257, 258, 259, 262
+_ORIENTATION, _SAMPLES, _TILES, _FORMAT = 274, 277, 322, 339
 _OFFSETS, _ROWS, _COUNTS = 273, 278, 279  # of strips
 _UNPACKED, _DEFLATED = 1, (8, 32946)
 # Bits a voxel and sample format (1: without a sign, 2: with one, 3: floating point) that ITK reads as what they are.
