@@ -96,7 +96,9 @@ def compare(work: Path, full: bool, repeats: int) -> None:
         for name, command in contestants.items():
             out = work / f"out_{turn}_{len(seconds[name])}_{name.replace(' ', '_')}"
             start = time.perf_counter()
-            done = subprocess.run([*command, "-o", str(out)], env=os.environ | variables, capture_output=True, text=True)
+            done = subprocess.run(
+                [*command, "-o", str(out)], env=os.environ | variables, capture_output=True, text=True
+            )
             seconds[name].append(time.perf_counter() - start)
             if done.returncode or not any(out.glob("*.nii.gz")):
                 raise SystemExit(f"{name} failed:\n{done.stdout}\n{done.stderr}")

@@ -6,8 +6,8 @@
 
 Prints a table: Dice per group of structures for each challenge, and for the interactive one by number of clicks.
 Phantoms have the usual size of a ToothFairy3 scan; seeds start far above those of the training. With --heads they are
-whole heads, judged as they are and cut to the box about their teeth, and parts of heads that show no teeth, for which
-it is said how much tooth was found.
+whole heads, judged as they are (`--dental-field auto`) and cut to the box about their teeth, and parts of heads that
+show no teeth, for which it is said how much tooth was found.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from umamba2 import Predictor
+import umamba2
 from umamba2.anatomy.numberings import to_training
 from umamba2.anatomy.structures import FDI_TEETH
-from umamba2.challenges import CHALLENGES, Challenge
-from umamba2.engine.postprocess import postprocess
+from umamba2.challenges import CHALLENGES
 from umamba2.scans.clicks import NAMES, Clicks
 from umamba2.synthetic.heads import TOOTHLESS, make_head
 from umamba2.synthetic.phantoms import Phantom, make_phantom
@@ -59,12 +58,6 @@ def clicks_of(phantom: Phantom, count: int) -> Clicks:
     return Clicks(points, np.array([NAMES[name] for name, _ in chosen], np.int64))
 
 
-def segment(predictor: Predictor, challenge: Challenge, phantom: Phantom, clicks: Clicks | None) -> np.ndarray:
-    image = phantom.image.astype(np.float32)
-    found = predictor.predict(image, phantom.spacing, clicks)
-    return postprocess(found, challenge, phantom.spacing, clicks)
-
-
 def about_the_teeth(phantom: Phantom, margin: float = 10.0) -> Phantom:
     """The part of a phantom within ``margin`` mm of the box about its teeth."""
     teeth, spacing = np.argwhere(FDI_OF[phantom.labels] > 0), np.array(phantom.spacing)
@@ -74,7 +67,7 @@ def about_the_teeth(phantom: Phantom, margin: float = 10.0) -> Phantom:
     return replace(phantom, **cut, clicks=())
 
 
-def judge_heads(predictors: dict[str, Predictor], options: argparse.Namespace, shapes: dict | None) -> None:
+def judge_heads(segmenters: dict[str, umamba2.Segmenter], options: argparse.Namespace, shapes: dict | None) -> None:
     """Print Dice on whole heads and in their dental fields alone, and how much tooth is found where there is none."""
     scores: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for seed in range(options.seed, options.seed + options.count):
@@ -83,10 +76,10 @@ def judge_heads(predictors: dict[str, Predictor], options: argparse.Namespace, s
         if (FDI_OF[head.labels] > 0).any():
             views["its dental field alone"] = about_the_teeth(head)
         nothing = make_head(seed, TOOTHLESS[seed % len(TOOTHLESS)], HEAD_SPACING, tooth_shapes=shapes)
-        for name in (name for name in predictors if name != INTERACTIVE):
+        for name in (name for name in segmenters if name != INTERACTIVE):
             table = to_training(CHALLENGES[name].structures, "dataset")
             for view, phantom in views.items():
-                found = segment(predictors[name], CHALLENGES[name], phantom, None)
+                found = segmenters[name].segment((phantom.image, phantom.spacing)).labels
                 truth = phantom.stsr_labels if name == STSR else table[phantom.labels]
                 for group, ids in GROUPS[name].items():
                     scores[name, group, f"{view}, Dice"] += dice(found, truth, ids)
@@ -95,7 +88,7 @@ def judge_heads(predictors: dict[str, Predictor], options: argparse.Namespace, s
                 scores[name, "teeth", f"{view}, found outside teeth, mm3"].append(
                     false.sum() * np.prod(phantom.spacing)
                 )
-            found = segment(predictors[name], CHALLENGES[name], nothing, None)
+            found = segmenters[name].segment((nothing.image, nothing.spacing)).labels
             false = np.isin(found, ids).sum() * np.prod(nothing.spacing)
             scores[name, "teeth", "no dental field, found, mm3"].append(false)
         print(f"head {seed} done", flush=True)
@@ -115,13 +108,10 @@ def main() -> None:
     parser.add_argument("--teeth", type=Path, nargs="*", default=(), help="label maps of real teeth by FDI number")
     parser.add_argument("--challenges", nargs="+", default=list(CHALLENGES), choices=list(CHALLENGES))
     options = parser.parse_args()
-    predictors = {
-        name: Predictor.load(options.models / name, **CHALLENGES[name].predictor_settings())
-        for name in options.challenges
-    }
+    segmenters = {name: umamba2.load(options.models / name, numbering="training") for name in options.challenges}
     shapes = read_tooth_shapes(options.teeth) if options.teeth else None
     if options.heads:
-        judge_heads(predictors, options, shapes)
+        judge_heads(segmenters, options, shapes)
         return
     scores: dict[tuple[str, str], list[float]] = defaultdict(list)
     seconds: dict[str, list[float]] = defaultdict(list)
@@ -129,13 +119,13 @@ def main() -> None:
         phantom = make_phantom(
             seed, canal_contrast=options.canal_contrast, randomised=options.randomised, tooth_shapes=shapes
         )
-        for name, predictor in predictors.items():
+        for name, segmenter in segmenters.items():
             table = to_training(CHALLENGES[name].structures, "dataset")
             truth = phantom.stsr_labels if name == STSR else table[phantom.labels]
             for count in range(6) if name == INTERACTIVE else [None]:
                 began = time.monotonic()
                 clicks = None if count is None else clicks_of(phantom, count)
-                found = segment(predictor, CHALLENGES[name], phantom, clicks)
+                found = segmenter.segment((phantom.image, phantom.spacing), clicks).labels
                 seconds[name].append(time.monotonic() - began)
                 for group, ids in GROUPS[name].items():
                     label = group if count is None else f"{group}, {count} clicks a side"
@@ -145,7 +135,7 @@ def main() -> None:
     for (name, group), values in scores.items():
         print(f"| {name} | {group} | {np.mean(values):.3f} |")
     for name, times in seconds.items():
-        told = predictors[name].settings
+        told = segmenters[name].settings
         print(f"{name}: {np.median(times):.1f} s per scan, median, {told['device']} {told['precision']}")
 
 

@@ -142,7 +142,8 @@ def full_size_model(features=FEATURES, patch_size=PATCH, classes: int = CLASSES,
     plan = Plan("UMamba2", architecture, tuple(patch_size), SPACING, (0, 1, 2), intensity)
     return Model(
         folder=Path("roofline"), plan=plan, folds={"0": weights}, challenge=None, challenge_reason="",
-        mirror_axes=tuple(mirror_axes), mirror_reason="", orientation=None, dental_field=None, dataset={}, source={},
+        mirror_axes=tuple(mirror_axes), mirror_reason="", orientation=None, dental_field=None, fix_numbers=False,
+        dataset={}, source={},
     )  # fmt: skip
 
 

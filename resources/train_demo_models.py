@@ -183,7 +183,7 @@ def make_model(
     make_download(work / "download" / task, task, teeth, jaws, skulls, workers)
     folder = convert(CHALLENGES[task], work / "download" / task, raw, workers)
     split_off(folder, recipe)
-    state_field(folder, task)
+    state_settings(folder, task)
     dataset = read_dataset(folder)
     plan(dataset, preprocessed, CHALLENGES[task], recipe.patch, SPACING, SMALL, harmonised=True, workers=workers)
     preprocess(dataset, preprocessed, workers)
@@ -239,13 +239,12 @@ def split_off(folder: Path, recipe: Recipe) -> None:
     file.write_text(json.dumps([split], indent=1) + "\n")
 
 
-def state_field(folder: Path, task: str) -> None:
-    """Have the model say what of a larger scan shall be segmented."""
-    file = folder / "dataset.json"
-    field = field_for("on", None, "LPS", CHALLENGES[task].structures)
-    file.write_text(
-        json.dumps({**json.loads(file.read_text()), "dental_field": field and field.sides}, indent=1) + "\n"
-    )
+def state_settings(folder: Path, task: str) -> None:
+    """Have the model say what of a larger scan shall be segmented, and that its teeth shall be tidied up."""
+    file, structures = folder / "dataset.json", CHALLENGES[task].structures
+    field = field_for("on", None, "LPS", structures)
+    stated = {"dental_field": field and field.sides, "fix_numbers": any(s.fdi for s in structures)}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **stated}, indent=1) + "\n")
 
 
 def main() -> int:

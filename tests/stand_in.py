@@ -27,7 +27,7 @@ OBLIQUE = Geometry((13, 11, 7), (0.31, 0.27, 0.55), (-12.25, 40.5, 7.125), DIREC
 class StandIn:
     """Has `Predictor`'s interface. Voxels of intensity 1000 + c become class c; intensity 9999 makes it fail."""
 
-    def __init__(self, task: str, challenge: str | None = None):
+    def __init__(self, task: str, challenge: str | None = None, **_):
         self.num_classes = CHALLENGES[task].num_classes
         self.takes_clicks = task == INTERACTIVE
         self.challenge = challenge
@@ -60,11 +60,13 @@ class StandInModel:
     mirror_reason: str = "stated in model.json"
     orientation: str | None = None
     dental_field: tuple | None = None
+    fix_numbers: bool = False
 
 
 def load_stand_in(folder, folds=None):
     """In place of `load_model`."""
-    return StandInModel(Path(folder), folds, json.loads((Path(folder) / "model.json").read_text())["challenge"])
+    stated = json.loads((Path(folder) / "model.json").read_text())
+    return StandInModel(Path(folder), folds, stated["challenge"], fix_numbers=stated.get("fix_numbers", False))
 
 
 class StandInLoader:
@@ -82,9 +84,9 @@ class StandInLoader:
         return predictor
 
 
-def write_model(folder: Path, task: str, challenge: str | None = None) -> Path:
+def write_model(folder: Path, task: str, challenge: str | None = None, **stated) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.json").write_text(json.dumps({"task": task, "challenge": challenge}))
+    (folder / "model.json").write_text(json.dumps({"task": task, "challenge": challenge, **stated}))
     return folder
 
 

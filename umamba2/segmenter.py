@@ -329,7 +329,7 @@ def load(
     numbering: str | None = None,
     orientation: str = AUTO,
     pulp_per_tooth: bool = False,
-    fix_numbers: bool = False,
+    fix_numbers: bool | None = None,
     progress: bool = False,
     deterministic: bool = False,
     dental_field: str = AUTO,
@@ -355,7 +355,8 @@ def load(
             says; "keep" takes every scan's array as it is, as the challenges' platforms do.
         pulp_per_tooth: Whether every voxel of pulp gets the id of the tooth that encloses it: 100 + its FDI number.
         fix_numbers: Whether each tooth becomes one piece, and numbers given twice or out of order are settled by the
-            arch; what was changed is in the record's notes. No published settings do that.
+            arch; what was changed is in the record's notes. None does it where the model says so, which published ones
+            do not, and not without post-processing.
         progress: Whether to show a bar over the tiles on stderr.
         deterministic: Whether a GPU shall give the same labels every time, which costs time; CPUs do so anyway.
         dental_field: Whether of scans larger than the model's dental field this alone is segmented: "on", "off", or
@@ -398,6 +399,8 @@ def load(
         settings["mirror_axes"] = ()
     structures = wanted.structures if wanted else named_structures(loaded.labels)
     learned = loaded.orientation if orientation in (AUTO, KEEP) else orientation
+    if fix_numbers is None:
+        fix_numbers = loaded.fix_numbers and postprocess and any(s.fdi for s in structures) and wanted is not None
     settings["dental_field"] = field_for(dental_field, loaded.dental_field, learned, structures)
     predictor = Predictor.load(
         loaded, device=device, precision=precision, progress=progress, deterministic=deterministic, **settings

@@ -146,6 +146,20 @@ def test_the_first_half_of_a_molar_goes_to_the_larger_half():
     np.testing.assert_array_equal(fixed(labels).labels, teeth())
 
 
+def test_a_ball_too_near_to_a_molar_to_be_another_one_is_a_part_of_it():
+    """As on a real scan: half as large, and touching with little more than a fifth of its surface."""
+    labels = teeth()
+    x, y, z = average_place(37)
+    zz, yy, xx = (np.arange(n).reshape(np.roll((-1, 1, 1), a)) for a, n in enumerate(SHAPE))
+    away = ((v * mm + c - at) ** 2 for v, mm, c, at in zip((zz, yy, xx), SPACING, CORNER, (z, y + 5.3, x)))
+    ball = (sum(away) <= 4.5**2) & (labels == BONE)
+    labels[ball] = TEETH[38]
+    surface, contact = _contacts((labels == TEETH[37]) + 2 * ball.astype(np.uint8), 3, SPACING)
+    assert 0.2 < contact[1, 2] / surface[2] < 0.25
+    expected = np.where(ball, TEETH[37], labels)
+    np.testing.assert_array_equal(fixed(labels).labels, expected)
+
+
 def test_a_tooth_that_the_field_of_view_cuts_stays():
     y = int((average_place(18)[1] - CORNER[1]) / SPACING[1])
     labels = teeth([*WHOLE, 18, 28])[:, : y - 2]
@@ -324,8 +338,8 @@ def predict(tmp_path, monkeypatch, capfd):
         tmp_path / "scan.nii.gz", np.where(wrong > 0, wrong.astype(np.int16) + 1000, -1000).astype(np.int16), grid
     )
 
-    def run(*options, task=NAME):
-        model = write_model(tmp_path / task, task, task)
+    def run(*options, task=NAME, states=False):
+        model = write_model(tmp_path / task, task, task, fix_numbers=states)
         arguments = ["-i", image, "-o", tmp_path / "out", "-m", model, "--numbering", "training", *options]
         code = cli.main(["predict", *map(str, arguments)])
         return code, capfd.readouterr().err
@@ -353,6 +367,21 @@ def test_numbers_stay_as_published_unless_asked(predict, tmp_path):
     case = json.loads((tmp_path / "out/run.json").read_text())
     assert case["cases"][0]["notes"] == []
     assert case["settings"]["fix_numbers"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "fixed"),
+    [
+        ((), True), (("--fix-numbers",), True), (("--no-fix-numbers",), False), (("--no-postprocess",), False),
+        (("--no-postprocess", "--fix-numbers"), True), (("--challenge", "none"), False),
+    ],
+)  # fmt: skip
+def test_a_model_may_say_so_itself(predict, tmp_path, options, fixed):
+    code, errors = predict(*options, states=True)
+    assert code == 0, errors
+    case = json.loads((tmp_path / "out/run.json").read_text())
+    assert case["settings"]["fix_numbers"] is fixed
+    assert any("called 14" in note for note in case["cases"][0]["notes"]) is fixed
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,20 @@ def test_a_dental_field_that_is_none_is_refused(tmp_path, field):
         load_model(make_model(tmp_path / "model", description={"dental_field": field}))
 
 
+def test_that_teeth_are_tidied_up_is_stated_and_kept(tmp_path):
+    folder = make_model(tmp_path / "model", description={"fix_numbers": True})
+    for place in (folder, slim(folder, tmp_path / "slim")):
+        assert load_model(place).fix_numbers is True
+        assert "fix numbers  yes\n" in describe(place)
+    assert load_model(published(tmp_path / "other")).fix_numbers is False
+
+
+@pytest.mark.parametrize("stated", [1, "yes", None, [], {}])
+def test_what_is_neither_true_nor_false_is_refused(tmp_path, stated):
+    with pytest.raises(InputError, match=r"found fix_numbers .*, expected true or false"):
+        load_model(make_model(tmp_path / "model", description={"fix_numbers": stated}))
+
+
 def test_info_gives_the_reasons(tmp_path):
     text = describe(published(tmp_path / "model"))
     assert f"challenge    {MULTICLASS} (recognised by the trainer {TASK1} and 47 classes)\n" in text

@@ -35,10 +35,11 @@ from umamba2.messages import unexpected
 CRUMB = 20.0  # mm^3; the smallest tooth that the published table keeps has 19.7
 # When a piece is a part of the larger tooth that it touches: from which share of its surface that touches it, up to
 # which share of its volume and which distance in mm between their middles on; for pieces smaller than the tooth whose
-# number they have can be, and for pieces of any size by a molar. Of the premolars and molars of phantoms, crowded ones
-# too, none touches the next with more than 0.21 of its surface.
+# number they have can be, and for pieces of any size by a molar. Of the premolars and molars of 204 phantoms, crowded
+# ones too, none of less than 0.75 of its neighbour's volume touches it with more than 0.24 of its surface, and of the
+# molars that lie within 6.5 mm of another none with more than 0.09.
 TOUCHING, SMALL, NEAR = 0.2, 0.25, 7.5
-TOUCHING_MOLAR, SMALL_BY_MOLAR, NEAR_MOLAR = 0.25, 0.75, 6.5
+TOUCHING_MOLAR, SMALL_BY_MOLAR, NEAR_MOLAR = 0.25, 0.75, 6.5  # between molars the first is 0.2, too
 FIRST_MOLAR = 5  # its place in the quadrant, from 0 on
 ONE_TOOTH = 15.0  # mm between the middles of two parts of a tooth, at most
 MOST_NOTES = 10
@@ -225,11 +226,13 @@ class _Pieces:
             return False  # a tooth that the field of view cuts
         share = self.volume[i] / self.volume[j]
         away = float(np.linalg.norm(self.centre[i] - self.centre[j]))
-        by_molar = _place(self.number[j]) >= FIRST_MOLAR and touching >= TOUCHING_MOLAR
-        if by_molar and share < SMALL_BY_MOLAR and away < NEAR_MOLAR:
+        if touching < TOUCHING:
+            return False
+        molar, by_molar = (_place(self.number[k]) >= FIRST_MOLAR for k in (i, j))
+        if by_molar and (molar or touching >= TOUCHING_MOLAR) and share < SMALL_BY_MOLAR and away < NEAR_MOLAR:
             return True
         too_small = self.volume[i] < SMALLEST_TOOTH[_place(self.number[i])] and away < NEAR
-        return touching >= TOUCHING and share < SMALL and (too_small or not alone)
+        return share < SMALL and (too_small or not alone)
 
     def drop_strays(self) -> list[str]:
         """Remove pieces far from the rest of their tooth that are too small to be another one."""

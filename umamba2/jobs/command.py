@@ -77,7 +77,11 @@ def add_predict(commands: Any) -> None:
     add("--clicks", type=Path, help="click file, or folder of them (interactive models)")
     add("--no-postprocess", action="store_true", help="the network's answer as it is")
     add("--pulp-per-tooth", action="store_true", help="tell the pulps of the teeth apart: ids 111-148")
-    add("--fix-numbers", action="store_true", help="one piece for each tooth, numbers settled by the arch")
+    add(
+        "--fix-numbers",
+        action=argparse.BooleanOptionalAction,
+        help="one piece for each tooth, numbers settled by the arch (default: what the model says)",
+    )
     add("--format", choices=(*FORMATS, DICOM_SEG), help="of the outputs (default: as the scan, for DICOM nii.gz)")
     add("--seg-type", choices=SEGMENT_TYPES, default=SEGMENT_TYPES[0], help=f"of {DICOM_SEG} (default: binary)")
     for option, what in _SIDE_FILES.items():

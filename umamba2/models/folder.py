@@ -56,6 +56,7 @@ class Model:
     mirror_reason: str  # why these
     orientation: str | None  # how the training arrays lay in the patient, as "LPS" (see `scans.orientation`)
     dental_field: Sides | None  # what of a larger scan it is meant for (see `engine.dental_field`)
+    fix_numbers: bool  # whether its teeth are tidied up unless asked not to (see `engine.tooth_numbers`)
     dataset: dict[str, Any]  # nnU-Net's dataset.json
     source: dict[str, Any] = field(repr=False)  # what else a slim model keeps: plans, configuration, trainer
 
@@ -230,6 +231,7 @@ def facts(folder: str | Path) -> dict[str, str]:
         "mirror axes": f"{model.mirror_axes or 'none'} ({model.mirror_reason})",
         "orientation": model.orientation or "not stated",
         "dental field": _extent(model.dental_field),
+        "fix numbers": "yes" if model.fix_numbers else "no",
         "trainer": model.source["trainer"],
         "classes": f"{model.num_classes}: {', '.join(labels)}",
     }
@@ -328,7 +330,9 @@ def _model(
     where = SLIM_FILE if path.name == SLIM_FILE else None
     if orientation is not None and not re.fullmatch(r"(?=.*[LR])(?=.*[PA])(?=.*[SI]).{3}", str(orientation)):
         raise ModelError(f"{path}: found orientation {orientation!r:.100}, expected three letters such as LPS")
-    field = _sides(path, dataset.get("dental_field"))
+    field, fix_numbers = _sides(path, dataset.get("dental_field")), dataset.get("fix_numbers", False)
+    if not isinstance(fix_numbers, bool):
+        raise ModelError(f"{path}: found fix_numbers {fix_numbers!r:.100}, expected true or false")
     if _classes(folds) > 1:  # pretraining leaves one channel, whatever the dataset's classes are
         check_labels(path, dataset, _classes(folds))
     origin = Origin(str(trainer), str(source["plans"].get("dataset_name")), _classes(folds), plan.takes_clicks)
@@ -337,7 +341,7 @@ def _model(
     else:
         challenge, how = str(stated), f"stated in {where or 'dataset.json'}"
     axes, why = origin.mirror_axes(_axes(path, mirror_axes), where or "the checkpoint")
-    return Model(folder, plan, folds, challenge, how, axes, why, orientation, field, dataset, source)
+    return Model(folder, plan, folds, challenge, how, axes, why, orientation, field, fix_numbers, dataset, source)
 
 
 def _classes(folds: dict[str, dict[str, Tensor]]) -> int:
