@@ -204,3 +204,21 @@ def test_the_cheapest_numbering_is_the_cheapest_of_all(teeth, at):
     found = arch._cheapest(named, moved, at, line)
     assert found == sorted(found)
     assert price(found) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("quadrants", [(3,), (2, 3), (1,)])
+@pytest.mark.parametrize("more", [(), (41, 42), (11, 12)])
+def test_a_piece_of_an_arch_keeps_its_numbers_and_is_doubted(quadrants, more):
+    """A field of view of one side: where its piece of the average arch lies is not certain enough."""
+    numbers, centres = average([n for n in WHOLE if n // 10 in quadrants or n in more])
+    wrong = renamed(numbers, n35=34, n15=14)
+    found = renumber(wrong, posed(centres, 5))
+    assert found.numbers == wrong
+    assert "teeth out of order and" in found.problem
+    assert "on one side, too few to tell" in found.problem
+
+
+def test_few_teeth_of_the_other_jaw_stay_in_it():
+    numbers, centres = average([n for n in WHOLE if n < 30] + [36, 37, 46, 47])
+    lifted = centres + [[0, 0, 12.0] if n == 37 else [0, 0, 0] for n in numbers]
+    assert renumber(numbers, posed(lifted, 3)).numbers == numbers

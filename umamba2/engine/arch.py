@@ -25,7 +25,8 @@ Points = npt.NDArray[np.floating[Any]]
 
 _JAWS = ((1, 2), (3, 4))  # the quadrants of each
 _FEWEST = 4  # numbers through which an arch can be laid
-_FEWEST_OF_A_JAW = 3  # teeth in each jaw, from which on heights tell upper from lower
+_FEWEST_OF_A_JAW = 6  # teeth in each jaw, from which on heights tell upper from lower
+_FEWEST_OF_A_SIDE = 3  # teeth on each side of a jaw: of a piece of an arch the average one tells too little
 _SPREAD = 5.0  # mm that teeth lie off an arch
 _STIFFNESS = (2.0 / 0.15) ** 2  # mm^2: how much arches differ in shape, see `umamba2.reports.field`
 _ASTRAY = 12.0  # mm from its average place from which on a number is not believed
@@ -73,8 +74,12 @@ def renumber(numbers: Sequence[int], centres: Points) -> Renumbered:
         moved = [numbers[i] not in arch for i in mine]
         new = _in_order(named, moved, places.along[mine], places.lines[jaw])
         changed = sum(arch[b] != numbers[i] for i, b in zip(mine, new))
+        which = "lower" if jaw else "upper"
+        first = np.count_nonzero(places.along[mine] < places.lines[jaw].mean())
+        if changed and (fewest := min(first, len(mine) - first)) < _FEWEST_OF_A_SIDE:
+            problems.append(f"found {which} teeth out of order and {fewest} on one side, too few to tell")
+            continue
         if changed > max(2, _MOST_CHANGED * len(mine)):
-            which = "lower" if jaw else "upper"
             problems.append(f"found {which} teeth out of order, {changed} of {len(mine)} numbers would have to change")
             continue
         for i, b in zip(mine, new):
