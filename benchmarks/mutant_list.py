@@ -372,12 +372,27 @@ GROUPS = (
         "scans/voxels.py",
         "tests/scans/test_sizes.py",
         (
-            M("if done - size >= layer:", "if done - size > layer:"),
-            M("layer = size // max(shape)", "layer = size // min(shape)"),
-            M("if done > size:", "if False:"),
-            M("        done = there\n", "        pass\n"),
-            M("file.seek(end - size if header.last else header.offset)", "file.seek(header.offset)"),
+            M("if spare >= _layer(shape, dtype):", "if spare > _layer(shape, dtype):"),
+            M("dtype.itemsize // max(shape)", "dtype.itemsize // min(shape)"),
+            M("if spare <= 0:", "if True:"),
+            M("(done if header.packed else _there(header)) - size", "done - size"),
+            M(
+                "file.seek(header.data.stat().st_size - size if header.last else header.offset)",
+                "file.seek(header.offset)",
+            ),
+            M("if header.doubt:", "if False:"),
+            M("if size + more > free:", "if size > free:", tests="tests/scans/test_hostile.py"),
             M("if done >= content.size and not packed.startswith(_GZIP):", "if done >= content.size:"),
+        ),
+    ),
+    Group(
+        "scans/nifti.py",
+        "tests/scans/test_sizes.py -k place",
+        (
+            M("if skip < at:", "if skip <= at:"),
+            M("or at == length + 4)", "or False)"),
+            M("if at > skip else", "if at >= skip else"),
+            M("or start_of_voxels != int(start_of_voxels):", "or False:"),
         ),
     ),
     Group(

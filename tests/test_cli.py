@@ -79,7 +79,7 @@ def test_a_folder_of_images(predict, tmp_path):
 
 
 def test_the_run_leaves_a_record_in_a_folder(predict, tmp_path):
-    """One that cannot be written costs a line and no more."""
+    """One that cannot be written costs a line and the exit code."""
     image = write_image(tmp_path / "a.mha", scan((1, 2)))
     assert predict(STSR, image, tmp_path / "out", "--tile-step", "0.5", "--time-limit", "1000") == (0, [])
     record = json.loads((tmp_path / "out/run.json").read_text())
@@ -88,9 +88,9 @@ def test_the_run_leaves_a_record_in_a_folder(predict, tmp_path):
     assert [case["output"] for case in record["cases"]] == ["a.mha"]
     (tmp_path / "out/run.json").unlink()
     (tmp_path / "out/run.json/in the way").mkdir(parents=True)
-    code, (warning,) = predict(STSR, image, tmp_path / "out", "--strict")
-    assert code == 0
-    assert warning.startswith(f"warning: {tmp_path / 'out/run.json'}: could not be written")
+    code, (error,) = predict(STSR, image, tmp_path / "out")
+    assert code == 1
+    assert error.startswith(f"error: {tmp_path / 'out/run.json'}: could not be written")
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -27,6 +27,10 @@ class ModelError(InputError):
     """A model folder, checkpoint or plan that cannot be used."""
 
 
+class NothingFound(InputError):
+    """A label map without any structure, of which there is nothing to show or to count."""
+
+
 class MissingExtra(InputError):
     """A command that needs libraries which are not installed."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,10 +30,11 @@ def read_json(path: str | Path, what: str = "a JSON object") -> dict[str, Any]:
         what: What the file should be, for the message, such as "nnU-Net's plans".
 
     Raises:
-        InputError: The file is missing, cannot be read, is no JSON, or holds something other than an object.
+        InputError: The file is missing, cannot be read, is no JSON, says something twice, or holds something other than
+            an object.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except FileNotFoundError:
         raise InputError(f"{path}: found no such file, expected {what}") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -41,6 +43,15 @@ def read_json(path: str | Path, what: str = "a JSON object") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: found {type(content).__name__} in JSON, expected {what}")
     return content
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for `json.loads`; ValueError for a key that it has twice, of which the last would count."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"it has {counts.most_common(1)[0][0]!r:.60} twice")
+    return found
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +18,7 @@ from umamba2.engine.preprocess import ct_normalise, nonzero_box, prepare
 from umamba2.engine.resample import RowResampler, resample, separate_axis
 from umamba2.errors import InputError
 from umamba2.models.network import Plan
+from umamba2.scans.volumes import Geometry, as_volume
 
 
 def plan(spacing=(0.3, 0.3, 0.3), transpose=(0, 1, 2), separate_z=False) -> Plan:
@@ -178,3 +180,35 @@ def test_bad_input_is_named(volume, spacing, message):
 def test_a_spacing_that_asks_for_a_giant_grid_is_refused():
     with pytest.raises(InputError, match=r"spacing: found \(400\.0.*which makes"):
         prepare(np.ones((60, 60, 60), np.float32), (400.0, 400.0, 400.0), plan())
+
+
+LARGEST = float(np.finfo(np.float32).max)
+EXTREMES = {
+    "one voxel": lambda array: np.put(array, 0, LARGEST),
+    "one of each": lambda array: np.put(array, [0, 1], [LARGEST, -LARGEST]),
+    "dark padding": lambda array: array[:3].fill(-LARGEST),
+    "bright padding": lambda array: array[:3].fill(LARGEST),
+    "padding of both kinds": lambda array: (array[:3].fill(LARGEST), array[-3:].fill(-LARGEST)),
+    "half and half": lambda array: np.copyto(array, np.where(array > 0, LARGEST, -LARGEST)),
+    "all": lambda array: array.fill(-LARGEST),
+    "noise": lambda array: np.copyto(array, np.random.default_rng(1).uniform(-3e38, 3e38, array.shape)),
+    "next to nothing": lambda array: np.multiply(array, 1e-43, out=array),
+    "next to nothing and one voxel": lambda array: (np.multiply(array, 1e-43, out=array), np.put(array, 0, LARGEST)),
+    "small": lambda array: np.multiply(array, 1e-38, out=array),
+    "large": lambda array: np.multiply(array, 1e26, out=array),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("harmonised", [False, True])
+@pytest.mark.parametrize("name", EXTREMES)
+def test_whatever_single_precision_holds_can_be_segmented(name, harmonised):
+    """Once it is read: intensities of 1e30 and more are taken for that there."""
+    rng = np.random.default_rng(0)
+    array = rng.normal(-1000, 30, (20, 24, 28)).astype(np.float32)
+    array[4:16, 5:20, 6:22] = rng.normal(40, 30, (12, 15, 16))
+    EXTREMES[name](array)
+    volume = as_volume(array, Geometry.of_array(array.shape, (0.3, 0.3, 0.3)), "scan")
+    prepared = prepare(volume.array, volume.spacing, replace(plan(), harmonise=harmonised))
+    assert prepared.tensor.isfinite().all()
+    assert ("beyond 1e+30" in str(volume.warnings)) == (np.abs(array).max() > 1e30)

@@ -21,6 +21,10 @@ from stand_in import StandInLoader, scan, use_stand_in, write_clicks, write_imag
 from umamba2 import cli
 from umamba2.errors import InputError
 from umamba2.jobs import batch as batches
+from umamba2.jobs import succeeded
+from umamba2.jobs.batch import Batch, Plan
+from umamba2.jobs.cases import cases_of
+from umamba2.jobs.fingerprint import Fingerprint
 from umamba2.jobs.manifest import Manifest
 from umamba2.scans.volumes import read_labels
 
@@ -227,14 +231,16 @@ def test_files_beside_the_output_are_made_again(predict, tmp_path):
         assert path.read_text() == whole
 
 
-def test_a_case_is_not_finished_before_all_that_was_asked_for_is_there(predict, tmp_path, monkeypatch):
-    """One file beside the output that cannot be written costs a line, and the others nothing."""
+@pytest.mark.parametrize("name", ["preview.png", "statistics.json", "report.html"])
+def test_a_case_is_not_finished_before_all_that_was_asked_for_is_there(predict, tmp_path, monkeypatch, name):
+    """One file beside the output that cannot be written costs a line and the exit code, and the others nothing."""
     pytest.importorskip("edt")
     import umamba2.reports as reports
 
     write_model(tmp_path / "model", STSR, STSR)
     write_image(tmp_path / "in/a.mha", scan((1, 2)))
-    options, whole = ("--preview", "--statistics", "--report"), reports.write_statistics
+    options, function = ("--preview", "--statistics", "--report"), f"write_{name.partition('.')[0]}"
+    whole = getattr(reports, function)
 
     def full(path, case):
         raise InputError(f"{path}: could not be written (No space left on device), expected a writable folder")
@@ -243,22 +249,49 @@ def test_a_case_is_not_finished_before_all_that_was_asked_for_is_there(predict, 
         raise ZeroDivisionError("by 0")
 
     for fault, line in ((full, "No space left on device"), (broken, "found ZeroDivisionError (by 0)")):
-        monkeypatch.setattr(reports, "write_statistics", fault)
+        monkeypatch.setattr(reports, function, fault)
         for _ in range(2):  # the next run tries again
             code, (error,), _ = predict(*options)
-            assert f"warning: {tmp_path}/out/a.statistics.json: " in error
+            assert f"error: {tmp_path}/out/a.{name}: " in error
             assert line in error
-            assert (code, calls()) == (0, 1)
-            assert sorted(path.name for path in (tmp_path / "out").glob("a.*")) == [
-                "a.mha", "a.preview.png", "a.report.html"
-            ]  # fmt: skip
+            assert (code, calls()) == (1, 1)
+            there = {path.name for path in (tmp_path / "out").glob("a.*")}
+            assert there == {"a.mha", "a.preview.png", "a.statistics.json", "a.report.html"} - {f"a.{name}"}
         assert predict(*options, "--strict")[0] == 1
-    monkeypatch.setattr(reports, "write_statistics", whole)
+    monkeypatch.setattr(reports, function, whole)
     assert predict(*options)[1] == []
     assert calls() == 1
-    assert (tmp_path / "out/a.statistics.json").exists()
+    assert (tmp_path / f"out/a.{name}").exists()
     assert predict(*options)[0] == 0
     assert calls() == 0
+
+
+def test_what_a_worker_could_not_write_counts(predict, tmp_path):
+    """Whoever has asked for the case learns it from its record."""
+    write_scans(tmp_path / "in", 2)
+    predict()
+    manifest = Manifest(tmp_path / "out")
+    batch = Batch(Plan(tmp_path / "out", Fingerprint(0, "", ""), {}), manifest, lambda: pytest.fail("a model"))
+    cases = cases_of(tmp_path / "in", tmp_path / "out")
+    manifest.append({**records(tmp_path / "out")[0], "beside": None})
+    for case in cases:
+        batch.settle(case, "no record")
+    manifest.close()
+    assert [outcome.written for outcome in batch.outcomes] == [True, True]
+    assert [succeeded([outcome]) for outcome in batch.outcomes] == [False, True]
+
+
+def test_a_large_scan_that_cannot_be_read_is_not_looked_at_byte_by_byte(predict, tmp_path, monkeypatch):
+    write_scans(tmp_path / "in", 2)
+    path = tmp_path / "in/case001.mha"
+    path.write_bytes(path.read_bytes().replace(b"DimSize = 13 11 7", b"DimSize = 1300 1100 700"))
+    monkeypatch.setattr(batches, "_LARGE", 100)
+    whole, seen = batches.fingerprint, []
+    monkeypatch.setattr(batches, "fingerprint", lambda files, known=(): seen.extend(files) or whole(files, known))
+    code, (error,), _ = predict()
+    assert code == 1
+    assert "case001.mha: found the end of the file too early" in error
+    assert {path.name for path in seen if path.parent.name == "in"} == {"case000.mha"}
 
 
 def test_a_record_that_somebody_has_filled_with_warnings(predict, tmp_path):
@@ -539,17 +572,17 @@ def test_lists_without_end(predict, tmp_path, monkeypatch):
     assert (code, "found more than 2 rows" in error) == (1, True)
 
 
-def test_a_manifest_that_cannot_be_written_costs_a_warning(predict, tmp_path, monkeypatch):
+def test_a_manifest_that_cannot_be_written_is_an_error(predict, tmp_path, monkeypatch):
     write_scans(tmp_path / "in", 2)
 
     def full(handle, content):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("umamba2.jobs.manifest.os.write", full)
-    code, warnings, last = predict()
-    assert (code, last) == (0, "2 done, 0 skipped, 0 degraded, 0 failed")
+    code, errors, last = predict()
+    assert (code, last) == (1, "2 done, 0 skipped, 0 degraded, 0 failed")
     found = f"{tmp_path}/out/manifest.jsonl: could not be written (No space left on device)"
-    assert warnings == [f"warning: {found}, the next run will do {tmp_path}/out/case00{n}.mha again" for n in range(2)]
+    assert errors == [f"error: {found}, the next run will do {tmp_path}/out/case00{n}.mha again" for n in range(2)]
 
 
 # --- several processes ------------------------------------------------------------------------------------------------

@@ -197,6 +197,18 @@ def test_models_that_cannot_be_used(models, shelf, tmp_path):
     refused(tmp_path / "m.zip", "found no such file, expected the weights of fold 1", shelf)
 
 
+def test_gigabytes_that_are_no_model_are_neither_copied_nor_summed_up(models, shelf, tmp_path, monkeypatch):
+    """Files of zeros that take no room on a disk."""
+    monkeypatch.setattr(adding, "_PIECE", None)
+    monkeypatch.setattr(adding.shutil, "copyfile", lambda *_: pytest.fail("it was copied"))
+    for name in ("a.zip", "model/fold_0/checkpoint_best.pth"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, 10**10)
+    refused(tmp_path / "a.zip", "found another kind of file", shelf)
+    refused(tmp_path / "model", "could not be read", shelf)
+
+
 def test_several_models_in_an_archive(models, shelf, tmp_path):
     path = make_zip(tmp_path / "two.zip", models / "slim", "a/")
     with zipfile.ZipFile(path, "a") as archive:

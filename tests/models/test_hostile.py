@@ -505,6 +505,46 @@ def test_names_cannot_look_like_lines_of_info(tmp_path):
     assert sum(line.startswith("mirror axes") for line in lines) == 1
 
 
+def twice(text, key):
+    """JSON text in which an object has a key twice, with another value each time."""
+    assert text.count(f'"{key}":') >= 1
+    return text.replace(f'"{key}":', f'"{key}": "another", "{key}":', 1)
+
+
+@pytest.mark.parametrize("key", ["folds", "crc32", "dataset", "labels", "patch_size", "spacing", "0"])
+def test_what_model_json_says_twice(tmp_path, whole, key):
+    """Of two values programs take the first or the last."""
+    text = twice((whole / "slim" / "model.json").read_text(), key)
+    write_file(tmp_path / "m" / "model.json", text)
+    (tmp_path / "m" / "fold_0.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
+    with pytest.raises(InputError, match=rf"m/model\.json: found no readable JSON \(it has '{key}' twice\), expected"):
+        load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize(("name", "key"), [("plans", "spacing"), ("dataset", "labels"), ("dataset", "class 1")])
+def test_what_plans_and_descriptions_say_twice(folder, name, key):
+    content = change(folder)
+    entry = "plans" if name == "plans" else "dataset_json"
+    change(folder, init_args={**content["init_args"], entry: None})
+    load_model(folder)
+    path = folder / f"{name}.json"
+    path.write_text(twice(path.read_text(), key))
+    with pytest.raises(InputError, match=rf"{name}\.json: found no readable JSON \(it has '{key}' twice\), expected"):
+        load_model(folder)
+
+
+def test_gigabytes_of_nothing_are_not_summed_up(tmp_path, whole, monkeypatch):
+    """Files of zeros that take no room on a disk."""
+    text = json.loads((whole / "slim" / "model.json").read_text())
+    write_file(tmp_path / "m" / "model.json", json.dumps(text))
+    path = tmp_path / "m" / "fold_0.safetensors"
+    for start in (b"", (whole / "slim" / "fold_0.safetensors").read_bytes()):
+        path.write_bytes(start)
+        os.truncate(path, 10**10)
+        monkeypatch.setattr(weights, "checksum", lambda path: pytest.fail("its bytes were looked at"))
+        refused(load_model, tmp_path / "m", r"fold_0\.safetensors: could not be read \(.*, expected a safetensors file")
+
+
 # --- anything at all --------------------------------------------------------------------------------------------------
 
 VALUES = st.recursive(

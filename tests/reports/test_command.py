@@ -125,10 +125,10 @@ def test_what_lies_beside_is_of_one_scan_and_of_now(predict, tmp_path):  # noqa:
     image = write_image(tmp_path / "in/a.mha", scan((1, 2), (16, 4)))
     other = write_image(tmp_path / "in/a.nii.gz", scan((2, 2)))
     options = ["--challenge", MULTICLASS, "--no-postprocess", "--statistics"]
-    code, (warning,) = predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options)
+    code, (error,) = predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options)
     statistics = tmp_path / "out/a.statistics.json"
-    assert code == 0  # the segmentations are there
-    assert warning == f"warning: {other}: found {statistics} taken by {image}, expected an output of its own"
+    assert code == 1
+    assert error == f"error: {other}: found {statistics} taken by {image}, expected an output of its own"
     assert json.loads(statistics.read_text())["case"] == "a.mha"
     names = {"a.mha", "a.nii.gz", "a.statistics.json", "manifest.jsonl", "run.json"}
     assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == names
@@ -136,6 +136,7 @@ def test_what_lies_beside_is_of_one_scan_and_of_now(predict, tmp_path):  # noqa:
     assert predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options) == (0, [])
     write_image(image, scan())
     code, (warning,) = predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options)
+    assert code == 0
     assert "found no structure" in warning
     assert not statistics.exists()
 

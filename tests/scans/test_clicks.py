@@ -260,3 +260,10 @@ def test_whatever_a_click_file_holds(tmp_path_factory, content):
     assert len(clicks.labels) + len(warnings) == len(content["points"])
     assert ((clicks.coordinates >= -0.5) & (clicks.coordinates <= np.array(SHAPE) - 0.5)).all()
     assert all("\n" not in warning for warning in warnings)
+
+
+def test_clicks_that_are_stated_twice_are_not_half_read(tmp_path):
+    path = tmp_path / "clicks.json"
+    path.write_text('{"points": [{"point": [1, 2, 3], "name": "Left_IAC"}], "points": []}')
+    with pytest.raises(InputError, match=r"found no readable JSON \(it has 'points' twice\), expected a click file"):
+        read_clicks(path, (7, 11, 13))

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from stand_in import OBLIQUE, write_image
 from umamba2.errors import InputError
 from umamba2.scans import memory, volumes
 from umamba2.scans import tiff as tiff_files
-from umamba2.scans.volumes import read_array, read_labels, read_volume
+from umamba2.scans.volumes import check_size, read_array, read_labels, read_volume
 
 SHAPE = OBLIQUE.size[::-1]
 BIG = "20000 20000 50"
@@ -128,6 +129,14 @@ FILES = {
     "endless.nrrd": (b"NRRD0004\ntype: short\nencoding: raw\n", "found no end of the header"),
     "newlines.mha": (b"\n" * (1 << 22), "no ElementDataFile"),
     "newlines.nrrd": (b"NRRD0004\n" + b"a\n" * (1 << 21), "expected"),
+    "keys.nrrd": (
+        nrrd(RAW).replace(b"\n\n", b"\n" + b"".join(b"k%d:=v\n" % n for n in range(20_000)) + b"\n", 1),
+        "found 20,000 key/value lines in its header, expected at most 5,000",
+    ),
+    "long.nrrd": (
+        nrrd(data_file="gone.raw").replace(b"\n\n", b"\n" + b"# a\n" * (1 << 17)),
+        "found no end of the header within 262,144 bytes",
+    ),
     "zeros.nii.gz": (gzip.compress(bytes(1 << 24)), "no NIfTI header"),
     # numbers said twice, or half
     "half.mha": (meta(DimSize="13.9 11 7", voxels=RAW), "found DimSize = 13.9 11 7, expected 3 whole numbers"),
@@ -198,7 +207,7 @@ def test_extensions_of_nifti_files_are_not_gone_through(tmp_path, monkeypatch):
     content = nifti((108, "f", 348 + len(extensions)), size=0)[:348] + extensions + noise().tobytes()
     for name in ("a.nii", "a.nii.gz"):
         (tmp_path / name).write_bytes(content if name == "a.nii" else gzip.compress(content))
-        monkeypatch.setattr(volumes, "_opened", lambda path: pytest.fail("ITK was asked"))
+        monkeypatch.setattr(volumes, "opened", lambda path: pytest.fail("ITK was asked"))
         array, grid = read_array(tmp_path / name)
         monkeypatch.undo()
         np.testing.assert_array_equal(array, noise())
@@ -254,6 +263,70 @@ def test_more_voxels_than_memory(tmp_path, monkeypatch, ending):
     monkeypatch.setattr(memory, "available", lambda: noise().nbytes - 1)
     with pytest.raises(InputError, match=r"found 0.0 GB of voxels, expected at most the 0.0 GB of memory"):
         read_array(path)
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nii", ".nii.gz", ".nrrd", ".tif"])
+def test_a_scan_needs_more_memory_than_its_voxels(tmp_path, monkeypatch, ending):
+    """Labels and masks are as many; a NIfTI file with a slope is held twice."""
+    path = write_image(tmp_path / f"a{ending}", noise())
+    for spare, fits in ((2 * noise().size, True), (2 * noise().size - 1, False)):
+        monkeypatch.setattr(memory, "available", lambda spare=spare: noise().nbytes + spare)
+        read_array(path)
+        if fits:
+            check_size(path)
+            read_volume(path)
+            continue
+        for read in (check_size, read_volume):
+            with pytest.raises(
+                InputError, match=r"found 0.0 GB of voxels, which need 0.0 GB besides, expected at most"
+            ):
+                read(path)
+    (tmp_path / "b.nii").write_bytes(nifti((112, "2f", 2, 0)))
+    for spare, fits in ((4, True), (3, False)):
+        monkeypatch.setattr(memory, "available", lambda spare=spare: noise().nbytes + spare * noise().size)
+        with nullcontext() if fits else pytest.raises(InputError, match="of memory that are free"):
+            read_array(tmp_path / "b.nii")
+
+
+def sparse(path, start, size):
+    """A file of so many bytes that takes no room on the disk."""
+    path.write_bytes(start)
+    os.truncate(path, len(start) + size)
+    return path
+
+
+def pages(count, side):
+    """A BigTIFF file of square slices of one byte a voxel, without the voxels."""
+    length = 8 + 20 * 9 + 8
+    behind, content = 16 + count * length, struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16)
+    for page in range(count):
+        at = behind + page * side * side
+        fields = ((256, side), (257, side), (258, 8), (259, 1), (262, 1), (273, at), (277, 1), (278, side),
+                  (279, side * side))  # fmt: skip
+        content += struct.pack("<Q", 9) + b"".join(struct.pack("<HHQQ", tag, 16, 1, value) for tag, value in fields)
+        content += struct.pack("<Q", 0 if page == count - 1 else 16 + (page + 1) * length)
+    return content
+
+
+@pytest.mark.parametrize("ending", ["mha", "nii", "nrrd", "tif", "nii.gz", "packed.mha", "packed.nrrd"])
+def test_gigabytes_are_refused_by_the_header_alone(tmp_path, monkeypatch, ending):
+    size = "2000 2000 2500"
+    start = {
+        "mha": meta(DimSize=size, ElementType="MET_UCHAR"),
+        "nii": nifti((42, "3h", 2000, 2000, 2500), (70, "2h", 2, 8), size=0),
+        "nrrd": nrrd(sizes=size, type="uchar"),
+        "tif": pages(25, 20_000),
+        "nii.gz": gzip.compress(nifti((42, "3h", 2000, 2000, 2500), (70, "2h", 2, 8), size=0)),
+        "packed.mha": meta(DimSize=size, ElementType="MET_UCHAR", CompressedData="True"),
+        "packed.nrrd": nrrd(sizes=size, type="uchar", encoding="gzip"),
+    }[ending]
+    path = sparse(tmp_path / f"a.{ending}", start, 10**10)
+    monkeypatch.setattr(memory, "available", lambda: 3 * 10**10 - 1)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a child was started"))
+    monkeypatch.setattr(np, "empty", lambda *_: pytest.fail("memory was taken"))
+    for read in (check_size, read_volume):
+        with pytest.raises(InputError, match=r"found 10.0 GB of voxels, which need 20.0 GB besides, expected at most"):
+            read(path)
 
 
 @pytest.mark.parametrize("ending", [".mha", ".nii.gz", ".nrrd"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import struct
 import zlib
 
 import numpy as np
@@ -130,14 +131,68 @@ def test_text_for_voxels(tmp_path):
 
 
 def test_a_place_of_voxels_that_is_wrong(tmp_path):
-    assert (
-        "found 2 bytes or more"
-        in read_volume(write(tmp_path, nii("13 11 7", "short", VOXELS, (108, "f", 350)))).warnings[0]
-    )
     with pytest.raises(InputError, match="too early"):
         read_volume(write(tmp_path, nii("13 11 7", "short", VOXELS, (108, "f", 354))))
     with pytest.raises(InputError, match=r"found HeaderSize = 20, expected at least the \d+ bytes of the header"):
         read_volume(write(tmp_path, mha(HeaderSize="20")))
+
+
+def extended(*extensions, flag=1, version=1):
+    """NIfTI without voxels, with extensions of so many bytes behind the header."""
+    header = nii(voxels=b"")["a.nii"][:348]
+    if version == 2:
+        header = bytearray(540)
+        struct.pack_into("<i8s2h", header, 0, 540, b"n+2\0\r\n\x1a\n", 4, 16)
+        struct.pack_into("<8q", header, 16, 3, 13, 11, 7, 1, 1, 1, 1)
+        struct.pack_into("<8d", header, 104, 1, 1, 1, 1, 0, 0, 0, 0)
+    return (
+        bytes(header) + bytes([flag, 0, 0, 0]) + b"".join(struct.pack("<2i", n, 4) + bytes(n - 8) for n in extensions)
+    )
+
+
+def from_byte(content, place):
+    """The same, its voxels stated to begin there."""
+    kind, at = ("<f", 108) if content[:2] == b"\x5c\x01" else ("<q", 168)
+    return content[:at] + struct.pack(kind, place) + content[at + struct.calcsize(kind) :]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("extensions", "flag"), [((), 0), ((), 1), ((16,), 1), ((32, 48), 1), ((32, 48), 0)])
+def test_a_place_of_voxels_within_what_comes_before_them(tmp_path, packed, version, extensions, flag):
+    """With bytes left over the voxels begin later; without, they begin where the header says, or they are too few."""
+    content = extended(*extensions, flag=flag, version=version)
+    header = 348 if version == 1 else 540
+    end = len(content)
+    for place in sorted(
+        {0, header, header + 3, header + 4, header + 5, header + 20, header + 36, end - 1, end, end + 2}
+    ):
+        stored = from_byte(content, place) + VOXELS
+        files = {"a.nii.gz": gzip.compress(stored)} if packed else {"a.nii": stored}
+        if place == end:
+            assert warnings_of(tmp_path, files) == ()
+            continue
+        # Where the first of two extensions ends, the second might be voxels.
+        certain = place < header + 4 or (flag and extensions and place != header + 4 + extensions[0])
+        if place > end:
+            expected = "before that of the image" if packed else "too early"
+        elif end - max(place, header) >= LAYER:
+            expected = "or more besides the voxels, expected just 13 x 11 x 7 voxels of 2 bytes: is its size"
+        elif certain:
+            expected = f"or more besides the voxels, .* and its voxels from byte {max(place, header)} on, expected"
+        else:  # what nobody has announced may be padding in front of the voxels or behind them
+            (warning,) = read_volume(write(tmp_path, files)).warnings[-1:]
+            assert "bytes or more besides the voxels" in warning
+            continue
+        with pytest.raises(InputError, match=expected):
+            read_volume(write(tmp_path, files))
+    exact = from_byte(content[: header + 2], header + 2) + VOXELS  # as few bytes as there are: nothing is left over
+    assert warnings_of(tmp_path, {"a.nii": exact}) == ()
+
+
+def test_a_place_of_voxels_that_is_no_byte(tmp_path):
+    with pytest.raises(InputError, match=r"found voxels from byte 352\.5 on"):
+        read_volume(write(tmp_path, nii("13 11 7", "short", VOXELS, (108, "f", 352.5))))
 
 
 @pytest.mark.parametrize("bits", [0, 8, 32])
@@ -178,15 +233,34 @@ def test_slopes_of_nifti(tmp_path, slope, intercept, used, doubted):
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_single_precision_cannot_hold_is_said(tmp_path):
-    array = noise() * 1e36
-    volume = read_volume(write(tmp_path, mha(kind="double", voxels=array.tobytes())))
-    beyond = np.count_nonzero(abs(array) > np.finfo(np.float32).max)
-    assert 0 < beyond < array.size
-    assert f"found {beyond} voxels beyond 3.4e+38" in volume.warnings[0]
-    assert np.isfinite(volume.array).all()
+@pytest.mark.parametrize("kind", ["double", "float"])
+@pytest.mark.parametrize("largest", [1e32, 3e38, 1e300])
+def test_what_nobody_can_compute_with_is_said(tmp_path, kind, largest):
+    array = noise() * (largest / 3000)
+    array[0, 0, :4] = np.nan, np.inf, -np.inf, 7
+    array = np.clip(array, -3e38, 3e38, where=np.isfinite(array), out=array) if kind == "float" else array
+    stored = array.astype(np.float32 if kind == "float" else np.float64)
+    volume = read_volume(write(tmp_path, mha(kind=kind, voxels=stored.tobytes())))
+    known = np.isfinite(stored)
+    beyond = np.count_nonzero(abs(stored[known]) > 1e30)
+    assert f"found {beyond} voxels beyond 1e+30, expected intensities; taken for that" in volume.warnings[0]
+    assert "found 3 NaN or infinite voxels" in volume.warnings[1]
+    expected = np.where(known, np.clip(stored, -1e30, 1e30), np.clip(stored[known].min(), -1e30, 1e30))
+    np.testing.assert_array_equal(volume.array, expected.astype(np.float32))
+    assert volume.array[0, 0, 3] == 7
+
+
+def test_numbers_as_large_as_intensities_get_are_kept(tmp_path):
+    array = noise() * np.float32(3e26)
+    volume = read_volume(write(tmp_path, mha(kind="float", voxels=array.tobytes())))
+    np.testing.assert_array_equal(volume.array, array)
+    assert volume.warnings == ()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_slope_beyond_single_precision_is_said(tmp_path):
     volume = read_volume(write(tmp_path, nii("13 11 7", "short", VOXELS, (112, "2f", 1e38, 0))))
-    assert "NaN or infinite voxels" in volume.warnings[0]
+    assert "NaN or infinite voxels" in volume.warnings[-1]
 
 
 @pytest.mark.parametrize(

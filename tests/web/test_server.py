@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import uvicorn
 from stand_in_page import INTERACTIVE, MULTICLASS, RADIUS, TOKEN, make_desk, serving, write_scan
 
 from umamba2.exports import meshes
@@ -335,6 +336,71 @@ def test_slow_clients_are_not_waited_for(server, monkeypatch):
     assert page.http.get("/api").status_code == 200
 
 
+@contextmanager
+def answering(*pieces: bytes):
+    """A server that answers everything with these pieces, and its address."""
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+    listens = listening.bind("127.0.0.1", 0)
+    listens.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+    settings = listening.config(app)
+    settings.lifespan, settings.timeout_keep_alive = "off", 1
+    served = uvicorn.Server(settings)
+    thread = threading.Thread(target=served.run, kwargs={"sockets": [listens]}, daemon=True)
+    thread.start()
+    try:
+        yield served, listens.getsockname()
+    finally:
+        served.should_exit = True
+        thread.join(30)
+        listens.close()
+
+
+@pytest.mark.parametrize("pieces", [1, 400])
+@pytest.mark.parametrize("ends", ["keep-alive", "close"])
+def test_who_does_not_take_an_answer_is_not_waited_for(monkeypatch, pieces, ends):
+    """Whether it comes at once or in pieces, and also where the client has taken most of it."""
+    monkeypatch.setattr(listening, "ANSWER_SECONDS", 0.5)
+    size = 4_000_000
+    with answering(*[bytes(size // pieces)] * pieces) as (served, address):
+        clients = []
+        for left in (size, size // 2, *range(160_000, 400_000, 40_000)):
+            client = socket.socket()
+            clients.append(client)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            client.settimeout(30)
+            client.connect(address)
+            taken = size - left
+            client.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: {ends}\r\n\r\n".encode())
+            while taken > 0:
+                taken -= len(client.recv(min(taken, 1 << 16)))
+        end = time.monotonic() + 60
+        while served.server_state.connections and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not served.server_state.connections
+        for client in clients:
+            client.close()
+        assert not served.server_state.tasks
+
+
+def test_who_takes_an_answer_slowly_gets_it(monkeypatch):
+    monkeypatch.setattr(listening, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(listening, "SLOWEST", 1)  # bytes in a second
+    with answering(*[bytes(100_000)] * 100) as (_, address), socket.create_connection(address, 30) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        time.sleep(1)
+        got = b""
+        while piece := client.recv(1 << 20):
+            got += piece
+        assert got.count(b"\0") == 100 * 100_000
+
+
 def test_connections_are_bounded(server, monkeypatch):
     _, page = server
     monkeypatch.setattr(listening, "MOST_CONNECTIONS", 3)
@@ -526,10 +592,9 @@ def test_scans_nobody_looks_at_are_closed_and_memory_is_bounded(tmp_path, scan, 
         assert page.done(page.http.post(f"/api/scans/{page.send(scan)}/open", json=instead))["state"] == "done"
         assert "found 3 open ones" in page.http.post("/api/scans").json()["error"]
         deadline = time.monotonic() + 30
-        while list(desk.studies):
+        while list(desk.studies) or list((tmp_path / "private").iterdir()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert list((tmp_path / "private").iterdir()) == []
         assert page.http.get(f"/api/scans/{first['result']['scan']}").status_code == 404
 
 

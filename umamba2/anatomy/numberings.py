@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from umamba2.anatomy.structures import ANATOMY, NUMBERINGS, WRITTEN_NUMBERINGS, Structure
-from umamba2.errors import InputError
+from umamba2.errors import InputError, NothingFound
 
 _RELEASED = frozenset(number for structure in ANATOMY for number in structure.dataset)
 
@@ -89,7 +89,7 @@ def as_training(
     if unknown:
         raise InputError(f"{name}: {unknown}")
     if not labels.any():
-        raise InputError(f"{name}: found no structure (every voxel is 0), expected at least one")
+        raise NothingFound(f"{name}: found no structure (every voxel is 0), expected at least one")
     translated: npt.NDArray[np.uint8] = to_training(structures, numbering, released=True)[labels]
     return translated
 

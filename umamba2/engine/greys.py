@@ -17,6 +17,7 @@ BLUR = 6  # bins: peaks closer than about this are one; wider than the gaps of 8
 DEEP = 0.25  # of the lower peak: a valley above this does not separate air from soft tissue
 SMALLEST = 0.005  # of all voxels: what is less is no tissue but noise
 SHARE = 0.5  # of the group below: soft tissue has more; if not, the two are soft tissue and bone, and air is missing
+FINEST = 1e-30  # between air and soft tissue: no factor of single precision makes HU of less
 SAMPLE = 2**20  # voxels looked at
 DISTINCT = 32  # values: an image of fewer is a drawing, not a scan
 UPPER = 0.6  # of the range of grey values: where the median lies higher, bone is darker than air
@@ -75,8 +76,8 @@ class GreyValues:
         soft = 1 + int(np.argmax(masses[1:]))
         if masses[soft] < SHARE * masses[soft - 1]:
             return None
-        air, tissue = (self._top(group) for group in self._groups[soft - 1 : soft + 1])
-        return self._intensity(air), self._intensity(tissue)
+        air, tissue = (self._intensity(self._top(group)) for group in self._groups[soft - 1 : soft + 1])
+        return (air, tissue) if tissue - air > FINEST else None
 
     def darkest_group(self) -> float | None:
         """Where the darkest group of voxels ends, or None if there is but one group."""

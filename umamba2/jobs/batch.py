@@ -40,12 +40,13 @@ from umamba2.jobs.manifest import Manifest
 from umamba2.jobs.progress import Progress
 from umamba2.messages import say
 from umamba2.scans import memory
-from umamba2.scans.volumes import Volume
+from umamba2.scans.volumes import Volume, check_size
 from umamba2.segmenter import Segmenter
 
 HEADROOM = 4 << 30  # bytes that must be free for the network before anything is read ahead
 BYTES_PER_VOXEL = 20  # of a scan in the network (at most 8 until the first tile), and of the one that is read ahead
 MOST_REPEATED, MOST_LETTERS = 50, 2000  # warnings of a record that are said again, and letters of each
+_LARGE = 1_000_000_000  # bytes of a scan: a second of reading, which is saved where it will be refused anyway
 _PATIENCE = 0.5  # seconds between looks at whether another process has finished a case
 
 Tools: TypeAlias = tuple[Segmenter, "AfterWriting | None"]  # the loaded model, and what else to do with each output
@@ -186,7 +187,7 @@ class Batch:
             self._finish(_Task(outcome, None, None, error=problem), None)
             return
         self._resume(outcome, known)
-        outcome.skipped = False
+        outcome.skipped, outcome.complete = False, isinstance(known.get("beside"), dict)
         progress = self._close(outcome)
         if outcome.written:
             report_written(outcome, known.get("shape") or (), sum(outcome.record.seconds.values()), progress)
@@ -260,9 +261,12 @@ class Batch:
         self.manifest.refresh()
         known = self._known(case)
         scan = clicks = None
-        with suppress(OSError):  # who reads them will say what is wrong
+        with suppress(OSError, InputError, RuntimeError):  # who reads them will say what is wrong
             clicks = fingerprint([case.clicks] if case.clicks else [], [_part(known, "clicks")])
-            scan = fingerprint(files_of_scan(case.image, self.plan.folder), [_part(known, "scan")])
+            files = files_of_scan(case.image, self.plan.folder)
+            if sum(path.stat().st_size for path in files) > _LARGE:
+                check_size(case.image)
+            scan = fingerprint(files, [_part(known, "scan")])
         finished = self._same(known, case, scan, clicks) and self._stands(known, case)
         return known if finished else None, scan, clicks
 
@@ -346,7 +350,8 @@ class Batch:
             self.manifest.append(self._record(task))
         except OSError as error:
             found = f"could not be written ({error.strerror or error}), the next run will do {case.output} again"
-            say(f"warning: {self.manifest.path}: {found}", sys.stderr)
+            outcome.complete = False
+            say(f"error: {self.manifest.path}: {found}", sys.stderr)
         self.manifest.release(self.plan.key(case))
         progress = self._close(outcome)
         if labels is not None and outcome.written:

@@ -117,7 +117,7 @@ def add_package(commands: Any) -> None:
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Segment what the options name; 0 if every case has an output (and, if strict, nothing was wrong), else 1."""
+    """Segment what the options name; 0 if all that was asked for is there (strict: and nothing was wrong), else 1."""
     from umamba2.jobs.cases import cases_of, part_of
     from umamba2.jobs.job import run_cases, succeeded
 
@@ -132,13 +132,14 @@ def predict(options: argparse.Namespace) -> int:
     if [case.output for case in cases] == [options.output]:
         if options.workers or options.scheduler:
             raise InputError(f"{options.output}: found a file as the output, expected a folder for what workers do")
-        outcomes = run_cases(cases, *_tools(options, _model_folder(options)), until)
+        outcomes, recorded = run_cases(cases, *_tools(options, _model_folder(options)), until), True
     else:
-        outcomes = _batch(options, part_of(cases, options.part), until)
-    return 0 if succeeded(outcomes, options.strict) else 1
+        outcomes, recorded = _batch(options, part_of(cases, options.part), until)
+    return 0 if recorded and succeeded(outcomes, options.strict) else 1
 
 
-def _batch(options: argparse.Namespace, cases: list[Case], until: float | None) -> list[Outcome]:
+def _batch(options: argparse.Namespace, cases: list[Case], until: float | None) -> tuple[list[Outcome], bool]:
+    """What became of the cases, and whether the record of the run was written."""
     from umamba2.jobs.batch import Batch, Plan, summary
     from umamba2.jobs.contract import leave_record
     from umamba2.jobs.fingerprint import files_of_model, fingerprint
@@ -167,10 +168,10 @@ def _batch(options: argparse.Namespace, cases: list[Case], until: float | None) 
                 batch.run(cases)
     finally:
         manifest.close()
-        leave_record(output, batch.outcomes, batch.settings, until, options.part)
+        recorded = leave_record(output, batch.outcomes, batch.settings, until, options.part, "error")
         if several or any(outcome.skipped for outcome in batch.outcomes):
             say(summary(batch.outcomes))
-    return batch.outcomes
+    return batch.outcomes, recorded
 
 
 def _on_workers(options: argparse.Namespace, batch: Batch, cases: list[Case], load: Callable[[], Tools]) -> None:

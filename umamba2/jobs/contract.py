@@ -80,17 +80,23 @@ def leave_record(
     settings: dict[str, Any],
     until: float | None,
     part: tuple[int, int] | None = None,
-) -> None:
+    level: str = "warning",
+) -> bool:
     """Write what was done, and with what, to ``run.json`` in a folder; of part i of n to ``run.i-of-n.json``.
 
-    No segmentation is the worse for it if that fails: it costs a warning.
+    No segmentation is the worse for it if that fails.
+
+    Returns:
+        Whether it was written; if not, that is said on stderr, as a problem of that level.
     """
     path = folder / (RUN_RECORD if part is None else f"run.{part[0]}-of-{part[1]}.json")
     try:
         write_file(path, json.dumps(_run_record(folder, outcomes, settings, until), indent=1, default=str))
     except Exception as error:
         problem = str(error) if isinstance(error, InputError) else f"{path}: found {unexpected(error)}"
-        say(f"warning: {problem}", sys.stderr)
+        say(f"{level}: {problem}", sys.stderr)
+        return False
+    return True
 
 
 @cache

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from umamba2.anatomy.structures import Structure
 from umamba2.engine.record import Record, peak_memory
-from umamba2.errors import InputError, Terminated
+from umamba2.errors import InputError, NothingFound, Terminated
 from umamba2.files import OutputRegistry
 from umamba2.jobs.termination import endable
 from umamba2.messages import say, unexpected
@@ -57,14 +57,15 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What became of a case: whether it has an output (since an earlier run: ``skipped``), one line for everything that
-    was not as it should be, and how the segmentation went."""
+    """What became of a case: whether it has an output (since an earlier run: ``skipped``), and all else that was asked
+    for (``complete``), one line for everything that was not as it should be, and how the segmentation went."""
 
     case: Case
     written: bool = False
     problems: list[str] = field(default_factory=list)
     record: Record = field(default_factory=Record)
     skipped: bool = False
+    complete: bool = True
     table: dict[int, Structure] = field(default_factory=dict)  # what the ids in the label map mean
 
     @property
@@ -86,8 +87,8 @@ class Outcome:
 
 
 def succeeded(outcomes: Iterable[Outcome], strict: bool = False) -> bool:
-    """Whether every case has an output; ``strict``: and nothing was wrong with any."""
-    return all(outcome.written and not (strict and outcome.problems) for outcome in outcomes)
+    """Whether every case has an output and all else that was asked for; ``strict``: and nothing was wrong with any."""
+    return all(outcome.written and outcome.complete and not (strict and outcome.problems) for outcome in outcomes)
 
 
 def network_deadline(until: float | None, cases: int, voxels: int) -> float | None:
@@ -194,8 +195,11 @@ def write_scan(
             volume = replace(volume, warnings=(*volume.warnings, part))
         try:
             return finished(case.image, case.output, volume, labels, outcome.record.notes)
+        except NothingFound as error:  # which is a result, and no failure
+            outcome.report("warning", str(error))
         except Exception as error:  # the segmentation itself stands
-            outcome.report("warning", in_one_line(error, case.image))
+            outcome.complete = False
+            outcome.report("error", in_one_line(error, case.image))
             return None
     return []
 

@@ -14,7 +14,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from umamba2.errors import InputError, ModelError
-from umamba2.models.archives import LARGEST_MODEL, is_model_file, unpack
+from umamba2.models.archives import LARGEST_MODEL, check_kind, is_model_file, unpack
 from umamba2.models.folder import load_model
 from umamba2.models.locate import SHELVES, is_model, shelves
 
@@ -102,6 +102,7 @@ def _bring(source: str, partial: Path, sha256: str | None, progress: Progress | 
     if not path.is_file():
         raise InputError(f"{source}: found neither a file nor a folder, expected a model folder or an archive")
     with open(path, "rb") as file:
+        check_kind(file, source)
         found = _checksum(file, source, sha256)
         unpack(file, source, partial)
     return found
@@ -120,6 +121,7 @@ def _copy(source: Path, target: Path) -> None:
     room = min(LARGEST_MODEL, shutil.disk_usage(target).free)
     if size > room:
         raise InputError(f"{source}: found {size} bytes, expected a model of at most {room}, or more free disk")
+    load_model(source)  # gigabytes that are no model are not copied first
     for path in files:
         place = target / path.relative_to(source)
         place.parent.mkdir(exist_ok=True)

@@ -47,18 +47,14 @@ def unpack(file: IO[bytes], name: str, target: Path) -> None:
         InputError: It is no such archive, damaged, unsafe or too large, or has no model or several in it.
     """
     size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    start = file.read(512)
-    file.seek(0)
+    start = check_kind(file, name)
     room = _Room(min(LARGEST_MODEL, max(SMALL, MOST_EXPANSION * size), shutil.disk_usage(target).free))
     folders: dict[str, Path] = {}
     try:
         if start.startswith(b"PK"):
             entries = _zip_entries(file)
-        elif start.startswith(b"\x1f\x8b") or start[257:262] == b"ustar":
-            entries = _tar_entries(file, start, room)
         else:
-            raise ValueError("another kind of file")
+            entries = _tar_entries(file, start, room)
         for path, read in entries:
             match = _FILE.fullmatch(path)
             if match is None:
@@ -81,6 +77,21 @@ def unpack(file: IO[bytes], name: str, target: Path) -> None:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{name}: found {reason}, expected a .zip, .tar or .tar.gz with a model in it") from None
     _keep_the_model(folders, name, target)
+
+
+def check_kind(file: IO[bytes], name: str) -> bytes:
+    """The first bytes of an archive, which stands at its beginning then; ModelError if it is none that `unpack` takes.
+
+    Args:
+        file: Opened for reading.
+        name: What messages call it.
+    """
+    file.seek(0)
+    start = file.read(512)
+    file.seek(0)
+    if not start.startswith((b"PK", b"\x1f\x8b")) and start[257:262] != b"ustar":
+        raise ModelError(f"{name}: found another kind of file, expected a .zip, .tar or .tar.gz with a model in it")
+    return start
 
 
 def is_model_file(path: str) -> bool:

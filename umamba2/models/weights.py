@@ -32,9 +32,11 @@ def read_weights(path: Path, crc32: Any = None) -> dict[str, Tensor]:
     Raises:
         ModelError: The file is damaged, or holds anything but tensors and plain values, or no weights.
     """
+    # The header comes first: it is short, and says how long the file is.
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
     if crc32 is not None and (found := checksum(path)) != crc32:
         raise ModelError(f"{path}: found the checksum {found}, expected {crc32!s:.40}: another file, or a damaged one")
-    return bare_weights(path, _read_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path))
+    return bare_weights(path, content)
 
 
 def checksum(path: Path) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from umamba2.errors import InputError
+from umamba2.files import once
 
 NAMES = {"Left_IAC": 0, "Right_IAC": 1}
 LEFT_RIGHT_AXIS = 2
@@ -115,7 +116,7 @@ def read_clicks(path: str | Path, shape: tuple[int, int, int]) -> tuple[Clicks, 
     if path.stat().st_size > _MOST_BYTES:
         raise InputError(f"{path}: found {path.stat().st_size:,} bytes, expected at most {_MOST_BYTES:,} of clicks")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: found no readable JSON ({_brief(error)}), expected a click file") from None
     points = content.get("points") if isinstance(content, dict) else None

@@ -27,6 +27,7 @@ _FREE_TEXT = ("Comment", "Name")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MOST_ODD_FIELDS = 500  # that are compared with those that are known
 _LARGEST_SIZE = 1 << 31  # voxels along an axis
+_MOST_PAIRS = 5_000  # key/value lines of NRRD; teem compares each with all others, and 3D Slicer writes some 1,000
 
 _META_TYPES = {
     "MET_CHAR": "i1",
@@ -84,6 +85,7 @@ class Header:
         dtype: Of the voxels; None: ITK finds out.
         geometry: The grid; None: ITK finds out.
         said: What is odd about it, one line each.
+        doubt: Why the voxels may begin elsewhere, as they do if there are more bytes than they need; "": no reason.
     """
 
     data: Path
@@ -97,6 +99,7 @@ class Header:
     dtype: np.dtype[np.generic] | None = None
     geometry: Geometry | None = None
     said: tuple[str, ...] = ()
+    doubt: str = ""
 
 
 def metaimage_header(path: Path) -> Header:
@@ -214,6 +217,12 @@ def nrrd_header(path: Path) -> Header:
     lines = re.split("\r\n|\n|\r", start[: end.start() if end else None].decode(errors="surrogateescape"))
     if not lines[0].startswith("NRRD"):
         raise InputError(f"{path}: could not be read (no NRRD header in it), expected a complete image file")
+    count = sum(":=" in line for line in lines)
+    if count > _MOST_PAIRS:
+        raise InputError(f"{path}: found {count:,} key/value lines in its header, expected at most {_MOST_PAIRS:,}")
+    if end is None and path.stat().st_size > _LONGEST_HEADER:
+        found = f"no end of the header within {_LONGEST_HEADER:,} bytes"
+        raise InputError(f"{path}: found {found}, expected an empty line before the voxels")
     pairs = [line.partition(": ") for line in lines[1:] if not line.startswith("#")]
     fields = {key.lower().replace(" ", ""): value.strip() for key, _, value in pairs}
     said = _misspelt(path, (line[1:].partition(":")[0] for line in lines if line.startswith("#")), _NRRD_FIELDS)

@@ -114,7 +114,7 @@ def nifti_header(path: Path) -> Nifti:
         start = file.read(_PACKED_START)
     packed = start[:2] == b"\x1f\x8b"
     try:
-        start = _unpacked(start, 540) if packed else start[:540]
+        start = _unpacked(start, _PACKED_START) if packed else start
     except zlib.error as error:
         raise InputError(f"{path}: could not be read ({error}), expected a complete image file") from None
     order: Literal["<", ">"] = "<" if int.from_bytes(start[:4], "little") in _FORMATS else ">"
@@ -140,7 +140,7 @@ def nifti_header(path: Path) -> Nifti:
     if kind is None:
         raise InputError(f"{path}: found voxels of NIfTI's type {fields['datatype']}, expected one real number each")
     start_of_voxels = float(fields["vox_offset"])
-    if not 0 <= start_of_voxels < 2**40:
+    if not 0 <= start_of_voxels < 2**40 or start_of_voxels != int(start_of_voxels):
         raise InputError(f"{path}: found voxels from byte {start_of_voxels:g} on, expected them behind the header")
     # Some writers leave it at 0; NIfTI's own library reads on behind the header then.
     skip = max(int(start_of_voxels), length)
@@ -172,10 +172,34 @@ def nifti_header(path: Path) -> Nifti:
         order=order,
         oriented=qform is not None or sform is not None,
         said=tuple(said),
+        doubt=_doubt(start, length, skip, order),
     )
     scanner = bool(fields["sform_code"] == 1)
     dtype, extensions = np.dtype(f"{order}{kind}"), skip - length
     return Nifti(header, tuple(size), dtype, scale, (x, y, z), qform, sform, scanner, extensions)
+
+
+def _doubt(start: bytes, length: int, skip: int, order: Literal["<", ">"]) -> str:
+    """Why the voxels of a file may begin behind where its header says; "": nothing speaks for that.
+
+    Four bytes follow the header, of which the first says whether extensions come next; each of these begins with its
+    length in bytes, a multiple of 16.
+
+    Args:
+        start: The first bytes of the file, unpacked.
+        length: Of the header.
+        skip: Where it says that the voxels begin.
+        order: The byte order.
+    """
+    at = length + 4
+    if skip < at:
+        return f"its voxels from byte {skip} on, expected {at} or later"
+    while start[length] and (at < skip or at == length + 4) and at + 8 <= len(start):
+        size = int.from_bytes(start[at : at + 4], "little" if order == "<" else "big")
+        if size < 16 or size % 16:  # no extension, whatever it is
+            return ""
+        at += size
+    return f"its voxels from byte {skip} on, expected them behind an extension that ends at {at}" if at > skip else ""
 
 
 def _unpacked(packed: bytes, size: int) -> bytes:

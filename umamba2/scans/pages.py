@@ -15,6 +15,7 @@ import numpy as np
 
 from umamba2.errors import InputError
 from umamba2.scans.geometry import Array
+from umamba2.scans.voxels import check_memory
 
 _LARGEST_SIZE = 1 << 16  # voxels along an axis
 _MOST_ENTRIES = 512  # of a directory; programs write some 20
@@ -46,15 +47,19 @@ _UNPACKED, _DEFLATED = 1, (8, 32946)
 _KINDS = {(8, 1), (8, 2), (16, 1), (16, 2), (32, 1), (32, 2), (32, 3)}
 
 
-def check_pages(path: Path) -> list[str]:
+def check_pages(path: Path, more: int = 0) -> list[str]:
     """Look at all directories of a TIFF file.
+
+    Args:
+        path: The file.
+        more: Bytes for each voxel that are needed besides it.
 
     Returns:
         One line for everything that is odd.
 
     Raises:
         InputError: They lead in a circle, are too many, differ, are of a kind that ITK does not read, or their voxels
-            are not where or as many as they should be.
+            are not where or as many as they should be, or more than there is memory for.
     """
     with open(path, "rb") as file:
         pages, parts = _directories(path, file)
@@ -67,6 +72,8 @@ def check_pages(path: Path) -> list[str]:
                     found = f"{_ALIKE[tag][0]} {first[tag]} in the first slice and {value} in slice {number + 1}"
                     raise InputError(f"{path}: found the {found}, expected slices that are alike")
         _check_kind(path, first)
+        voxels = len(pages) * first[_WIDTH] * first[_HEIGHT]
+        check_memory(str(path), voxels * first[_BITS] // 8, voxels * more)
         strips = np.concatenate([_strips(path, page, first) for page in pages])
         regions = np.concatenate([strips, np.reshape(sorted(parts), (-1, 2))])
         regions = regions[np.lexsort(regions.T[::-1])]

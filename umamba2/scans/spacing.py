@@ -15,6 +15,7 @@ from umamba2.scans.geometry import Geometry, Triple
 
 VOXEL = (0.05, 1.5)  # mm, along each axis: the finest dental CBCT has 0.075, and teeth do not show in coarser CT
 FIELD_OF_VIEW = (20.0, 400.0)  # mm
+ALIKE = 1e-3  # of a voxel size: two statements that differ by no more are one, rounded
 UNITS = {1000.0: "metres", 10.0: "centimetres", 0.001: "microns"}  # by the millimetres in one of each
 
 _EXPECTED = (
@@ -51,7 +52,7 @@ def check_spacing(name: str, geometry: Geometry, stated: Mapping[str, Triple] | 
     spacing, size = geometry.spacing, geometry.size
     if stated is not None and not any(max(mm) > 0 for mm in stated.values()):
         return _with(geometry, spacing), [f"{name}: found no voxel size, {_EXPECTED}; taken for {_mm(spacing)}"]
-    if stated and not all(np.allclose(mm, spacing, rtol=0.01, atol=0) for mm in stated.values()):
+    if stated and not all(np.allclose(mm, spacing, rtol=ALIKE, atol=0) for mm in stated.values()):
         found = " and ".join(f"{_mm(mm)} ({kind})" for kind, mm in stated.items())
         likely = [kind for kind, mm in stated.items() if is_plausible(size, mm)]
         chosen = stated[likely[-1]] if likely else spacing  # of two likely ones the sform, which most programs follow

@@ -38,8 +38,8 @@ sys.stdout.buffer.write(sitk.GetArrayViewFromImage(image))
 """
 
 
-def read_tiff(path: Path) -> tuple[Array, Triple, list[str]]:
-    """Read a TIFF file.
+def read_tiff(path: Path, more: int = 0) -> tuple[Array, Triple, list[str]]:
+    """Read a TIFF file; ``more`` as for `check_pages`.
 
     Returns:
         The voxels (z, y, x), the spacing (x, y, z) in mm with 1 for what is not stated, and what the reader remarked.
@@ -47,7 +47,7 @@ def read_tiff(path: Path) -> tuple[Array, Triple, list[str]]:
     Raises:
         InputError: The file is no 3-D image of one channel, damaged, incomplete, or larger than the memory.
     """
-    said = check_pages(path)
+    said = check_pages(path, more)
     limit = _SECONDS + path.stat().st_size / _BYTES_PER_SECOND
     with captured_stderr() as lines:  # the child writes to the same place
         command = [sys.executable, "-c", _CHILD, str(path)]

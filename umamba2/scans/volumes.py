@@ -18,27 +18,21 @@ from umamba2.files import replacing
 from umamba2.scans.dicom.files import has_dicom_ending, is_dicom, without_dicom_ending
 from umamba2.scans.geometry import Array, Triple
 from umamba2.scans.geometry import Geometry as Geometry
+from umamba2.scans.grids import geometry_of, grid_of, opened
 from umamba2.scans.headers import metaimage_header, nrrd_header
-from umamba2.scans.itk import captured_stderr, reason, remarks
+from umamba2.scans.itk import captured_stderr, reason
 from umamba2.scans.nifti import LARGEST_SHEAR, nifti_header, shear
+from umamba2.scans.pages import check_pages
 from umamba2.scans.spacing import check_spacing
 from umamba2.scans.tiff import read_tiff
-from umamba2.scans.voxels import read_voxels
+from umamba2.scans.voxels import check_voxels, read_voxels
 
-# ITK's reader for each kind of file, by the ending of its name.
-_READERS = {
-    ".mha": "MetaImageIO",
-    ".mhd": "MetaImageIO",
-    ".nii.gz": "NiftiImageIO",
-    ".nii": "NiftiImageIO",
-    ".nrrd": "NrrdImageIO",
-    ".tiff": "TIFFImageIO",
-    ".tif": "TIFFImageIO",
-}
-SUFFIXES = tuple(_READERS)
+SUFFIXES = (".mha", ".mhd", ".nii.gz", ".nii", ".nrrd", ".tiff", ".tif")
 _MOST_EXTENSIONS = 1 << 14  # bytes of a NIfTI file; ITK goes through all extensions again for each of them
 _NEAR_ONE = 0.02  # how far the length of a direction may be from that
 _FARTHEST = 1e6  # mm; no scanner puts its origin a kilometre away, and single precision has no more room
+_BRIGHTEST = 1e30  # no intensity; differences, squares of gains and sums of larger ones leave single precision
+_BESIDE = 2  # bytes for each voxel of a scan that whoever segments it takes at least besides: labels, and a mask
 _LARGEST, _SMALLEST = 1e9, 1e-9  # of the numbers of a grid, and of a spacing: with others no writer can work
 
 
@@ -112,7 +106,7 @@ def read_volume(path: str | Path, series: str | None = None) -> Volume:
     if not is_dicom_scan(path):
         if series is not None:
             raise InputError(f"{path}: found an image and --series {series[:70]}, expected DICOM")
-        return _mended(_read(path))
+        return _mended(_read(path, _BESIDE))
     from umamba2.scans.dicom.read import read_dicom  # pydicom takes its time to import: not before it is needed
 
     _check_name(path)
@@ -154,14 +148,13 @@ def _mended(volume: Volume) -> Volume:
     if count == array.size:
         raise InputError(f"{name}: found only NaN or infinite voxels, expected intensities")
     said = list(volume.warnings)
-    if array.dtype != np.float32:  # float32 has the smaller range: finite values must not become infinite
-        largest = np.finfo(np.float32).max
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
-        beyond = array.size - count - int(np.count_nonzero(np.isfinite(array)))
-        if beyond:
-            said.append(f"{name}: found {beyond} voxels beyond {largest:.2g}, expected intensities; taken for that")
-        np.clip(array, -largest, largest, out=array)
+    pairs = zip(array, finite) if array.dtype.itemsize > 2 else ()
+    beyond = sum(int(np.count_nonzero((np.abs(plane) > _BRIGHTEST) & known)) for plane, known in pairs)
+    if beyond:
+        said.append(f"{name}: found {beyond} voxels beyond {_BRIGHTEST:g}, expected intensities; taken for that")
+        array = np.clip(array, -_BRIGHTEST, _BRIGHTEST)
+    with np.errstate(over="ignore"):  # of what is infinite
+        array = array.astype(np.float32, copy=False)
     if count:
         array = np.where(finite, array, array[finite].min())
         said.append(f"{name}: found {count} NaN or infinite voxels, expected finite intensities")
@@ -295,8 +288,28 @@ def read_array(path: str | Path) -> tuple[Array, Geometry]:
     return volume.array, volume.geometry
 
 
-def _read(path: Path) -> Volume:
-    """Read an image as it is, in the file's own type."""
+def check_size(path: Path) -> None:
+    """Refuse a scan that `read_volume` will refuse for its size, without reading its voxels; DICOM is passed over.
+
+    Raises:
+        InputError: As `read_volume`, as far as the header and the length of the file say so.
+    """
+    ending = suffix(path)
+    if ending is None or not path.is_file():
+        return
+    if ending in (".tif", ".tiff"):
+        check_pages(path, _BESIDE)
+    elif ending in (".nii", ".nii.gz"):
+        nifti = nifti_header(path)
+        check_voxels(str(path), nifti.header, nifti.dtype, nifti.size[::-1], _BESIDE)
+    else:
+        header = nrrd_header(path) if ending == ".nrrd" else metaimage_header(path)
+        geometry, dtype, _ = grid_of(path, header)
+        check_voxels(str(path), header, dtype, geometry.shape, _BESIDE)
+
+
+def _read(path: Path, more: int = 0) -> Volume:
+    """Read an image as it is, in the file's own type, if there are so many bytes more for each voxel."""
     _check_name(path)
     if not path.is_file():
         raise InputError(f"{path}: found no such file, expected an image")
@@ -307,16 +320,12 @@ def _read(path: Path) -> Volume:
         raise InputError(f"{path}: found an empty file (0 bytes), expected an image")
     try:
         if ending in (".nii", ".nii.gz"):
-            return _read_nifti(path)
+            return _read_nifti(path, more)
         if ending in (".tif", ".tiff"):
-            return _read_tiff(path)
+            return _read_tiff(path, more)
         header = nrrd_header(path) if ending == ".nrrd" else metaimage_header(path)
-        geometry, dtype, said = header.geometry, header.dtype, list(header.said)
-        if geometry is None or dtype is None:
-            reader, remarked = _opened(path)
-            geometry, dtype = _geometry(path, reader), _dtype(reader)
-            said += remarked
-        array = read_voxels(str(path), header, dtype, geometry.shape, said)
+        geometry, dtype, said = grid_of(path, header)
+        array = read_voxels(str(path), header, dtype, geometry.shape, said, more)
         return _volume(str(path), array, geometry, None if header.sized else {}, said, header.oriented)
     except RuntimeError as error:
         raise InputError(f"{path}: could not be read ({reason(error)}), expected a complete image file") from None
@@ -324,7 +333,7 @@ def _read(path: Path) -> Volume:
         raise InputError(f"{path}: could not be read ({error.strerror}), expected a readable file") from None
 
 
-def _read_nifti(path: Path) -> Volume:
+def _read_nifti(path: Path, more: int) -> Volume:
     nifti = nifti_header(path)
     if len(nifti.size) != 3:
         raise InputError(f"{path}: found a {len(nifti.size)}-D image of size {nifti.size}, expected 3-D")
@@ -332,8 +341,8 @@ def _read_nifti(path: Path) -> Volume:
     try:
         if nifti.extensions > _MOST_EXTENSIONS:
             raise RuntimeError
-        reader, remarked = _opened(path)
-        geometry = _geometry(path, reader)
+        reader, remarked = opened(path)
+        geometry = geometry_of(path, reader)
         said += remarked
     except RuntimeError:  # NIfTI-2, axes that are not quite at right angles, many extensions
         geometry, angle = nifti.geometry()
@@ -346,10 +355,12 @@ def _read_nifti(path: Path) -> Volume:
     differ = nifti.disagreement()
     if differ:
         said.append(f"{path}: found a qform and an sform that are {differ}, expected one place in the patient")
-    array = read_voxels(str(path), nifti.header, nifti.dtype, geometry.shape, said)
     slope, intercept = nifti.scale
-    if (slope, intercept) != (1, 0):
-        kind = np.float64 if nifti.dtype.itemsize == 8 and nifti.dtype.kind == "f" else np.float32
+    is_scaled = (slope, intercept) != (1, 0)
+    kind = np.dtype(np.float64 if nifti.dtype.itemsize == 8 and nifti.dtype.kind == "f" else np.float32)
+    more += kind.itemsize if is_scaled else 0
+    array = read_voxels(str(path), nifti.header, nifti.dtype, geometry.shape, said, more)
+    if is_scaled:
         scaled = np.empty(array.shape, kind)
         with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is found and said
             for z in range(len(array)):
@@ -358,41 +369,10 @@ def _read_nifti(path: Path) -> Volume:
     return _volume(str(path), array, geometry, nifti.voxel_sizes, said, nifti.header.oriented)
 
 
-def _read_tiff(path: Path) -> Volume:
-    array, spacing, said = read_tiff(path)
+def _read_tiff(path: Path, more: int) -> Volume:
+    array, spacing, said = read_tiff(path, more)
     # TIFF has no place for the distance of slices, nor for how they lie.
     return _volume(str(path), array, Geometry(array.shape[::-1], spacing), {}, said, oriented=False)
-
-
-def _opened(path: Path) -> tuple[sitk.ImageFileReader, list[str]]:
-    """ITK's reader of a file, which has read the header, and what it remarked. A RuntimeError if it cannot."""
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(_READERS[suffix(path) or ""])
-    reader.SetFileName(str(path))
-    with captured_stderr() as lines:
-        reader.ReadImageInformation()
-    return reader, remarks(path, lines)
-
-
-def _dtype(reader: sitk.ImageFileReader) -> np.dtype[np.generic]:
-    """The type of the voxels of an image whose header has been read."""
-    dtype: np.dtype[np.generic] = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).dtype
-    return dtype
-
-
-def _geometry(path: Path, reader: sitk.ImageFileReader) -> Geometry:
-    """The grid of an image whose header has been read, as the file states it."""
-    dimension, size, components = reader.GetDimension(), reader.GetSize(), reader.GetNumberOfComponents()
-    if dimension != 3 and (dimension != 4 or size[3] != 1):  # files of one time point
-        raise InputError(f"{path}: found a {dimension}-D image of size {size}, expected 3-D")
-    if components != 1:
-        raise InputError(f"{path}: found {components} values per voxel, expected 1")
-    if min(size) < 1:
-        raise InputError(f"{path}: found size {size}, expected at least one voxel along each axis")
-    direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]
-    if dimension == 4:
-        reader.SetExtractSize([*size[:3], 0])
-    return Geometry(size[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel().tolist()))
 
 
 def _volume(

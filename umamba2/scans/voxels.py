@@ -26,8 +26,32 @@ _ZLIB_OR_GZIP = 47  # for zlib: find out which
 _GZIP = b"\x1f\x8b"  # how such a file begins
 
 
+def check_voxels(name: str, header: Header, dtype: np.dtype[np.generic], shape: tuple[int, ...], more: int = 0) -> None:
+    """Compare what a header promises with the length of the file and with the free memory, before a voxel is read.
+
+    Args:
+        name: What messages call the file.
+        header: Where the voxels are.
+        dtype: Of the stored numbers.
+        shape: (z, y, x).
+        more: Bytes for each voxel that are needed besides it.
+
+    Raises:
+        InputError: The file is too short, longer by a layer of voxels or more, or larger than the memory.
+    """
+    size, there = prod(shape) * dtype.itemsize, _there(header)
+    most = there * _LARGEST_EXPANSION if header.packed else there
+    if most < size + header.skip:
+        packed = "compressed " if header.packed else ""
+        found = f"the end of the file too early ({there} {packed}bytes)"
+        raise InputError(f"{name}: found {found}, expected {_voxels(shape, dtype)}")
+    if not header.packed:
+        _check_spare(name, header, there - size, shape, dtype)
+    check_memory(name, size, prod(shape) * more)
+
+
 def read_voxels(
-    name: str, header: Header, dtype: np.dtype[np.generic], shape: tuple[int, ...], said: list[str]
+    name: str, header: Header, dtype: np.dtype[np.generic], shape: tuple[int, ...], said: list[str], more: int = 0
 ) -> Array:
     """Read the voxels of a file.
 
@@ -40,6 +64,7 @@ def read_voxels(
         dtype: Of the stored numbers; the header's byte order holds.
         shape: (z, y, x).
         said: Gets a line if there are more bytes than the voxels need.
+        more: As for `check_voxels`.
 
     Returns:
         An array of that shape in the machine's byte order.
@@ -47,43 +72,63 @@ def read_voxels(
     Raises:
         InputError: There are fewer voxels than the shape says, or more, or their checksum is wrong.
     """
+    check_voxels(name, header, dtype, shape, more)
     size = prod(shape) * dtype.itemsize
-    end = header.data.stat().st_size
-    there = max(0, end - header.offset)
-    most = there * _LARGEST_EXPANSION if header.packed else there
-    voxels = f"{' x '.join(map(str, reversed(shape)))} voxels of {dtype.itemsize} bytes"
-    if most < size + header.skip:
-        packed = "compressed " if header.packed else ""
-        raise InputError(f"{name}: found the end of the file too early ({there} {packed}bytes), expected {voxels}")
-    check_memory(name, size)
-    content = np.empty(size, np.uint8)
-    layer = size // max(shape)  # what one more along the longest axis would take
+    content, most = np.empty(size, np.uint8), size + _layer(shape, dtype)
     with open(header.data, "rb") as file:
-        file.seek(end - size if header.last else header.offset)
+        file.seek(header.data.stat().st_size - size if header.last else header.offset)
         try:
-            done = _unpack(file, content, header.skip, size + layer) if header.packed else file.readinto(content.data)
+            done = _unpack(file, content, header.skip, most) if header.packed else file.readinto(content.data)
         except zlib.error as error:
             why = str(error).rpartition(": ")[2]
             raise InputError(f"{name}: found damaged voxels ({why}), expected what was once compressed") from None
     if done < size:
         raise InputError(f"{name}: found the end of the file before that of the image, expected all voxels")
-    if not header.packed:
-        done = there
-    if done > size:
-        found = f"{name}: found {done - size} bytes or more besides the voxels, expected just {voxels}"
-        if done - size >= layer:
-            raise InputError(f"{found}: is its size or type another?")
-        said.append(f"{found}; passed over")
+    said += _check_spare(name, header, (done if header.packed else _there(header)) - size, shape, dtype)
     array: Array = content.view(dtype.newbyteorder(header.order)).reshape(shape)
     return array if array.dtype.isnative else array.astype(dtype.newbyteorder("="))
 
 
-def check_memory(name: str, size: int) -> None:
-    """Raise InputError for a file, called ``name``, with more bytes of voxels than there is memory."""
+def check_memory(name: str, size: int, more: int = 0) -> None:
+    """Raise InputError for a file with more voxels than there is memory.
+
+    Args:
+        name: What messages call the file.
+        size: Bytes of voxels.
+        more: Bytes that are needed besides.
+    """
     free = memory.available()
-    if size > free:
-        found = f"{size / 1e9:.1f} GB of voxels"
+    if size + more > free:
+        found = f"{size / 1e9:.1f} GB of voxels" + (f", which need {more / 1e9:.1f} GB besides" if more else "")
         raise InputError(f"{name}: found {found}, expected at most the {free / 1e9:.1f} GB of memory that are free")
+
+
+def _there(header: Header) -> int:
+    """The bytes that may be voxels."""
+    return max(0, header.data.stat().st_size - header.offset)
+
+
+def _voxels(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> str:
+    return f"{' x '.join(map(str, reversed(shape)))} voxels of {dtype.itemsize} bytes"
+
+
+def _layer(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> int:
+    """The bytes that one more layer of voxels would take, along the longest axis."""
+    return prod(shape) * dtype.itemsize // max(shape)
+
+
+def _check_spare(
+    name: str, header: Header, spare: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]
+) -> list[str]:
+    """A line for bytes besides the voxels, none if there are none; InputError if they can be no padding behind them."""
+    if spare <= 0:
+        return []
+    found = f"{name}: found {spare} bytes or more besides the voxels, expected just {_voxels(shape, dtype)}"
+    if spare >= _layer(shape, dtype):
+        raise InputError(f"{found}: is its size or type another?")
+    if header.doubt:
+        raise InputError(f"{found}, and {header.doubt}: do they begin later?")
+    return [f"{found}; passed over"]
 
 
 def _unpack(file: BinaryIO, content: Array, skip: int, most: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from umamba2.errors import InputError
-from umamba2.files import read_json
+from umamba2.files import once, read_json
 from umamba2.scans.volumes import Geometry, Volume, list_volumes, read_volume, suffix
 
 KINDS = ("train", "val", "unlabeled")  # of cases in a splits file
@@ -117,7 +117,7 @@ def read_splits(path: Path) -> list[Split]:
     Raises InputError if it is missing or no list of folds.
     """
     try:
-        splits: list[Split] = json.loads(path.read_text(encoding="utf-8"))
+        splits: list[Split] = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: could not be read ({error}), expected a list of folds as JSON") from None
     for split in splits if isinstance(splits, list) else [None]:

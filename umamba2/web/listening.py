@@ -16,13 +16,19 @@ from umamba2.messages import say
 
 MOST_CONNECTIONS = 64
 HEADER_SECONDS = 10.0  # for a client to send the head of a request
+ANSWER_SECONDS = 20.0  # for a client to take what waits for it, and as long as that takes at
+SLOWEST = 100_000  # bytes in a second; a scan comes in pieces of this size or smaller, or in one
 _MOST_HEADER = 32 << 10  # bytes
 
 
 class Protocol(H11Protocol):
-    """One connection. Closed if the head of a request takes too long; intake watches over the bodies."""
+    """One connection. Closed if the head of a request takes too long, or the client does not take its answer.
+
+    Intake watches over the bodies of requests.
+    """
 
     _deadline: asyncio.TimerHandle | None = None
+    _taking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """As uvicorn; refuse it at once if there are too many."""
@@ -40,7 +46,44 @@ class Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn."""
         self._stop_watching()
+        self._is_taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """As uvicorn: more waits for the client than it takes at once."""
+        super().pause_writing()
+        self._wait_for_taking()
+
+    def resume_writing(self) -> None:
+        """As uvicorn: the client has taken most of it."""
+        self._is_taken()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """As uvicorn; what still waits for the client may be less than what it takes at once."""
+        super().on_response_complete()
+        if self._taking is None:
+            self._wait_for_taking()
+
+    def _wait_for_taking(self) -> None:
+        self._is_taken()
+        waiting = self.transport.get_write_buffer_size()
+        if waiting:
+            self._taking = self.loop.call_later(ANSWER_SECONDS + waiting / SLOWEST, self._is_not_taken)
+
+    def _is_not_taken(self) -> None:
+        self._taking = None
+        if not self.transport.get_write_buffer_size():
+            return
+        if self.flow.write_paused or self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()  # closing would wait for the client
+        else:
+            self._wait_for_taking()  # another answer has begun, of which little waits
+
+    def _is_taken(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
 
     def _watch(self) -> None:
         """Start to wait for a head, go on waiting, or stop as it is here."""
