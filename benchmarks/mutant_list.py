@@ -579,6 +579,28 @@ GROUPS = (
         ),
     ),
     Group(
+        "training/watching.py",
+        "tests/training/test_watching.py -k 'time_of_a_stage or part_of_the_verdict or before_the_first_step'",
+        (
+            M("epochs * steps * step", "epochs * step"),
+            M("if needed > free:", "if needed > free + 1:"),
+            M("if short and self.options.dry_run:", "if False:"),
+        ),
+    ),
+    Group(
+        "training/run.py",
+        "tests/training/test_run.py",
+        (M("max(grids, key", "min(grids, key"), M("if not dry_run:", "if True:")),
+    ),
+    Group(
+        "training/preprocess.py",
+        "tests/training/test_run.py",
+        (
+            M("if only is not None:", "if False:"),
+            M("list(volume.spacing)", "list(volume.geometry.zyx_spacing)"),
+        ),
+    ),
+    Group(
         "reports/checks.py",
         "tests/reports/test_checks.py tests/reports/test_field.py",
         (

@@ -117,5 +117,12 @@ def make_trainer(name: str, fold: int | str = 0, resume: bool = False):
     return getattr(umamba2_trainers, name)(plans, CONFIGURATION, fold, dataset, torch.device("cpu"))
 
 
+def started(trainer):
+    """A trainer at the start of its first epoch, without data."""
+    trainer.initialize()
+    trainer.on_train_epoch_start()
+    return trainer
+
+
 def output_folder(results: Path, trainer: str) -> Path:
     return results / DATASET / f"{trainer}__{PLANS}__{CONFIGURATION}"

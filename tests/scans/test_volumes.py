@@ -9,7 +9,7 @@ import pytest
 from stand_in import OBLIQUE, write_image
 
 from umamba2.errors import InputError
-from umamba2.scans.volumes import Geometry, first_odd, read_labels, read_volume, write_labels
+from umamba2.scans.volumes import Geometry, first_odd, read_grid, read_labels, read_volume, write_labels
 
 SHAPE = OBLIQUE.size[::-1]
 
@@ -82,3 +82,22 @@ def test_the_grid_of_an_array():
     geometry = Geometry.of_array((7, 11, 13), (0.5, 0.4, 0.3), (1, 2, 3))
     assert geometry == Geometry((13, 11, 7), (0.3, 0.4, 0.5), (1, 2, 3), (1, 0, 0, 0, 1, 0, 0, 0, 1))
     assert geometry.shape == (7, 11, 13)
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nii", ".nii.gz", ".nrrd", ".tif"])
+def test_the_grid_alone_is_that_of_the_volume(tmp_path, ending):
+    path = write_image(tmp_path / f"a{ending}", np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE))
+    assert read_grid(path) == read_volume(path).grid
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=f"a{re.escape(ending)}: "):
+        read_grid(path)
+
+
+def test_the_grid_alone_needs_no_voxels(tmp_path):
+    array = np.random.default_rng(0).integers(0, 99, SHAPE).astype(np.int16)
+    path = write_image(tmp_path / "a.mha", array)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40] + bytes(40))
+    with pytest.raises(InputError, match=r"a\.mha: "):
+        read_volume(path)
+    assert read_grid(path) == OBLIQUE

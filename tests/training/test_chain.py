@@ -60,24 +60,33 @@ def test_from_download_to_scores(command, tmp_path):
     (tmp_path / "preprocessed" / dataset.name / "splits_final.json").write_text(json.dumps(splits))
 
     (plans,) = (tmp_path / "preprocessed" / dataset.name).glob("nnUNet*Plans*.json")
-    said = command(
+    pretrain = (
         "pretrain", dataset / "imagesTr", "-o", tmp_path / "pretrained", "--preset", "toothfairy3-multiclass",
         "--plans", plans, "--workers", 1, *BRIEF,
     )  # fmt: skip
+    assert "dry run: this machine suffices; memory: " in command(*pretrain, "--dry-run")
+    assert not (tmp_path / "pretrained").exists()
+    said = command(*pretrain)
     weights = tmp_path / "pretrained" / "pretrained.safetensors"
     assert str(weights) in said
     assert weights.with_name("pretrained_best.safetensors").is_file()
     assert len(list((tmp_path / "pretrained").rglob("reconstructions/*.png"))) == 2
 
+    said = command("train", dataset.name, "--pretrained", weights, *BRIEF, "--dry-run")
+    assert said.index("a step takes") < said.index("second stage (--finetune): a step takes")
+    assert said.index("second stage") < said.index("dry run: this machine suffices; memory: ")
+    assert not list((tmp_path / "results").iterdir())
     for fold in (0, 1):
         said = command("train", dataset.name, "--fold", fold, "--pretrained", weights, *BRIEF)
         assert "weights loaded" in said
         assert "segmentation heads of another task" in said
         assert "Mean Validation Dice" in said
+        assert said.index("memory: at least ") < said.index("Epoch 0") < said.index("time left: ")
     (model,) = (tmp_path / "results" / dataset.name).iterdir()
     for fold in (0, 1):
         files = {path.name for path in (model / f"fold_{fold}").iterdir()}
         assert {"checkpoint_best.pth", "checkpoint_final.pth", "progress.png", "debug.json", "validation"} <= files
+        assert "NaN" not in (model / f"fold_{fold}" / "validation" / "summary.json").read_text()  # few of 46 classes
     problem = command("train", dataset.name, "--fold", 0, *BRIEF, code=1)
     assert "found checkpoint_best.pth, expected --continue" in problem
 

@@ -17,6 +17,8 @@ def test_what_is_kept_for_the_backward_pass_is_counted():
     kept = voxels * (1 + 8 + 1 + 1)  # patch, activation, and what the mean squared error keeps: answer and target
     found = training_bytes(build, nn.MSELoss(), (1, 1, 16, 16, 16), None, None)
     assert found == 4 * (3 * weights + kept - voxels)  # the target is the patch
+    two = training_bytes(build, nn.MSELoss(), (1, 1, 16, 16, 16), None, None, momenta=2)
+    assert two - found == 4 * weights
     half = training_bytes(build, nn.MSELoss(), (1, 1, 16, 16, 16), None, torch.bfloat16)
     assert 0.5 * found < half < found
 

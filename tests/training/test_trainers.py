@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import shutil
 import subprocess
 import sys
@@ -12,13 +11,11 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from challenge_names import INTERACTIVE, MULTICLASS, STSR
-from downloads import write
+from challenge_names import MULTICLASS, STSR
 
 pytest.importorskip("nnunetv2")
 
-from nnunetv2.training.logging.nnunet_logger import MetaLogger
-from toy_training import DATASET, PATCH, SHAPE, environment, make_dataset, make_trainer, output_folder
+from toy_training import DATASET, PATCH, SHAPE, environment, make_trainer, output_folder, started
 
 from umamba2.anatomy.structures import ANATOMY, left_right_pairs
 from umamba2.challenges.recipe import Pretraining
@@ -27,35 +24,13 @@ from umamba2.errors import InputError
 from umamba2.models.folder import load_model, slim
 from umamba2.training import losses, semi_supervised
 from umamba2.training.loading import Cases
-from umamba2.training.nnunet import summary_without_nan
 from umamba2.training.options import Options
 from umamba2.training.pretrain import disrupt, masked_blocks
 from umamba2.training.pretrained import read_weights
 from umamba2.training.resuming import LossNotFinite
 
 TRAINER, SEMI, PRETRAINER = "UMamba2Trainer", "UMamba2SemiSupervisedTrainer", "UMamba2Pretrainer"
-CLICK_NETWORK = "nnunetv2.nets.UMambaBot2_CrossAttn_Click2"
-
-
-@pytest.fixture(scope="module")
-def multiclass(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("multiclass"), MULTICLASS)
-
-
-@pytest.fixture(scope="module")
-def interactive(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("interactive"), INTERACTIVE, CLICK_NETWORK)
-
-
-@pytest.fixture(scope="module")
-def stsr(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("stsr"), STSR)
-
-
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch):
-    """nnU-Net's figure takes seconds; `test_training_runs` draws it in its own process."""
-    monkeypatch.setattr(MetaLogger, "plot_progress_png", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def batch_of(classes, seed, batch=1):
@@ -67,13 +42,6 @@ def batch_of(classes, seed, batch=1):
         "target": [full, full[:, :, ::2, ::2, ::2]],
         "keys": [f"made_up_{seed}"] * batch,
     }
-
-
-def started(trainer):
-    """A trainer at the start of its first epoch, without data."""
-    trainer.initialize()
-    trainer.on_train_epoch_start()
-    return trainer
 
 
 def gradients(trainer):
@@ -693,87 +661,6 @@ def test_autoencoders_learn(stsr, tmp_path):
         batch["data"] = batch["data"].mul(0.1).add(1)
         values = [trainer._step([batch])[0] for _ in range(25)]
     assert np.mean(values[-3:]) < 0.5 * np.mean(values[:3])
-
-
-# --- memory, time, summaries ------------------------------------------------------------------------------------------
-
-
-def test_what_a_training_takes_is_said_before_and_after_it(multiclass, tmp_path):
-    with environment(multiclass, tmp_path, epochs=2, iterations=1):
-        trainer = make_trainer(TRAINER)
-        trainer.run_training()
-    log = Path(trainer.log_file).read_text()
-    needed, free = map(
-        float, re.search(r"memory: at least ([\d.]+) GB for this training, ([\d.]+) GB free", log).groups()
-    )
-    (most,) = map(float, re.findall(r"memory: ([\d.]+) GB at most \(cpu\)", log))
-    assert 0.01 < needed < 0.1
-    assert needed < most
-    assert free > 0
-    assert len(re.findall(r"time left: \d+ min", log)) == 1  # after the first of two epochs
-    assert log.index("memory: at least") < log.index("Epoch 0") < log.index("time left")
-
-
-@pytest.mark.parametrize("name", [TRAINER, SEMI])
-def test_a_dry_run_does_a_little_of_everything(multiclass, stsr, tmp_path, name):
-    kinds = []
-
-    def noted(function, kind):
-        return lambda *arguments: kinds.append(kind) or function(*arguments)
-
-    with environment(stsr if name == SEMI else multiclass, tmp_path, dry_run=True, epochs=700, iterations=None):
-        trainer = make_trainer(name)
-        with (
-            mock.patch.object(semi_supervised, "consistency", noted(semi_supervised.consistency, "consistency")),
-            mock.patch.object(semi_supervised, "pseudo_labels", noted(semi_supervised.pseudo_labels, "pseudo")),
-            mock.patch.object(trainer, "validation_step", noted(trainer.validation_step, "validation")),
-            mock.patch.object(trainer, "_step", lambda b, step=trainer._step: kinds.append("step") or step(b)),
-        ):
-            trainer.run_training()
-            trainer.perform_actual_validation()
-    stages = 2
-    assert kinds.count("step") == 2 * stages
-    assert kinds.count("validation") == stages
-    if name == SEMI:  # of two micro-batches a step, one is unlabelled
-        assert kinds.count("consistency") == 3  # in the second stage one of the two has pseudo-labels
-        assert kinds.count("pseudo") == 1
-    assert not list(tmp_path.rglob("*.pth"))
-    log = Path(trainer.log_file).read_text()
-    assert re.search(r"dry run: this machine suffices; a step takes [\d.]+ s, the 700 epochs about \d+ ", log)
-
-
-def test_a_class_that_no_case_has_gives_no_nan(tmp_path):
-    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet
-
-    original = nnunet.compute_metrics_on_folder
-    for folder, boxes in (("truth", {"a": 1, "b": 2}), ("found", {"a": 1, "b": 1})):
-        for case, label in boxes.items():
-            labels = np.zeros((4, 4, 4), np.uint8)
-            labels[:2] = label
-            write(tmp_path / folder / f"{case}.nii.gz", labels)
-    with summary_without_nan():
-        result = nnunet.compute_metrics_on_folder(
-            str(tmp_path / "truth"), str(tmp_path / "found"), str(tmp_path / "summary.json"), SimpleITKIO(), ".nii.gz",
-            [1, 2, 3], None, num_processes=1, chill=True,
-        )  # fmt: skip
-    assert nnunet.compute_metrics_on_folder is original
-    text = (tmp_path / "summary.json").read_text()
-    assert "NaN" not in text
-    summary = json.loads(text)
-    assert {label: values["Dice"] for label, values in summary["mean"].items()} == {"1": 0.5, "2": 0.0}
-    assert summary["foreground_mean"]["Dice"] == result["foreground_mean"]["Dice"] == 0.25
-
-
-def test_patches_without_any_class_do_not_end_the_search_for_the_best_checkpoint(stsr, tmp_path):
-    nothing = {"loss": np.array(1.0), **{name: np.zeros(12) for name in ("tp_hard", "fp_hard", "fn_hard")}}
-    something = {**nothing, "tp_hard": np.ones(12)}
-    with environment(stsr, tmp_path):
-        trainer = make_trainer(TRAINER)
-    for trainer.current_epoch, outputs in enumerate((nothing, something, nothing, something)):
-        trainer.on_validation_epoch_end([outputs])
-    assert trainer.logger.get_value("mean_fg_dice", step=None) == [0, 1, 1, 1]
-    assert trainer.logger.get_value("ema_fg_dice", step=None) == pytest.approx([0, 0.1, 0.1, 0.19])
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

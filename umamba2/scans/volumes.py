@@ -282,6 +282,14 @@ def _check_name(path: Path) -> None:
         raise InputError(f"{path}: found a file name that is not UTF-8, expected one that is") from None
 
 
+def read_grid(path: str | Path) -> Geometry:
+    """The grid to measure an image file with (`Volume.grid`), from its header; of TIFF, all of the file is read.
+
+    Errors as `read_volume`, but for what only the voxels show.
+    """
+    return _read(Path(path), grid_only=True).grid
+
+
 def read_array(path: str | Path) -> tuple[Array, Geometry]:
     """Read a 3-D image of one channel as it is: (z, y, x) array in the file's own type. Errors as `read_volume`."""
     volume = _read(Path(path))
@@ -308,8 +316,11 @@ def check_size(path: Path) -> None:
         check_voxels(str(path), header, dtype, geometry.shape, _BESIDE)
 
 
-def _read(path: Path, more: int = 0) -> Volume:
-    """Read an image as it is, in the file's own type, if there are so many bytes more for each voxel."""
+def _read(path: Path, more: int = 0, grid_only: bool = False) -> Volume:
+    """Read an image as it is, in the file's own type, if there are so many bytes more for each voxel.
+
+    If only the grid is wanted, zeros are in place of the voxels.
+    """
     _check_name(path)
     if not path.is_file():
         raise InputError(f"{path}: found no such file, expected an image")
@@ -320,12 +331,12 @@ def _read(path: Path, more: int = 0) -> Volume:
         raise InputError(f"{path}: found an empty file (0 bytes), expected an image")
     try:
         if ending in (".nii", ".nii.gz"):
-            return _read_nifti(path, more)
+            return _read_nifti(path, more, grid_only)
         if ending in (".tif", ".tiff"):
             return _read_tiff(path, more)
         header = nrrd_header(path) if ending == ".nrrd" else metaimage_header(path)
         geometry, dtype, said = grid_of(path, header)
-        array = read_voxels(str(path), header, dtype, geometry.shape, said, more)
+        array = read_voxels(str(path), header, dtype, geometry.shape, said, more, grid_only)
         return _volume(str(path), array, geometry, None if header.sized else {}, said, header.oriented)
     except RuntimeError as error:
         raise InputError(f"{path}: could not be read ({reason(error)}), expected a complete image file") from None
@@ -333,7 +344,7 @@ def _read(path: Path, more: int = 0) -> Volume:
         raise InputError(f"{path}: could not be read ({error.strerror}), expected a readable file") from None
 
 
-def _read_nifti(path: Path, more: int) -> Volume:
+def _read_nifti(path: Path, more: int, grid_only: bool) -> Volume:
     nifti = nifti_header(path)
     if len(nifti.size) != 3:
         raise InputError(f"{path}: found a {len(nifti.size)}-D image of size {nifti.size}, expected 3-D")
@@ -359,8 +370,8 @@ def _read_nifti(path: Path, more: int) -> Volume:
     is_scaled = (slope, intercept) != (1, 0)
     kind = np.dtype(np.float64 if nifti.dtype.itemsize == 8 and nifti.dtype.kind == "f" else np.float32)
     more += kind.itemsize if is_scaled else 0
-    array = read_voxels(str(path), nifti.header, nifti.dtype, geometry.shape, said, more)
-    if is_scaled:
+    array = read_voxels(str(path), nifti.header, nifti.dtype, geometry.shape, said, more, grid_only)
+    if is_scaled and not grid_only:
         scaled = np.empty(array.shape, kind)
         with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is found and said
             for z in range(len(array)):

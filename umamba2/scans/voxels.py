@@ -51,7 +51,13 @@ def check_voxels(name: str, header: Header, dtype: np.dtype[np.generic], shape: 
 
 
 def read_voxels(
-    name: str, header: Header, dtype: np.dtype[np.generic], shape: tuple[int, ...], said: list[str], more: int = 0
+    name: str,
+    header: Header,
+    dtype: np.dtype[np.generic],
+    shape: tuple[int, ...],
+    said: list[str],
+    more: int = 0,
+    grid_only: bool = False,
 ) -> Array:
     """Read the voxels of a file.
 
@@ -65,6 +71,7 @@ def read_voxels(
         shape: (z, y, x).
         said: Gets a line if there are more bytes than the voxels need.
         more: As for `check_voxels`.
+        grid_only: Only check; the array is all zeros and takes no memory.
 
     Returns:
         An array of that shape in the machine's byte order.
@@ -73,6 +80,8 @@ def read_voxels(
         InputError: There are fewer voxels than the shape says, or more, or their checksum is wrong.
     """
     check_voxels(name, header, dtype, shape, more)
+    if grid_only:
+        return np.broadcast_to(np.zeros((), dtype), shape)
     size = prod(shape) * dtype.itemsize
     content, most = np.empty(size, np.uint8), size + _layer(shape, dtype)
     with open(header.data, "rb") as file:

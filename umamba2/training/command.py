@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from umamba2.arguments import positive
@@ -89,11 +88,6 @@ def add_train(commands: Any) -> None:
         help="add the preset's second stage, with falling learning rates (default: of the preset's length)",
     )
     parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="two steps and a validation step of every stage, to see whether this machine suffices; nothing is kept",
-    )
-    parser.add_argument(
         "--average-unlabelled",
         action="store_true",
         help="divide the gradients of unlabelled patches like those of labelled ones, as the paper reads",
@@ -137,6 +131,8 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fp32", action="store_true", help="no reduced precision")
     parser.add_argument("--continue", action="store_true", dest="resume", help="go on from the last checkpoint")
+    what = "two steps and a validation step of every stage, to see whether this machine suffices; nothing is kept"
+    parser.add_argument("--dry-run", action="store_true", help=what)
 
 
 def _add_dataset(parser: argparse.ArgumentParser, where: str) -> None:
@@ -245,17 +241,13 @@ def _train(options: argparse.Namespace) -> int:
         options,
         finetune_epochs=options.finetune,
         average_unlabelled=options.average_unlabelled,
-        dry_run=options.dry_run,
         pretrained=options.pretrained and str(options.pretrained.absolute()),
     )
     fold = options.fold if options.fold == "all" else int(options.fold)
-    if options.dry_run:
-        with TemporaryDirectory() as nowhere:
-            train(dataset.name, fold, trainer, run, preprocessed, Path(nowhere), options.device, options.gpus)
-        return 0
     folders, machine = (preprocessed, find_folder("results", options.results)), (options.device, options.gpus)
     folder = train(dataset.name, fold, trainer, run, *folders, *machine, options.resume)
-    say(f"{folder.parent}  {folder.name} complete; next: umamba2 slim {folder.parent} OUT")
+    if not options.dry_run:
+        say(f"{folder.parent}  {folder.name} complete; next: umamba2 slim {folder.parent} OUT")
     return 0
 
 
@@ -286,7 +278,8 @@ def _pretrain(options: argparse.Namespace) -> int:
         gpus=options.gpus,
         resume=options.resume,
     )
-    say(f"{weights}  complete; next: umamba2 train DATASET --pretrained {weights}")
+    if not options.dry_run:
+        say(f"{weights}  complete; next: umamba2 train DATASET --pretrained {weights}")
     return 0
 
 
@@ -298,5 +291,6 @@ def _run_options(options: argparse.Namespace, **more: Any) -> Options:
         validation_iterations=options.validation_iterations,
         seed=options.seed,
         fp32=options.fp32,
+        dry_run=options.dry_run,
         **more,
     )

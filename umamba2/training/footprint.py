@@ -19,6 +19,7 @@ def training_bytes(
     patches: Sequence[int],
     scales: Sequence[Sequence[float]] | None,
     half: torch.dtype | None,
+    momenta: int = 1,
 ) -> float:
     """What a step takes at least: weights, their gradients, momenta, and what is kept for the backward pass.
 
@@ -30,6 +31,7 @@ def training_bytes(
         patches: The shape of a micro-batch, (B, 1, z, y, x).
         scales: Of the resolutions of deep supervision; None: there is one output, compared with the patches.
         half: The type of the convolutions under autocast; None: full precision.
+        momenta: How many numbers the optimizer keeps of each weight.
     """
     kept: dict[int, Any] = {}  # the tensors too: an address may be used again
 
@@ -53,7 +55,8 @@ def training_bytes(
         weights = list(network.parameters())
         for weight in weights:
             kept.pop(weight.untyped_storage()._cdata, None)
-        return float(3 * sum(weight.nbytes for weight in weights) + sum(s.nbytes() for s in kept.values()))
+        whole = (2 + momenta) * sum(weight.nbytes for weight in weights)
+        return float(whole + sum(storage.nbytes() for storage in kept.values()))
 
 
 def free_bytes(device: torch.device) -> float:

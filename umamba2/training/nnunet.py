@@ -110,8 +110,8 @@ def _set(variables: dict[str, object] | dict[str, str | None]) -> None:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """Call nnU-Net without its remarks; what it raises becomes one line.
+def quietly(what: Path) -> Iterator[None]:
+    """Call nnU-Net for a file or folder, without its remarks; what it raises becomes one line.
 
     Raises:
         MissingExtra: nnU-Net is not installed.
@@ -122,7 +122,7 @@ def quietly() -> Iterator[None]:
             yield
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"nnU-Net: found it stopped ({reason}), expected it to finish") from None
+        raise InputError(f"{what}: found nnU-Net stopped ({reason}), expected it to finish") from None
 
 
 def run_planner(dataset: Path, preprocessed: Path, spacing: Sequence[float] | None) -> None:
@@ -134,7 +134,8 @@ def run_planner(dataset: Path, preprocessed: Path, spacing: Sequence[float] | No
         spacing: Of the plans' grid in mm, (z, y, x); None: the median of the dataset.
     """
     # `nnUNet_n_proc_DA=0` is of use to a training; the planner takes it for a number of threads.
-    with quietly(), environment(nnUNet_raw=dataset.parent, nnUNet_preprocessed=preprocessed, nnUNet_n_proc_DA=None):
+    folders = {"nnUNet_raw": dataset.parent, "nnUNet_preprocessed": preprocessed}
+    with quietly(dataset), environment(**folders, nnUNet_n_proc_DA=None):
         from nnunetv2.experiment_planning.experiment_planners.resampling import resample_with_torch as planners
 
         getattr(planners, PLANNER)(

@@ -64,11 +64,8 @@ class Options:
         return json.dumps({name: value for name, value in asdict(self).items() if value is not None})
 
     def applied_to(self, preset: Recipe) -> Recipe:
-        """The preset with this run's changes; its ``finetune`` is None unless asked for."""
-        if self.dry_run:
-            short = replace(self, dry_run=False, epochs=1, iterations=2, validation_iterations=1)
-            return replace(short, finetune_epochs=1 if preset.finetune else None).applied_to(preset)
-        finetune = None
+        """The preset with this run's changes; its ``finetune`` is None unless asked for or in a dry run."""
+        finetune = preset.finetune if self.dry_run else None
         if self.finetune_epochs is not None:
             if preset.finetune is None:
                 raise InputError("fine-tuning: found a preset that has no such stage, expected none asked for")

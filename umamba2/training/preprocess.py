@@ -30,7 +30,7 @@ from umamba2.engine.preprocess import ct_normalise
 from umamba2.errors import InputError
 from umamba2.files import read_json, write_file
 from umamba2.models.network import HARMONISED
-from umamba2.training.dataset import Dataset
+from umamba2.training.dataset import Dataset, read_scan
 from umamba2.training.lock import alone_in
 from umamba2.training.nnunet import CONFIGURATION, PLANS, UNLABELLED_SUFFIX, quietly
 from umamba2.training.plan import is_current, read_configuration
@@ -48,9 +48,17 @@ class Preprocessor(DefaultPreprocessor):
     """Crops, normalises and resamples as `umamba2.engine.preprocess.prepare` does at inference."""
 
     def run_case(self, image_files: list[str], *arguments: Any) -> Any:
-        """As nnU-Net's; remembers which scan it is, for messages, and collects what is odd about it."""
+        """As nnU-Net's; remembers which scan it is, for messages, and collects what is odd about it.
+
+        A scan without labels is read as inference reads it: nothing says that anyone has checked it before.
+        """
         self.scan, self.warnings = image_files[0], list[str]()
-        return super().run_case(image_files, *arguments)
+        labels, *settings = arguments
+        if labels is not None:
+            return super().run_case(image_files, *arguments)
+        volume = read_scan(Path(self.scan))
+        self.warnings += volume.warnings
+        return self.run_case_npy(volume.array[None], None, {"spacing": list(volume.spacing)}, *settings)
 
     def _normalize(self, data: npt.NDArray[Any], seg: Any, configuration: Any, intensities: Any) -> npt.NDArray[Any]:
         if not np.isfinite(data).all() or data.min() == data.max():
@@ -100,6 +108,7 @@ def preprocess_cases(
     unlabelled: Mapping[str, Path],
     grids: Grids,
     workers: int,
+    only: Container[str] | None = None,
 ) -> Path:
     """Preprocess cases into the folder of their plans.
 
@@ -112,6 +121,7 @@ def preprocess_cases(
         unlabelled: Images without labels, by name.
         grids: Of some typical cases, to see what it will take.
         workers: Number of processes.
+        only: Of the cases, those to do; there must be room for all nevertheless. None: all.
 
     Returns:
         The folder of ``cases``.
@@ -134,6 +144,8 @@ def preprocess_cases(
         each = bytes_in_memory(before.max(), after.max(), len(recipe["labels"]))
         workers = affordable(workers, each, "preprocessing")
         check_disk(plans.parent, STORED_BYTES * float(np.median(after)) * len(tasks), "the preprocessed cases")
+        if only is not None:
+            tasks = {case: task for case, task in tasks.items() if case in only}
         for warnings in run_all(preprocess_case, tasks, workers, "preprocessing").values():
             for warning in warnings:
                 LOG.warning("%s", warning)
@@ -189,7 +201,7 @@ def preprocess_case(plans: Path, case: str, image: Path, labels: Path | None, fo
     folder.mkdir(exist_ok=True)
     manager = PlansManager(str(plans))
     preprocessor = Preprocessor(verbose=False)
-    with quietly():
+    with quietly(image):
         preprocessor.run_case_save(
             str(partial / case),
             [str(image)],

@@ -74,6 +74,7 @@ def masked_blocks(
 class UMamba2Pretrainer(UMamba2Trainer):
     """Pretraining on a dataset whose labels, if it has any, are not looked at. The arguments are nnU-Net's."""
 
+    momenta = 2  # AdamW's
     _drawn = False
 
     def __init__(
@@ -86,12 +87,11 @@ class UMamba2Pretrainer(UMamba2Trainer):
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = self.preset.pretrain
-        self.num_epochs = self.settings.epochs
-        self.stages = [Stage(self.num_epochs, self.settings.learning_rate)]
+        steps = self.options.iterations  # None: an epoch is the whole data set, in the same number of patches
+        steps = steps or math.ceil(dataset_json["numTraining"] / self.settings.batch_size)
+        self.set_length([Stage(self.settings.epochs, self.settings.learning_rate)], steps)
         self.initial_lr, self.weight_decay = self.settings.learning_rate, self.settings.weight_decay
         self.clip = self.settings.clip
-        if self.options.iterations is None:  # an epoch is the whole data set, in the same number of patches
-            self.num_iterations_per_epoch = math.ceil(dataset_json["numTraining"] / self.settings.batch_size)
         self.enable_deep_supervision = False
         self.oversample_foreground_percent = 0.0
 
@@ -182,6 +182,10 @@ class UMamba2Pretrainer(UMamba2Trainer):
         self.logger.get_value("ema_fg_dice", step=None)[-1] = -loss  # by the loss itself, not by its moving average
         self.logger.log("dice_per_class_or_region", [-loss], self.current_epoch)
         self.logger.log("val_losses", loss, self.current_epoch)
+
+    def validation_bytes(self) -> float:
+        """Nothing, as there is no validation afterwards."""
+        return 0.0
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Nothing: there are no segmentations to compare."""

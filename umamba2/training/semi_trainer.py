@@ -77,7 +77,13 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
         patch = self.configuration_manager.patch_size
         versions = augment.weak_and_strong(transforms, self.unlabelled.strong, patch)
         unlabelled = self._batches(dataset, initial_patch, versions, 2)
-        return _Mixed(labelled, unlabelled, self._is_unlabelled), validation
+        self.kinds = labelled, unlabelled
+        return self._mixed(), validation
+
+    def _mixed(self) -> Iterator[Batch]:
+        labelled, unlabelled = self.kinds
+        while True:
+            yield {**next(unlabelled), "unlabelled": True} if self._is_unlabelled() else next(labelled)
 
     def _is_unlabelled(self) -> bool:
         """Whether the next micro-batch is an unlabelled one; in a dry run, every second is."""
@@ -89,11 +95,10 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
 
     def on_train_end(self) -> None:
         """End the processes that make patches."""
-        mixed = self.dataloader_train
-        self.dataloader_train = mixed.labelled
+        self.dataloader_train, unlabelled = self.kinds
         super().on_train_end()
-        if isinstance(mixed.unlabelled, NonDetMultiThreadedAugmenter):
-            mixed.unlabelled._finish()
+        if isinstance(unlabelled, NonDetMultiThreadedAugmenter):
+            unlabelled._finish()
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
@@ -143,16 +148,3 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
             self.perturbing = False
         weight = semi_supervised.consistency_weight(settings, self.done(self.iteration))
         return weight * self.consistency_loss(outputs, wanted), lambda: "the consistency term"
-
-
-class _Mixed:
-    """Labelled batches, or unlabelled ones where ``wanted`` says so."""
-
-    def __init__(self, labelled: Iterator[Batch], unlabelled: Iterator[Batch], wanted: Callable[[], bool]):
-        self.labelled, self.unlabelled, self.wanted = labelled, unlabelled, wanted
-
-    def __iter__(self) -> _Mixed:
-        return self
-
-    def __next__(self) -> Batch:
-        return {**next(self.unlabelled), "unlabelled": True} if self.wanted() else next(self.labelled)

@@ -69,12 +69,9 @@ class UMamba2Trainer(Resuming):
         self._check_plans(name)
         self.pairs = self._left_right_pairs()
         self.left_right_axis = list(self.plans_manager.transpose_forward).index(2)
-        self.stages = [stage for stage in (self.preset.train, self.preset.finetune) if stage]
-        self.num_epochs = sum(stage.epochs for stage in self.stages)
+        self.set_length([stage for stage in (self.preset.train, self.preset.finetune) if stage], self.preset.iterations)
         self.initial_lr = self.preset.train.learning_rate
         self.weight_decay, self.clip = self.preset.weight_decay, self.preset.clip
-        self.num_iterations_per_epoch = self.preset.iterations
-        self.num_val_iterations_per_epoch = self.preset.validation_iterations
         self.save_every, self.disable_checkpointing = self.options.save_every, self.options.dry_run
         self.accumulate = self.preset.accumulate  # micro-batches of a step and process, see below
         self.full_precision = self.options.fp32
@@ -119,9 +116,9 @@ class UMamba2Trainer(Resuming):
             gpu = [self.local_rank] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.network, device_ids=gpu)
             self.loss = self._build_loss()
-        if self.local_rank == 0:  # the best, the last, and the one that replaces either; each with a momentum
+        if self.local_rank == 0:  # the best, the last, and the one that replaces either
             there = len(list(Path(self.output_folder).glob("checkpoint_*.pth")))
-            each = 2 * sum(weight.nbytes for weight in self.bare_network.parameters())
+            each = (1 + self.momenta) * sum(weight.nbytes for weight in self.bare_network.parameters())
             check_disk(Path(self.output_folder), each * max(1, 3 - there), "the checkpoints")
             self.announce_memory()
 

@@ -28,6 +28,10 @@ LOG = logging.getLogger("umamba2.training")
 GB = 1e9
 
 
+class TooLittle(InputError):
+    """This machine has too little memory or disk space."""
+
+
 def run_all(work: Callable[..., Result], tasks: Tasks, workers: int, title: str) -> dict[str, Result]:
     """Do the same work for many cases, with a progress bar on a terminal.
 
@@ -97,13 +101,13 @@ def affordable(workers: int, each: float, title: str) -> int:
         title: What for, for messages.
 
     Raises:
-        InputError: Not even one fits.
+        TooLittle: Not even one fits.
     """
     free = available()
     if workers * each <= free:
         return workers
     if each > free:
-        raise InputError(f"memory: found {free / GB:.1f} GB free, expected {each / GB:.1f} GB for {title}")
+        raise TooLittle(f"memory: found {free / GB:.1f} GB free, expected {each / GB:.1f} GB for {title}")
     fewer = int(free // each)
     LOG.info("%s: %d workers instead of %d (%.1f GB each, %.1f GB free)", title, fewer, workers, each / GB, free / GB)
     return fewer
@@ -118,9 +122,9 @@ def check_disk(folder: Path, needed: float, title: str) -> None:
         title: What for, for the message.
 
     Raises:
-        InputError: Less than that is free.
+        TooLittle: Less than that is free.
     """
     there = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
-        raise InputError(f"{folder}: found {free / GB:.1f} GB free, expected at least {needed / GB:.1f} GB for {title}")
+        raise TooLittle(f"{folder}: found {free / GB:.1f} GB free, expected at least {needed / GB:.1f} GB for {title}")
