@@ -54,6 +54,11 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def is_newer(path: Path, source: Path) -> bool:
+    """Whether a file is there and no older than what it was made from."""
+    return path.is_file() and path.stat().st_mtime >= source.stat().st_mtime
+
+
 def write_file(path: str | Path, content: str | bytes) -> None:
     """Write a file (text as UTF-8), and the folders above it; InputError if that is not possible."""
     with replacing(path) as partial:

@@ -25,7 +25,7 @@ from umamba2.anatomy.numberings import in_ranges, to_training
 from umamba2.anatomy.structures import DATASET_TYPOS
 from umamba2.challenges import Challenge
 from umamba2.errors import InputError
-from umamba2.files import read_json, replacing, write_file
+from umamba2.files import is_newer, read_json, replacing, write_file
 from umamba2.scans.clicks import NAMES, click_json, simulate_clicks
 from umamba2.scans.orientation import code as code_of
 from umamba2.scans.parts import parts_of
@@ -111,7 +111,7 @@ def convert(challenge: Challenge, source: str | Path, target: str | Path, worker
     unlabelled = {
         case: (image, folder / "imagesUn" / f"{case}{CHANNEL}{ending}")
         for case, image in download.unlabelled.items()
-        if not _newer(folder / "imagesUn" / f"{case}{CHANNEL}{ending}", image)
+        if not is_newer(folder / "imagesUn" / f"{case}{CHANNEL}{ending}", image)
     }
     done = len(images) - len(labelled) - len(unlabelled)
     if done:
@@ -317,8 +317,4 @@ def _start(folder: Path, challenge: Challenge, ending: str, count: int, orientat
 
 def _finished(folder: Path, case: str, ending: str, image: Path, labels: Path) -> bool:
     copy = folder / "imagesTr" / f"{case}{CHANNEL}{ending}"
-    return _newer(copy, image) and _newer(folder / "labelsTr" / f"{case}{ending}", labels)
-
-
-def _newer(target: Path, source: Path) -> bool:
-    return target.is_file() and target.stat().st_mtime >= source.stat().st_mtime
+    return is_newer(copy, image) and is_newer(folder / "labelsTr" / f"{case}{ending}", labels)

@@ -28,7 +28,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from umamba2.engine.harmonise import harmonise
 from umamba2.engine.preprocess import ct_normalise
 from umamba2.errors import InputError
-from umamba2.files import read_json, write_file
+from umamba2.files import is_newer, read_json, write_file
 from umamba2.models.network import HARMONISED
 from umamba2.training.dataset import Dataset, read_scan
 from umamba2.training.lock import alone_in
@@ -97,7 +97,7 @@ def preprocess(dataset: Dataset, preprocessed: Path, workers: int = 1) -> Path:
     truth.mkdir(exist_ok=True)
     for _, labels in dataset.cases.values():
         copy = truth / labels.name
-        if not copy.is_file() or copy.stat().st_mtime < labels.stat().st_mtime:
+        if not is_newer(copy, labels):
             write_file(copy, labels.read_bytes())
     return folder
 
@@ -231,9 +231,7 @@ def _remove_all_but(folder: Path, cases: Container[str]) -> None:
 def _is_done(case: str, image: Path, labels: Path | None, folder: Path) -> bool:
     results = [folder / f"{case}{ending}" for ending in ENDINGS]
     sources = [image] if labels is None else [image, labels]
-    return all(result.is_file() for result in results) and all(
-        results[-1].stat().st_mtime >= source.stat().st_mtime for source in sources
-    )
+    return all(result.is_file() for result in results) and all(is_newer(results[-1], source) for source in sources)
 
 
 def _voxels(grids: Grids, spacing: Sequence[float]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
