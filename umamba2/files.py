@@ -20,6 +20,7 @@ except ImportError:  # not on Windows
 
 _OWN = re.compile(r"\.umamba2-[0-9a-f]{16}(\..*)?")
 _swept: set[str] = set()
+_DEVICES = "/dev"
 
 
 def read_json(path: str | Path, what: str = "a JSON object") -> dict[str, Any]:
@@ -84,6 +85,9 @@ def replacing(path: str | Path, ending: str | None = None) -> Iterator[Path]:
         raise InputError(f"{path}: found a folder, expected a file name")
     partial, handle = None, None
     try:
+        # Root could put a file in the place of /dev/null, or of the link that /dev/stdout is.
+        if (path.exists() and not path.is_file()) or os.path.realpath(path.parent) == _DEVICES:
+            raise OSError(None, "it is no regular file")
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
         partial, handle = _new_file(path.parent, _ending(path) if ending is None else ending)

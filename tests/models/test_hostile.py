@@ -488,6 +488,16 @@ def test_plans_with_other_values_than_names(folder, whole, tmp_path, entry, valu
         ("spacing", {"1": 0, "2": 0, "3": 0}, "in place of a list"),
         ("transpose_forward", "012", "'012' in place of a list"),
         ("patch_size", [4096] * 3, "patch_size"),
+        ("patch_size", [12, 32, 16.5], "16.5 in place of a whole number"),
+        ("patch_size", [12, 32, float("nan")], "NaN to integer"),
+        ("transpose_forward", [0, 1, 2.5], "2.5 in place of a whole number"),
+        ("resampling_fn_data_kwargs", {"force_separate_z": "maybe"}, "force_separate_z maybe"),
+        ("resampling_fn_data_kwargs", {"separate_z_anisotropy_threshold": 0.5}, "separate_z_anisotropy_threshold 0.5"),
+        (
+            "resampling_fn_data_kwargs",
+            {"separate_z_anisotropy_threshold": float("nan")},
+            "separate_z_anisotropy_threshold nan",
+        ),
     ],
 )
 def test_plans_that_read_like_others(tmp_path, whole, entry, value, found):
@@ -497,6 +507,16 @@ def test_plans_that_read_like_others(tmp_path, whole, entry, value, found):
     write_file(tmp_path / "m" / "model.json", json.dumps(text))
     (tmp_path / "m" / "fold_0.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
     refused(load_model, tmp_path / "m", f"found .*{found}")
+
+
+@pytest.mark.parametrize("eps", [float("nan"), -1.0, 0, float("inf"), 10**400, "1e-5", None, [1e-5]])
+def test_norms_that_divide_by_nothing(tmp_path, whole, eps):
+    text = json.loads((whole / "slim" / "model.json").read_text())
+    (configuration,) = text["plans"]["configurations"].values()
+    configuration["architecture"]["arch_kwargs"]["norm_op_kwargs"] = {"eps": eps, "affine": True}
+    write_file(tmp_path / "m" / "model.json", json.dumps(text))
+    (tmp_path / "m" / "fold_0.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
+    refused(describe, tmp_path / "m", r"norm_op_kwargs eps: found .*, expected a number between 0 and 1")
 
 
 def test_names_cannot_look_like_lines_of_info(tmp_path):

@@ -28,6 +28,23 @@ def forget_folders(monkeypatch):
     monkeypatch.setattr(files, "_swept", set())
 
 
+def test_devices_are_not_replaced(tmp_path, monkeypatch):
+    """Which root may do."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "log").touch()
+    (tmp_path / "null").symlink_to("/dev/null")
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "devices/stdout").symlink_to(tmp_path / "log")
+    (tmp_path / "same").symlink_to(tmp_path / "devices")
+    monkeypatch.setattr(files, "_DEVICES", os.path.realpath(tmp_path / "devices"))
+    before = sorted((path, path.lstat().st_ino) for path in tmp_path.rglob("*"))
+    for name in ("pipe", "folder", "null", "devices/stdout", "same/stdout", "devices/new"):
+        with pytest.raises(InputError, match=rf"{name}: could not be written \(it is no regular file\), expected"):
+            write_file(tmp_path / name, "text")
+    assert sorted((path, path.lstat().st_ino) for path in tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError("no space")])
 def test_files_are_whole_or_not_there(tmp_path, error):
     path = tmp_path / "new/a.json"

@@ -162,3 +162,17 @@ def test_directories_beyond_measure(tmp_path):
     huge = struct.pack("<HHQQ", 273, 16, 2**60, 2**63)
     entries = struct.pack("<HHQQ", 256, 4, 1, 9) + struct.pack("<HHQQ", 257, 4, 1, 9) + huge
     refused(path, struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, 3) + entries + bytes(8), "found")
+
+
+def test_slices_that_begin_where_a_block_of_memory_does(tmp_path):
+    """As programs write them that map a file into their memory; the gap is smaller than a slice."""
+    path = tmp_path / "a.tif"
+    tifffile.memmap(path, shape=(5, 80, 120), dtype="uint8")[:] = 7
+    places = [page.offset for page in tifffile.TiffFile(path).pages]
+    assert check_pages(path) == []
+    content = bytearray(path.read_bytes())
+    count = struct.unpack_from("<H", content, places[1])[0]
+    struct.pack_into("<I", content, places[1] + 2 + 12 * count, 0)  # the others are not named
+    path.write_bytes(content)
+    (warning,) = check_pages(path)
+    assert "bytes that none of its 2 slices names" in warning

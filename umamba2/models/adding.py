@@ -189,6 +189,7 @@ def _new_folder(place: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
         if handle is not None:
             os.close(handle)
+        shutil.rmtree(path, ignore_errors=True)  # where there was no handle left to look into the folder with
 
 
 def _lock(folder: Path) -> int | None:

@@ -69,9 +69,9 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
         plan = Plan(
             network_class_name=str(architecture["network_class_name"]),
             arch_kwargs=dict(architecture["arch_kwargs"]),
-            patch_size=tuple(int(n) for n in _list(configuration["patch_size"])),
+            patch_size=tuple(map(_whole, _list(configuration["patch_size"]))),
             spacing=tuple(float(n) for n in _list(configuration["spacing"])),
-            transpose=tuple(int(n) for n in _list(plans.get("transpose_forward", [0, 1, 2]))),
+            transpose=tuple(map(_whole, _list(plans.get("transpose_forward", [0, 1, 2])))),
             intensity={k: float(plans["foreground_intensity_properties_per_channel"]["0"][k]) for k in INTENSITIES},
             force_separate_z=kwargs.get("force_separate_z"),
             separate_z_threshold=float(kwargs.get("separate_z_anisotropy_threshold", 3)),
@@ -89,6 +89,13 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
         ("spacing", plan.spacing, _three(plan.spacing, 1e-3, 10), "three spacings in mm"),
         ("transpose_forward", plan.transpose, sorted(plan.transpose) == [0, 1, 2], "a permutation of 0, 1, 2"),
         ("intensities", plan.intensity, finite and wide, "finite statistics"),
+        (
+            "force_separate_z",
+            plan.force_separate_z,
+            plan.force_separate_z in (None, False, True),
+            "true, false or null",
+        ),
+        ("separate_z_anisotropy_threshold", plan.separate_z_threshold, plan.separate_z_threshold >= 1, "1 or more"),
     ):
         if not good:
             raise ModelError(f"{path}: found {entry} {found!s:.200}, expected {expected}")
@@ -118,6 +125,12 @@ def _list(value: Any) -> list[Any] | tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):  # of a text, each letter would be one
         raise TypeError(f"{value!r:.60} in place of a list")
     return value
+
+
+def _whole(value: Any) -> int:
+    if int(value) != value:
+        raise ValueError(f"{value!r:.60} in place of a whole number")
+    return int(value)
 
 
 def _three(values: tuple[float, ...], low: float, high: float) -> bool:

@@ -163,6 +163,8 @@ class UMamba2(nn.Module):
         blocks = _per_stage("n_blocks_per_stage", n_blocks_per_stage, n_stages)
         convs = _per_stage("n_conv_per_stage_decoder", n_conv_per_stage_decoder, n_stages - 1)
         eps = norm["eps"]
+        if not (isinstance(eps, float) and 0 < eps < 1):
+            raise ValueError(f"norm_op_kwargs eps: found {eps!r:.40}, expected a number between 0 and 1")
         self.total_stride = tuple(math.prod(axis) for axis in zip(*strides, strict=True))
         self.variant = variant or type(self).variant
         self.encoder = Encoder(input_channels, features, kernels, strides, blocks, conv_bias, eps)

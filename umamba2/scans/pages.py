@@ -23,7 +23,8 @@ _MOST_DIRECTORIES = 1 << 16  # of a file; each slice has one
 _BYTES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), 1))  # of a value, by its type
 _FAR = 1 << 61  # beyond the end of any file
 _WHOLE = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}  # whole numbers without a sign
-_PADDING, _RESERVE = 4, 512  # bytes that programs leave out between two parts, and somewhere
+_PADDING, _RESERVE = 4, 512  # bytes that programs leave out between two parts, and somewhere,
+_BLOCK = 1 << 13  # or up to so many, for voxels that begin where a block of memory does; but no slice
 # What all pages must have alike, and what holds where a directory does not say.
 _ALIKE = {
     254: ("subfile type", -1),
@@ -85,7 +86,8 @@ def check_pages(path: Path, more: int = 0) -> list[str]:
             _check_deflated(path, file, strips)
     said = []
     spare = end - int((regions[:, 1] - regions[:, 0]).sum())
-    if spare > _PADDING * len(regions) + _RESERVE:
+    size = int((strips[:, 1] - strips[:, 0]).sum()) // len(pages)  # of a slice
+    if spare > _PADDING * len(regions) + max(_RESERVE, min(_BLOCK, size - 1)):
         said.append(f"{path}: found {spare} bytes that none of its {len(pages)} slices names, expected no more slices")
     if first[_GREYS] == 0:
         said.append(f"{path}: found grey values of which 0 is white, expected 0 to be black; they are not inverted")
