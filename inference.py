@@ -15,8 +15,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the platform's job; 0 if every case has an output (and, if strict, nothing was wrong), else 1."""
     with handling_sigterm():  # the first process of a container ignores the signal otherwise
         from umamba2.jobs import container
-        from umamba2.messages import exit_code, share_the_machine
+        from umamba2.messages import exit_code, open_standard_streams, share_the_machine
 
+        open_standard_streams()
         share_the_machine()
         parser = container.option_parser("Segment the dental CBCT scans that a challenge platform mounted.")
         options = parser.parse_args(argv)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -391,3 +392,23 @@ def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
     monkeypatch.setenv("UMAMBA2_DEBUG", "1")
     assert cli.main(["info", "some/model"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "1>&-", "0<&-", "0<&- 1>&- 2>&-"])
+def test_a_process_without_standard_streams(tmp_path, closed):
+    """The next file that is opened gets the number of one that is closed, and with it what is printed there."""
+    image = write_image(tmp_path / "a.mha", scan((1, 2)))
+    script = f"""
+import sys
+from umamba2.cli import main
+code = main(["read", {str(image)!r}, "-o", {str(tmp_path / "b.mha")!r}])
+with open({str(tmp_path / "said")!r}, "w") as file:
+    print(code, file.fileno() > 2, all(stream is not None for stream in (sys.stdin, sys.stdout, sys.stderr)), file=file)
+    print("printed", flush=True)
+    print("printed", file=sys.stderr, flush=True)
+"""
+    root = Path(cli.__file__).parents[1]
+    command = ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-c", script]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, timeout=120, check=False)
+    assert (tmp_path / "said").read_text() == "0 True True\n"
+    np.testing.assert_array_equal(read_labels(tmp_path / "b.mha")[0], scan((1, 2)))

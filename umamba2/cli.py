@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import umamba2
-from umamba2.messages import exit_code, share_the_machine
+from umamba2.messages import exit_code, open_standard_streams, share_the_machine
 
 # Each command is imported only when it is asked for, so that --help and typing errors answer at once and a fault in
 # one leaves the others alone.
@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if "_ARGCOMPLETE" in os.environ:
         _complete(os.environ.get("COMP_LINE", ""))
+    open_standard_streams()
     share_the_machine()
 
     def run() -> int:

@@ -44,6 +44,20 @@ def unexpected(error: BaseException) -> str:
     return f"{type(error).__name__} ({' '.join(str(error).split())[:200]})"
 
 
+def open_standard_streams() -> None:
+    """Open what whoever started this process has closed of stdin, stdout and stderr, to nowhere.
+
+    The next file to be opened would get such a number, and with it all that libraries print there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
 def share_the_machine() -> None:
     """Have threads that wait for each other soon sleep instead of spin; to be called before torch is imported.
 

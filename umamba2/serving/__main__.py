@@ -6,12 +6,13 @@ import sys
 
 from umamba2.errors import InputError
 from umamba2.jobs import container
-from umamba2.messages import say, share_the_machine
+from umamba2.messages import open_standard_streams, say, share_the_machine
 from umamba2.serving.server import PORT, Server
 
 
 def main(argv: list[str] | None = None) -> int:
     """Serve; 0 after SIGTERM or an interrupt, 1 if there is nothing to serve with."""
+    open_standard_streams()
     share_the_machine()
     parser = container.option_parser(
         "Serve Grand Challenge's invoke API: GET /health, POST /invoke.", prog="python -m umamba2.serving"
