@@ -183,6 +183,35 @@ GROUPS = (
         ),
     ),
     Group(
+        "engine/off_canal.py",
+        "tests/engine/test_off_canal.py",
+        (
+            M("(now - began) > deadline", "(now - began) < deadline"),
+            M("record.stopped or (", "("),
+            M("            stretches.next()\n", "            pass\n"),
+            M("stretches is not None and error is stretches.stopped", "False"),
+            M("if again.stopped:", "if False:"),
+            M("record.give_way(again, noted)", "record.give_way(again, 0)"),
+            M("at + reach + 1, 0", "at + reach, 0"),
+            M("if side < 0:", "if False:"),
+            M("canals[side]) + low", "canals[side])"),
+            M("1 - clicks.labels", "clicks.labels"),
+            M("_distance(np.argwhere(labels == canals[side]), at, spacing)", "FAR"),
+            M("places[i], canals", "clicks.coordinates[i], canals"),
+        ),
+    ),
+    Group(
+        "segmenter.py",
+        "tests/test_segmenter.py -k off_its_canal",
+        (
+            M(
+                "clicks, own = Clicks(places, clicks.labels), clicks.coordinates",
+                "clicks, own = Clicks(places, clicks.labels), places",
+            ),
+            M("or not self.postprocess:", "or False:"),
+        ),
+    ),
+    Group(
         "engine/predict.py",
         "tests/engine/test_dental_field.py",
         (

@@ -301,6 +301,40 @@ def test_a_session_ends_as_the_command_line_does_with_its_click_file(tmp_path, c
     assert session.structures == whole.structures
 
 
+class Pulled(StandIn):
+    """Finds both canals, and the left one higher up as soon as one of its clicks is high up; keeps nothing."""
+
+    def predict(self, volume, spacing, clicks=None, record=None, **others):
+        self.calls.append(clicks)
+        labels = np.zeros(volume.shape, np.uint8)
+        start = 6 if ((clicks.labels == 0) & (clicks.coordinates[:, 0] > 14)).any() else 2
+        labels[start : start + 3, 4:16, 22:26] = 1
+        labels[2:5, 4:16, 4:8] = 2
+        return labels
+
+
+@pytest.mark.parametrize("code", ["LPS", "RSA"])
+def test_a_click_off_its_canal_is_left_out_by_the_session_and_by_predict_alike(tmp_path, code):
+    path = clicked_scan(tmp_path, code, (1.0, 1.0, 1.0))
+    segmenter = Segmenter(Pulled(INTERACTIVE), CHALLENGES[INTERACTIVE], orientation="LPS")
+    session = segmenter.session(path)
+    session.click("left", position_mm=(23, 10, 3))
+    alone = session.labels
+    answer = session.click("left", position_mm=(23, 10, 17))
+    tooth = session.clicks[1].voxel
+    (line,) = answer.warnings
+    assert f"clicks: found click 2 (left, voxel {tooth}) 9.0 mm off the left canal, expected it on it; left out" in line
+    assert answer.changed is None
+    assert len(session.clicks) == 2  # it may count together with a later one
+    (tmp_path / "clicks.json").write_text(session.click_file())
+    whole, expected = session.finish(), segmenter.segment(path, tmp_path / "clicks.json")
+    for found in (whole, expected):
+        np.testing.assert_array_equal(found.labels, alone)
+        assert line.partition("clicks: ")[2] in found.warnings[0]
+    plain = Segmenter(Pulled(INTERACTIVE), CHALLENGES[INTERACTIVE], postprocess=False, orientation="LPS")
+    assert (plain.segment(path, tmp_path / "clicks.json").labels != alone).any()
+
+
 def test_a_session_on_a_scan_larger_than_the_field_ends_as_the_command_line_does(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("umamba2.engine.dental_field.LEAST_CANALS", 1.0)
     field = {"dental_field": [[2.5, 2.5], [3, 4], [4, 4]], "orientation": "LPS"}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,6 +24,7 @@ from umamba2.anatomy.numberings import from_training, ids_of
 from umamba2.anatomy.structures import WRITTEN_NUMBERINGS, Structure, named_structures, unknown_structure
 from umamba2.challenges import CHALLENGES, Challenge, find_challenge
 from umamba2.engine.dental_field import described, field_for
+from umamba2.engine.off_canal import answered
 from umamba2.engine.postprocess import foreground_box, postprocess
 from umamba2.engine.progress import Watch
 from umamba2.engine.pulp import pulp_per_tooth as split_pulp
@@ -33,7 +35,6 @@ from umamba2.errors import InputError, ModelError, Terminated
 from umamba2.messages import unexpected
 from umamba2.models.locate import demo_model, find_model, model_folder
 from umamba2.scans.clicks import Clicks, no_clicks, read_clicks
-from umamba2.scans.geometry import Triple
 from umamba2.scans.orientation import UPRIGHT, box_turned_back, tilt, turned, turned_back, turned_points
 from umamba2.scans.orientation import code as code_of
 from umamba2.scans.volumes import Geometry, Volume, as_volume, read_volume, write_labels
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
     from umamba2.engine.predict import Predictor
 
 Scan: TypeAlias = "str | Path | Volume | tuple[npt.NDArray[Any], Sequence[float]]"
-Predict: TypeAlias = "Callable[[npt.NDArray[Any], Triple, Clicks | None], npt.NDArray[np.uint8]]"
+Labels: TypeAlias = "npt.NDArray[np.uint8]"
+Predict: TypeAlias = "Callable[..., Labels]"  # takes what `Predictor.predict` takes
 PLAIN = "none"  # in place of a challenge: the network's own answer and ids
 AUTO, KEEP = "auto", "keep"  # in place of an orientation: what the model states; never turn, never warn
 MOST_TILT = 20.0  # degrees between a scan's axes and the patient's; training scans lean less
@@ -186,10 +188,8 @@ class Segmenter:
                 record.warn(warning)
             used = self._clicks(clicks, volume, record)
 
-        def predict(array: npt.NDArray[Any], spacing: Triple, clicks: Clicks | None) -> npt.NDArray[np.uint8]:
-            return self.predictor.predict(array, spacing, clicks, deadline, record, watch=watch)
-
-        labels = self._labels(volume, name, used, record, predict)
+        predict = partial(self.predictor.predict, deadline=deadline)
+        labels = self._labels(volume, name, used, record, predict, watch, deadline)
         return Segmentation(labels, volume.geometry, self.structures, record)
 
     def session(self, scan: Scan, most_bytes: int | None = None) -> Session[Segmentation]:
@@ -213,40 +213,44 @@ class Segmenter:
 
         keeper = Keeper(most_bytes)
 
-        def answer(
-            clicks: Clicks, record: Record, watch: Watch | None, passes: int | None = 1
-        ) -> npt.NDArray[np.uint8]:
-            def predict(array: npt.NDArray[Any], spacing: Triple, used: Clicks | None) -> npt.NDArray[np.uint8]:
-                return self.predictor.predict(array, spacing, used, None, record, passes, watch, keeper)
-
-            return self._labels(volume, name, clicks, record, predict)
+        def answer(clicks: Clicks, record: Record, watch: Watch | None, passes: int | None = 1) -> Labels:
+            predict = partial(self.predictor.predict, passes=passes, keeper=keeper)
+            return self._labels(volume, name, clicks, record, predict, watch)
 
         def finish(clicks: Clicks, watch: Watch | None) -> Segmentation:
-            record = Record()
-            for warning in volume.warnings:
-                record.warn(warning)
+            record = Record(warnings=list(dict.fromkeys(volume.warnings)))
             labels = answer(clicks, record, watch, None)
             return Segmentation(labels, volume.geometry, self.structures, record)
 
         return Session(volume, self.structures, answer, finish, keeper)
 
     def _labels(
-        self, volume: Volume, name: str, clicks: Clicks | None, record: Record, predict: Predict
-    ) -> npt.NDArray[np.uint8]:
+        self, volume: Volume, name: str, clicks: Clicks | None, record: Record, predict: Predict, watch: Watch | None,
+        deadline: float | None = None,
+    ) -> Labels:  # fmt: skip
         """The labels of a scan on its own grid: turned, predicted, post-processed and turned back."""
         noted = len(record.warnings)
         try:
             code = self._turn_to(volume, record)
             array, grid = turned(volume.array, volume.grid, code)
+            spacing = grid.zyx_spacing
+
+            def ask(clicks: Clicks | None, record: Record, watch: Watch | None) -> Labels:
+                found = predict(array, spacing, clicks, record=record, watch=watch)
+                return self._finished(found, spacing, clicks, record)
+
             if clicks is not None:
                 places = turned_points(clicks.coordinates, volume.array.shape, volume.grid, code)
-                clicks = Clicks(places, clicks.labels)
-            labels = predict(array, grid.zyx_spacing, clicks)
+                clicks, own = Clicks(places, clicks.labels), clicks.coordinates
+            if clicks is None or self.challenge is None or not self.postprocess:
+                labels = ask(clicks, record, watch)
+            else:
+                canals = from_training(self.challenge.structures, self.numbering)[1:].tolist()
+                labels = answered(ask, clicks, own, canals, spacing, record, watch, deadline)
             if record.dental_field:  # the file's voxels, like all that is told of a scan
                 box = tuple(slice(*ends) for ends in record.dental_field["voxels"])
                 box = box_turned_back(box, volume.array.shape, volume.grid, code)
                 record.dental_field = described(box, volume.grid.zyx_spacing)
-            labels = self._finished(labels, grid.zyx_spacing, clicks, record)
             return np.ascontiguousarray(turned_back(labels, volume.grid, code))
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
@@ -288,12 +292,8 @@ class Segmenter:
         return own
 
     def _finished(
-        self,
-        labels: npt.NDArray[np.uint8],
-        spacing: tuple[float, float, float],
-        clicks: Clicks | None,
-        record: Record,
-    ) -> npt.NDArray[np.uint8]:
+        self, labels: Labels, spacing: tuple[float, float, float], clicks: Clicks | None, record: Record
+    ) -> Labels:
         """Labels of the network's classes (z, y, x), post-processed, in the ids of the numbering."""
         if self.challenge is None or self.labelled is None:
             return labels

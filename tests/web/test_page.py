@@ -238,7 +238,7 @@ def test_everything_by_keyboard(window, server, tmp_path):
     assert window.page.evaluate("[...document.querySelectorAll('button')].every((e) => e.tabIndex === 0)")
 
 
-def test_a_click_that_was_not_followed_is_said(window, server, tmp_path):
+def test_what_an_answer_warns_of_is_said(window, server, tmp_path):
     write_scan(tmp_path / "scan.nrrd")
     window.open(tmp_path / "scan.nrrd")
     session = server[0].models.find(INTERACTIVE).session
@@ -246,12 +246,19 @@ def test_a_click_that_was_not_followed_is_said(window, server, tmp_path):
     window.mode("left")  # and the keys are the viewer's again
     window.page.keyboard.press("Enter")
     window.until("umamba2.state.clicks.length === 1 && !umamba2.state.acting")
-    assert window.said == "click 1: found it off the left canal (none was found), expected it on it"
+    assert window.said == LEFT_OUT
     assert window.page.inner_text("#problems li") == window.said
 
 
+LEFT_OUT = "clicks: found click 1 (left, voxel (5, 6, 6)) 9.0 mm off the left canal, expected it on it; left out"
+
+
 def _deaf(session):
-    session._look = lambda clicks, record, watch: np.zeros(session.labels.shape, np.uint8)
+    def look(clicks, record, watch):
+        record.warn(LEFT_OUT)
+        return np.zeros(session.labels.shape, np.uint8)
+
+    session._look = look
     return session
 
 

@@ -50,6 +50,22 @@ class Record:
         for name in _OF_TILES:
             setattr(self, name, getattr(other, name))
 
+    def give_way(self, other: Record, noted: int) -> None:
+        """Another answer takes the place of this one; its seconds are added.
+
+        Args:
+            other: How that was made.
+            noted: How many of the warnings are older than this answer, and stay.
+        """
+        self.take_over(other)
+        self.dental_field, self.warnings[noted:] = other.dental_field, []
+        for problem in other.warnings:
+            self.warn(problem)
+        for stage, seconds in other.seconds.items():
+            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 3)
+        for where, size in other.peak_memory.items():
+            self.peak_memory[where] = max(size, self.peak_memory.get(where, 0))
+
     def sum_up(self) -> None:
         """Warn of what the tiles lack."""
         own = self.tiles - self.tiles_of_air

@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from umamba2.anatomy.numberings import from_training, ids_of
+from umamba2.anatomy.numberings import from_training
 from umamba2.challenges import find_challenge
 from umamba2.errors import InputError
 from umamba2.reports.reading import read_ids
 from umamba2.scans.volumes import read_volume, stem, suffix
-from umamba2.web.doubts import doubts
 from umamba2.web.layers import CANALS, WHOLE, Layer, describe, describe_canals
 from umamba2.web.models import Models
 from umamba2.web.studies import Studies, Study
@@ -131,7 +130,7 @@ def answered(study: Study, models: Models, answer: Any) -> dict[str, Any]:
     segmenter = models.find(needed_for_clicks(models))
     assert segmenter.challenge is not None
     canals = Layer(CANALS, segmenter.challenge, segmenter.numbering, study.session.labels, "guided by clicks")
-    put(study, replace(canals, warnings=(*answer.warnings, *_off(study, canals)), final=False))
+    put(study, replace(canals, warnings=answer.warnings, final=False))
     box = None if answer.changed is None else study.shown.box(answer.changed)
     return {**listed(study, CANALS), "box": box, "seconds": round(answer.seconds, 2)}
 
@@ -142,9 +141,8 @@ def finish_clicks(study: Study, task: Task) -> None:
     if study.session is None or layer is None or layer.final:
         return
     found = study.session.finish(watch=task.watch)
-    full = replace(layer, labels=found.labels, final=True)
-    own = (line for line in found.warnings if line not in study.scan.warnings)
-    put(study, replace(full, warnings=(*own, *_off(study, full))))
+    own = tuple(line for line in found.warnings if line not in study.scan.warnings)
+    put(study, replace(layer, labels=found.labels, final=True, warnings=own))
 
 
 def read_label_map(path: Path, study: Study, challenge: str) -> Work:
@@ -187,10 +185,3 @@ def needed_for_clicks(models: Models) -> str:
 def case_name(study: Study) -> str:
     """What files about a scan are called."""
     return stem(Path(study.scan.name).name)
-
-
-def _off(study: Study, canals: Layer) -> tuple[str, ...]:
-    assert study.session is not None
-    structures = canals.challenge.structures
-    ids = {side: ids_of(s, canals.numbering)[0] for s in structures for side in SIDES if side in s.name.split()}
-    return doubts(study.session.clicks, canals.labels, ids, study.scan.spacing)
