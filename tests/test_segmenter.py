@@ -331,8 +331,11 @@ def test_a_click_off_its_canal_is_left_out_by_the_session_and_by_predict_alike(t
     for found in (whole, expected):
         np.testing.assert_array_equal(found.labels, alone)
         assert line.partition("clicks: ")[2] in found.warnings[0]
-    plain = Segmenter(Pulled(INTERACTIVE), CHALLENGES[INTERACTIVE], postprocess=False, orientation="LPS")
-    assert (plain.segment(path, tmp_path / "clicks.json").labels != alone).any()
+    for options in ({"postprocess": False}, {"all_clicks": True}):
+        plain = Segmenter(Pulled(INTERACTIVE), CHALLENGES[INTERACTIVE], orientation="LPS", **options)
+        found = plain.segment(path, tmp_path / "clicks.json")
+        assert (found.labels != alone).any()
+        assert found.warnings == ()
 
 
 def test_a_session_on_a_scan_larger_than_the_field_ends_as_the_command_line_does(tmp_path, monkeypatch, capsys):

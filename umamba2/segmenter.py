@@ -91,6 +91,7 @@ class Segmenter:
         reasons: Why some settings are what they are, for the record.
         pulp_per_tooth: Whether the label maps tell the pulps of the teeth apart (see `umamba2.engine.pulp`).
         fix_numbers: Whether the teeth are tidied up before that (see `umamba2.engine.tooth_numbers`).
+        all_clicks: Whether clicks that the network does not follow count all the same (see `engine.off_canal`).
 
     Attributes:
         labelled: What the label maps are of: the challenge, with the pulp of each tooth if they are told apart; None
@@ -108,6 +109,7 @@ class Segmenter:
         reasons: dict[str, str] | None = None,
         pulp_per_tooth: bool = False,
         fix_numbers: bool = False,
+        all_clicks: bool = False,
     ):
         if challenge is None and numbering not in (None, "training"):
             raise InputError(f"numbering: found {numbering!r} without a challenge, expected the name of a challenge")
@@ -121,7 +123,7 @@ class Segmenter:
                 found = "no challenge" if challenge is None else "the training numbering"
                 raise InputError(f"pulp per tooth: found {found}, expected a challenge in another numbering")
             self.labelled = challenge.with_tooth_pulps()
-        self.fix_numbers = fix_numbers
+        self.fix_numbers, self.all_clicks = fix_numbers, all_clicks
         if fix_numbers:
             need_numbers(challenge)
         self._names, self.reasons = names or {}, reasons or {}
@@ -242,7 +244,7 @@ class Segmenter:
             if clicks is not None:
                 places = turned_points(clicks.coordinates, volume.array.shape, volume.grid, code)
                 clicks, own = Clicks(places, clicks.labels), clicks.coordinates
-            if clicks is None or self.challenge is None or not self.postprocess:
+            if clicks is None or self.challenge is None or self.all_clicks or not self.postprocess:
                 labels = ask(clicks, record, watch)
             else:
                 canals = from_training(self.challenge.structures, self.numbering)[1:].tolist()
@@ -333,6 +335,7 @@ def load(
     progress: bool = False,
     deterministic: bool = False,
     dental_field: str = AUTO,
+    all_clicks: bool = False,
 ) -> Segmenter:
     """Load a model with the settings of the challenge that it is for.
 
@@ -361,6 +364,8 @@ def load(
         deterministic: Whether a GPU shall give the same labels every time, which costs time; CPUs do so anyway.
         dental_field: Whether of scans larger than the model's dental field this alone is segmented: "on", "off", or
             "auto", which is on where the model states a field.
+        all_clicks: Whether clicks that the network does not follow count all the same (see `engine.off_canal`), as they
+            do on the challenges' platforms, whose clicks are right.
 
     Raises:
         ModelError: There is no model, it cannot be read, or it is one for another challenge.
@@ -420,6 +425,7 @@ def load(
         },
         pulp_per_tooth=pulp_per_tooth,
         fix_numbers=fix_numbers,
+        all_clicks=all_clicks,
     )
 
 

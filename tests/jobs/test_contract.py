@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from challenge_names import INTERACTIVE, MULTICLASS, STSR, TASKS
-from stand_in import OBLIQUE, StandIn, image_folder, scan, write_clicks, write_image, write_model
+from stand_in import StandIn, image_folder, scan, write_clicks, write_image, write_model
 
 from umamba2.challenges import CHALLENGES
 from umamba2.engine.postprocess import postprocess
@@ -261,16 +261,17 @@ def test_clicks_are_painted_after_small_components_went(tmp_path):
 
 
 def test_clicks_reach_the_predictor_as_they_were(tmp_path):
-    write_image(tmp_path / "images/cbct/P5_2.mha", scan((2, 1), (1, 6)), replace(OBLIQUE, spacing=(1.45, 1.4, 1.5)))
-    write_clicks(tmp_path / "iac_clicks_P5_2.json", ("Right_IAC", [1, 5, 3]), ("Left_IAC", [6, 6, 9]))
+    write_image(tmp_path / "images/cbct/P5_2.mha", scan())
+    write_clicks(tmp_path / "iac_clicks_P5_2.json", ("Right_IAC", [1, 2, 3]), ("Left_IAC", [6, 10, 12]))
     predictor = StandIn(INTERACTIVE)
     cases = list_cases(CHALLENGES[INTERACTIVE], tmp_path, tmp_path / "out")
-    (outcome,) = run(CHALLENGES[INTERACTIVE], cases, Segmenter(predictor, CHALLENGES[INTERACTIVE]), tmp_path / "out")
+    segmenter = Segmenter(predictor, CHALLENGES[INTERACTIVE], all_clicks=True)
+    (outcome,) = run(CHALLENGES[INTERACTIVE], cases, segmenter, tmp_path / "out")
     assert outcome.problems == []
     shape, spacing, clicks = predictor.calls[0]
     assert shape == (7, 11, 13)
-    np.testing.assert_allclose(spacing, (1.5, 1.4, 1.45))
-    np.testing.assert_array_equal(clicks.coordinates, [[1, 5, 3], [6, 6, 9]])
+    np.testing.assert_allclose(spacing, (0.55, 0.27, 0.31))
+    np.testing.assert_array_equal(clicks.coordinates, [[1, 2, 3], [6, 10, 12]])
     np.testing.assert_array_equal(clicks.labels, [1, 0])
 
 

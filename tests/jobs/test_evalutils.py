@@ -79,9 +79,8 @@ def test_results_equal_those_of_a_template(mount, tmp_path):
 
 
 def test_problems_become_error_messages(mount, tmp_path, capsys):
-    ToothFairy3Algorithm(
-        INTERACTIVE, Segmenter(StandIn(INTERACTIVE), CHALLENGES[INTERACTIVE]), input_path=mount, output_path=tmp_path
-    ).process()
+    segmenter = Segmenter(StandIn(INTERACTIVE), CHALLENGES[INTERACTIVE], all_clicks=True)
+    ToothFairy3Algorithm(INTERACTIVE, segmenter, input_path=mount, output_path=tmp_path).process()
     messages = [entry["error_messages"] for entry in json.loads((tmp_path / "results.json").read_text())]
     assert [len(lines) for lines in messages] == [1, 1, 0]
     assert "expected voxels (z, y, x) inside an image" in messages[0][0]

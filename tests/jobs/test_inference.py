@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 import types
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -411,9 +410,9 @@ def test_a_failing_network_leaves_background(job, tmp_path, task):
     ],
 )
 def test_bad_clicks_cost_one_line_and_themselves(job, tmp_path, content, parts):
-    good = {"point": [2, 5, 5], "name": "Right_IAC"}  # on what will be found, which is large enough to stay
+    good = {"point": [1, 1, 1], "name": "Right_IAC"}
     for name in "ab":
-        write_image(tmp_path / f"in/images/cbct/{name}_0.mha", scan((2, 2)), replace(OBLIQUE, spacing=(1.5,) * 3))
+        write_image(tmp_path / f"in/images/cbct/{name}_0.mha", scan((1, 2)))
     (tmp_path / "in/iac_clicks_b_0.json").write_text(json.dumps({"points": [good]}))
     if content is not None:
         text = content if isinstance(content, str) else json.dumps({"points": [content, good]})
@@ -566,10 +565,9 @@ def test_the_whole_way_with_a_network(task, tmp_path, monkeypatch, capfd, one_th
     network = "nnunetv2.nets." + ("UMambaBot2_CrossAttn_Click2" if task == INTERACTIVE else "UMambaBot2")
     model = make_model(tmp_path / "models" / task, network, challenge.num_classes, mirror_axes=(0, 1, 2))
     array = np.random.default_rng(0).integers(-1000, 3000, (14, 40, 24)).astype(np.int16)
-    voxel = (0.7, 0.6, 0.5) if task == INTERACTIVE else (0.35, 0.3, 0.25)  # large enough for canals that stay
-    geometry = Geometry((24, 40, 14), voxel, OBLIQUE.origin, OBLIQUE.direction)
+    geometry = Geometry((24, 40, 14), (0.35, 0.3, 0.25), OBLIQUE.origin, OBLIQUE.direction)
     image = write_image(image_folder(task, tmp_path / "in") / f"a_2{ending_for(task)}", array, geometry)
-    write_clicks(tmp_path / "in/iac_clicks_a_2.json", ("Left_IAC", [3, 20, 10]))
+    write_clicks(tmp_path / "in/iac_clicks_a_2.json", ("Right_IAC", [3, 20, 10]))
     arguments = ["--challenge", task, "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
     options = ["--model", str(tmp_path / "models"), "--device", "cpu", "--precision", "fp32"]
     assert inference.main([*arguments, *options]) == 0
@@ -577,7 +575,7 @@ def test_the_whole_way_with_a_network(task, tmp_path, monkeypatch, capfd, one_th
 
     volume = read_volume(image)
     predictor = Predictor.load(model, device="cpu", precision="fp32", **challenge.predictor_settings())
-    clicks = Clicks(np.array([[3, 20, 10]], np.float32), np.array([0])) if task == INTERACTIVE else None
+    clicks = Clicks(np.array([[3, 20, 10]], np.float32), np.array([1])) if task == INTERACTIVE else None
     raw = predictor.predict(volume.array, volume.spacing, clicks)
     assert raw.any()
     labels, _ = read_labels(output_of(task, tmp_path / "out", image))

@@ -103,6 +103,7 @@ def load_segmenter(challenge: Challenge, options: argparse.Namespace) -> Segment
         precision=options.precision,
         numbering=options.numbering,
         dental_field=options.dental_field,
+        all_clicks=True,  # the platforms' are right, and what was published counts them all
         orientation="keep",  # the platforms' headers are not reliable, and their training and test arrays lie alike
     )
 

@@ -54,7 +54,7 @@ class ToothFairy3Algorithm(SegmentationAlgorithm):
         self.challenge = find_challenge(challenge)
         if not self.challenge.has_results:
             raise InputError(f"challenge: found {challenge!r}, expected one of ToothFairy3's")
-        options = {"challenge": challenge, "orientation": "keep", **settings}
+        options = {"challenge": challenge, "orientation": "keep", "all_clicks": True, **settings}
         self.segmenter = model if isinstance(model, Segmenter) else load(model, **options)
         if self.segmenter.challenge != self.challenge:
             found = self.segmenter.challenge.name if self.segmenter.challenge else "no challenge"
