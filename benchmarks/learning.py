@@ -2,11 +2,11 @@
 
     python benchmarks/learning.py WORK [--steps 3000] [--seeds 0 1 2] [--only NAME ...] [--device auto]
 
-Every training is a process of its own and leaves WORK/results/<name>-<seed>.json; what is there is not done again.
-Prints a table of the Dice on phantoms that were not trained on, by group, with mean and spread over the seeds, and
-writes it to WORK/learning.md, and the curves to WORK/learning.png.
+Every training is a process of its own and leaves <name>-<seed>.json in `--results`, by default benchmarks/learning;
+what is there is not done again. Prints a table of the Dice on phantoms that were not trained on, by group, with mean
+and spread over the seeds, and writes it to WORK/learning.md, and the curves to WORK/learning.png.
 
-Phantoms have exact labels and simple anatomy, and 1500 steps are a hundredth of a real training: what differs
+Phantoms have exact labels and simple anatomy, and 3000 steps are a hundredth of a real training: what differs
 here may not differ on patients, and the other way round.
 """
 
@@ -177,7 +177,8 @@ def train(work: Path, name: str, seed: int, steps: int, device: torch.device) ->
             trainer.run_training()
             scores = {clicks: test(trainer, run, clicks) for clicks in run.clicks or (None,)}
     curves = {
-        key: [float(v) for v in trainer.logger.get_value(key, step=None)] for key in ("train_losses", "ema_fg_dice")
+        key: [round(float(v), 4) for v in trainer.logger.get_value(key, step=None)]
+        for key in ("train_losses", "ema_fg_dice")
     }
     tested = {name if clicks is None else f"{name}, {clicks} clicks": groups for clicks, groups in scores.items()}
     return {"dice": tested, **curves}
@@ -277,37 +278,41 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), metavar="NAME")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--results", type=Path, default=Path(__file__).with_suffix(""), help="folder of the results")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     work, steps = arguments.work.absolute(), max(EPOCH, arguments.steps // EPOCH * EPOCH)
+    results = arguments.results.absolute()
     if arguments.one:
         from umamba2.engine.network import resolve_device
 
         make_torchvision_importable()
         (name,), (seed,) = arguments.only, arguments.seeds
         result = train(work, name, seed, steps, resolve_device(arguments.device))
-        (work / "results" / f"{name}-{seed}.json").write_text(json.dumps({"steps": steps, **result}))
+        (results / f"{name}-{seed}.json").write_text(json.dumps({"steps": steps, **result}, indent=1) + "\n")
         return
-    (work / "results").mkdir(parents=True, exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
     for challenge in COMPARED:
         if any(RUNS[name].challenge is challenge for name in arguments.only):
             prepare(work, challenge)
-    results: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for seed in arguments.seeds:
         for name in arguments.only:
-            file = work / "results" / f"{name}-{seed}.json"
+            file = results / f"{name}-{seed}.json"
             if not file.is_file() or json.loads(file.read_text())["steps"] != steps:
                 print(f"{name}, seed {seed}, {steps} steps", flush=True)
                 run = [sys.executable, __file__, str(work), "--one", "--only", name, "--seeds", str(seed)]
-                log = (work / "results" / f"{name}-{seed}.log").open("w")
+                run += ["--results", str(results)]
+                log = (work / f"{name}-{seed}.log").open("w")
                 subprocess.run(
                     [*run, "--steps", str(steps), "--device", arguments.device], check=True, stdout=log, stderr=log
                 )
-            results.setdefault(name, []).append(json.loads(file.read_text()))
-    text = table(results)
+            found.setdefault(name, []).append(json.loads(file.read_text()))
+    text = table(found)
     (work / "learning.md").write_text(text)
     print(text)
-    draw(results, work / "learning.png")
+    draw(found, work / "learning.png")
 
 
 if __name__ == "__main__":
