@@ -196,7 +196,7 @@ GROUPS = (
             M("if side < 0:", "if False:"),
             M("canals[side]) + low", "canals[side])"),
             M("1 - clicks.labels", "clicks.labels"),
-            M("_distance(np.argwhere(labels == canals[side]), at, spacing)", "FAR"),
+            M(" + [part.start for part in box]", ""),
             M("places[i], canals", "clicks.coordinates[i], canals"),
         ),
     ),

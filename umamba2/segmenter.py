@@ -25,7 +25,7 @@ from umamba2.anatomy.structures import WRITTEN_NUMBERINGS, Structure, named_stru
 from umamba2.challenges import CHALLENGES, Challenge, find_challenge
 from umamba2.engine.dental_field import described, field_for
 from umamba2.engine.off_canal import answered
-from umamba2.engine.postprocess import foreground_box, postprocess
+from umamba2.engine.postprocess import postprocess, renumbered
 from umamba2.engine.progress import Watch
 from umamba2.engine.pulp import pulp_per_tooth as split_pulp
 from umamba2.engine.record import Record
@@ -99,18 +99,11 @@ class Segmenter:
     """
 
     def __init__(
-        self,
-        predictor: Predictor,
-        challenge: Challenge | None = None,
-        numbering: str | None = None,
-        postprocess: bool = True,
-        names: dict[int, str] | None = None,
-        orientation: str | None = KEEP,
-        reasons: dict[str, str] | None = None,
-        pulp_per_tooth: bool = False,
-        fix_numbers: bool = False,
+        self, predictor: Predictor, challenge: Challenge | None = None, numbering: str | None = None,
+        postprocess: bool = True, names: dict[int, str] | None = None, orientation: str | None = KEEP,
+        reasons: dict[str, str] | None = None, pulp_per_tooth: bool = False, fix_numbers: bool = False,
         all_clicks: bool = False,
-    ):
+    ):  # fmt: skip
         if challenge is None and numbering not in (None, "training"):
             raise InputError(f"numbering: found {numbering!r} without a challenge, expected the name of a challenge")
         if numbering is not None and numbering not in WRITTEN_NUMBERINGS:
@@ -312,9 +305,7 @@ class Segmenter:
                 labels, problem = split_pulp(labels, self.labelled, spacing)
                 if problem:
                     record.warn(problem)
-        where, numbered = foreground_box(labels), np.zeros(labels.shape, np.uint8)
-        numbered[where] = from_training(self.labelled.structures, self.numbering)[labels[where]]
-        return numbered
+        return renumbered(labels, from_training(self.labelled.structures, self.numbering))
 
 
 def load(

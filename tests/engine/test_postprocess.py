@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from umamba2.anatomy.structures import ANATOMY
 from umamba2.challenges import CHALLENGES
-from umamba2.engine.postprocess import paint_clicks, postprocess, remove_small
+from umamba2.engine.postprocess import paint_clicks, postprocess, remove_small, renumbered
 from umamba2.scans.clicks import Clicks, no_clicks
 
 REFERENCE = (0.3, 0.3, 0.3)
@@ -215,3 +215,12 @@ def test_working_on_the_box_of_labels_alone_changes_nothing(seed):
     np.testing.assert_array_equal(found, paint_clicks(expected, clicks))
     np.testing.assert_array_equal(labels, before)
     assert found is not labels
+
+
+def test_ids_are_looked_up_where_they_differ():
+    labels = np.random.default_rng(0).integers(0, 4, (3, 4, 5)).astype(np.uint8)
+    labels[0] = 0
+    same, other = np.arange(4, dtype=np.uint8), np.array([0, 7, 2, 9], np.uint8)
+    assert renumbered(labels, same) is labels
+    np.testing.assert_array_equal(renumbered(labels, other), other[labels])
+    assert not renumbered(np.zeros_like(labels), other).any()

@@ -176,6 +176,18 @@ def test_clicks_change_the_answer_and_sides_differ(name):
             assert not torch.equal(a, b)
 
 
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+@torch.no_grad()
+def test_what_the_mamba_layer_makes_of_features_serves_any_clicks(name):
+    layer = small(name).mamba_layer
+    features, where = torch.randn(2, 40, 3, 8, 4), torch.tensor([[[2.0, 20.0, 3.0]]] * 2)
+    scanned = layer.scanned(features)
+    assert (scanned is None) == VARIANTS[name].append_points
+    for clicks in (None, *((where, torch.tensor([[side]] * 2)) for side in (0, 1))):
+        if clicks is None or VARIANTS[name].takes_clicks:
+            assert torch.equal(layer(features, clicks, scanned), layer(features, clicks))
+
+
 def test_padding_clicks_with_minus_one_encodes_no_position():
     encoder = PointEncoder(40, PATCH)
     a = encoder(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[-1]]))

@@ -188,7 +188,7 @@ class FirstLook:
 
     def on_scan(self, shape: Sequence[int]) -> Labels:
         """The labels on the grid of the whole scan."""
-        return self.labels if self.box is None else pasted(self.labels, self.box, shape)
+        return self.labels.copy() if self.box is None else pasted(self.labels, self.box, shape)
 
 
 def described(box: Box, spacing: Sequence[float]) -> dict[str, list[Any]]:

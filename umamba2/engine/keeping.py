@@ -33,10 +33,11 @@ class _Kept:
     tensors: list[Tensor]
     spare: bool  # not for the quick answers while clicking: goes first
     of: object = None  # what else it holds for
+    scanned: Tensor | None = None  # of the bottleneck, by the Mamba-2 layer
 
     @property
     def bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors)
+        return sum(tensor.nbytes for tensor in self.tensors) + (0 if self.scanned is None else self.scanned.nbytes)
 
 
 class Keeper:
@@ -132,8 +133,8 @@ class Keeper:
                     return logits
             bottom = skips.pop().clone()
             rest = net.decoder.halfway(skips) if isinstance(net.decoder, FastDecoder) else skips
-            self._features[place, how] = _Kept([bottom, *rest], spare)
-        bottom = net.mamba_layer(bottom, clicks)
+            kept = self._features[place, how] = _Kept([bottom, *rest], spare, scanned=net.mamba_layer.scanned(bottom))
+        bottom = net.mamba_layer(bottom, clicks, kept.scanned)
         if isinstance(net.decoder, FastDecoder):
             return net.decoder.finish(bottom, rest)
         logits = net.decoder([*rest, bottom])

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from umamba2.engine.postprocess import foreground_box
 from umamba2.engine.progress import Stretches, Watch
 from umamba2.engine.record import Record
 from umamba2.engine.session import SIDES
@@ -101,7 +102,8 @@ def _described(
     click = f"click {number + 1} ({SIDES[side]}, voxel ({voxel}))"
     other = Clicks(clicks.coordinates, 1 - clicks.labels)
     on_other = "" if is_off(labels, other, number, canals, spacing) else f" and on the {SIDES[1 - side]} one"
-    mm = _distance(np.argwhere(labels == canals[side]), at, spacing)
+    box = foreground_box(labels)
+    mm = _distance(np.argwhere(labels[box] == canals[side]) + [part.start for part in box], at, spacing)
     if np.isinf(mm):
         return f"{click}{on_other} but no {SIDES[side]} canal, expected it on one"
     return f"{click} {mm:.1f} mm off the {SIDES[side]} canal{on_other}, expected it on it"

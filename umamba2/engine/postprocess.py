@@ -47,6 +47,15 @@ def postprocess(
     return result
 
 
+def renumbered(labels: npt.NDArray[np.uint8], table: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Labels in the ids of a lookup table, in which background stays; the same array where the ids are the same."""
+    if np.array_equal(table, np.arange(len(table))):
+        return labels
+    where, result = foreground_box(labels), np.zeros(labels.shape, np.uint8)
+    result[where] = table[labels[where]]
+    return result
+
+
 def foreground_box(labels: npt.NDArray[Any], reach: int = 0) -> tuple[slice, ...]:
     """The smallest box that holds all labels but background, and ``reach`` voxels around it; empty if there is none."""
     sides: list[slice] = []

@@ -81,17 +81,11 @@ class MambaLayer(nn.Module):
             blocks = [TwoWayBlock(dim, mlp, first=i == 0) for i, mlp in enumerate(variant.cross_attention)]
             self.cross_attention: nn.Module = nn.ModuleList(blocks) if variant.stacked else blocks[0]
 
-    def forward(self, features: Tensor, clicks: ClickTensors | None = None) -> Tensor:
+    def forward(self, features: Tensor, clicks: ClickTensors | None = None, scanned: Tensor | None = None) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             grid = features.shape[2:]
-            tokens = features.float().flatten(2).transpose(1, 2)
-            length = tokens.shape[1]
-            points = self._points(tokens, clicks) if self.variant.takes_clicks else None
-            if self.variant.grid_positions:
-                tokens = tokens + self.position_encoder.grid(grid)
-            if self.variant.append_points:
-                tokens = torch.cat([tokens, points], dim=1)  # type: ignore[list-item]
-            tokens = self.mamba(self.norm(tokens))[:, :length]
+            points = self._points(features, clicks) if self.variant.takes_clicks else None
+            tokens = self._scan(features, points) if scanned is None else scanned
             if self.variant.cross_attention:
                 positions = self.point_encoder.pe_layer.grid(grid)
                 updated = points
@@ -100,10 +94,27 @@ class MambaLayer(nn.Module):
             out: Tensor = tokens.transpose(1, 2).reshape(features.shape)
             return out.to(features.dtype)
 
-    def _points(self, tokens: Tensor, clicks: ClickTensors | None) -> Tensor:
-        batch = len(tokens)
-        coordinates, labels = clicks or (tokens.new_zeros(batch, 0, 3), tokens.new_zeros(batch, 0, dtype=torch.long))
-        encoded: Tensor = self.point_encoder(coordinates.to(tokens.device), labels.to(tokens.device))
+    def scanned(self, features: Tensor) -> Tensor | None:
+        """What the Mamba-2 layer makes of features, which `forward` takes for any clicks; None if clicks change it."""
+        if self.variant.append_points:
+            return None
+        with torch.autocast(features.device.type, enabled=False):
+            return self._scan(features, None)
+
+    def _scan(self, features: Tensor, points: Tensor | None) -> Tensor:
+        tokens = features.float().flatten(2).transpose(1, 2)
+        length = tokens.shape[1]
+        if self.variant.grid_positions:
+            tokens = tokens + self.position_encoder.grid(features.shape[2:])
+        if self.variant.append_points and points is not None:
+            tokens = torch.cat([tokens, points], dim=1)
+        scanned: Tensor = self.mamba(self.norm(tokens))[:, :length]
+        return scanned
+
+    def _points(self, features: Tensor, clicks: ClickTensors | None) -> Tensor:
+        batch, like = len(features), features.new_zeros(0, dtype=torch.float32)
+        coordinates, labels = clicks or (like.new_zeros(batch, 0, 3), like.new_zeros(batch, 0, dtype=torch.long))
+        encoded: Tensor = self.point_encoder(coordinates.to(features.device), labels.to(features.device))
         return encoded
 
 
