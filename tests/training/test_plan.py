@@ -285,6 +285,46 @@ def test_damaged_plans_are_named(tmp_path):
         planning.plan(dataset, tmp_path / "pre", CHALLENGES[MULTICLASS])
 
 
+def test_plans_are_whole_or_as_they_were(tmp_path, monkeypatch, capsys):
+    """NnU-Net writes in place; what it has half written when the disk is full stands in nobody's way."""
+    stsr(tmp_path / "download")
+    where = ("--raw", tmp_path / "raw", "--preprocessed", tmp_path / "preprocessed", "--workers", 1)
+    assert command("convert", "stsr", tmp_path / "download", tmp_path / "raw", "--workers", 1) == 0
+    target, seen = tmp_path / "preprocessed" / NAME, []
+
+    def written(dataset, preprocessed, spacing):
+        folder = preprocessed / dataset.name
+        seen.append(sorted(path.name for path in folder.iterdir()))
+        for name in ("dataset.json", "splits_final.json"):
+            shutil.copy(dataset / name, folder / name)
+        plans = make_plans() | {"seen": len(seen)}
+        plans["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = SHAPE
+        (folder / f"{PLANS}.json").write_text(json.dumps(plans))
+
+    def half(dataset, preprocessed, spacing):
+        written(dataset, preprocessed, spacing)
+        (preprocessed / dataset.name / f"{PLANS}.json").write_text('{"half')
+        raise OSError(28, "No space left on device")
+
+    def files():
+        return {path.name: path.read_bytes() for path in target.iterdir()}
+
+    options = ("303", "--preset", STSR, *where)
+    monkeypatch.setattr(planning.nnunet, "run_planner", half)
+    assert command("plan", *options) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert set(files()) == {"dataset_fingerprint.json"}
+    monkeypatch.setattr(planning.nnunet, "run_planner", written)
+    assert command("plan", *options) == 0, capsys.readouterr().err[-600:]
+    before = files()
+    assert set(before) == {"dataset_fingerprint.json", "dataset.json", "splits_final.json", f"{PLANS}.json"}
+    assert {CONFIGURATION, "3d_fullres"} <= set(json.loads(before[f"{PLANS}.json"])["configurations"])
+    monkeypatch.setattr(planning.nnunet, "run_planner", half)
+    assert command("plan", *options) == 1
+    assert files() == before
+    assert seen[-1] == ["dataset_fingerprint.json", f"{PLANS}.json"]  # nnU-Net keeps what older plans hold
+
+
 @pytest.mark.parametrize("task", [MULTICLASS, INTERACTIVE, STSR])
 def test_every_preset_inherits_from_full_resolution(task):
     plans = make_plans()

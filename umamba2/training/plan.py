@@ -9,8 +9,10 @@ On disk, in nnU-Net's preprocessed folder:
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from umamba2.challenges import Challenge
@@ -22,6 +24,8 @@ from umamba2.training import nnunet
 from umamba2.training.dataset import KINDS, Dataset, read_splits
 from umamba2.training.fingerprint import take_fingerprint
 from umamba2.training.nnunet import CONFIGURATION, PLANS
+
+_BESIDE = ("dataset.json", "splits_final.json")  # what nnU-Net's planner writes beside plans
 
 
 def plan(
@@ -64,15 +68,23 @@ def plan(
         read_json(path, "plans, or no such file")  # nnU-Net keeps what older plans hold
     if not is_current(fingerprint, dataset, harmonised):
         take_fingerprint(dataset, fingerprint, workers, harmonised)
-    # From here on no work that may be interrupted: nnU-Net's plans are not ours yet.
-    nnunet.run_planner(dataset.folder, preprocessed, spacing)
-    plans = read_json(path)
+    with TemporaryDirectory(prefix="umamba2-") as apart:  # nnU-Net writes its files in place, whole or not
+        place = Path(apart) / target.name
+        place.mkdir()
+        for known in (fingerprint, path):
+            if known.exists():
+                shutil.copyfile(known, place / known.name)
+        nnunet.run_planner(dataset.folder, Path(apart), spacing)
+        plans = read_json(place / path.name)
+        others = {name: (place / name).read_bytes() for name in _BESIDE if (place / name).exists()}
     if "3d_fullres" not in plans["configurations"]:
         raise InputError(f"{dataset.folder}: found scans of one slice, expected volumes")
     if harmonised:
         statistics = read_json(fingerprint)["harmonised_intensities"]
         plans["foreground_intensity_properties_per_channel"] = {"0": statistics}
     add_configuration(plans, challenge.recipe, patch, architecture, harmonised)
+    for name, content in others.items():
+        write_file(target / name, content)
     write_file(path, json.dumps(plans, indent=4) + "\n")
     return path
 
