@@ -116,10 +116,11 @@ def test_everything_that_is_wrong_is_in_the_record(tmp_path):
     path = write_image(tmp_path / "a.mha", array)
     clicks = write_clicks(tmp_path / "c.json", ("Left_IAC", [1, 1, 1]), ("Tongue", [1, 1, 1]))
     segmenter.predictor.predict = _warning(segmenter.predictor.predict)
-    first, second, third = segmenter.segment(path, clicks).warnings
+    first, second, third, fourth = segmenter.segment(path, clicks).warnings
     assert first.startswith(f"{path}: found 1 NaN or infinite voxels")
     assert second.startswith(f"{clicks}: click 2 left out, found the name 'Tongue'")
     assert third == f"{path}: something odd"
+    assert fourth.startswith(f"{path}: clicks: found click 1 (left, voxel (1, 1, 1)) but no left canal")
     with pytest.raises(umamba2.InputError, match="clicks: found some, expected none"):
         Segmenter(StandIn("stsr"), CHALLENGES["stsr"]).segment(path, clicks)
 
