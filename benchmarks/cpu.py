@@ -1,7 +1,7 @@
 """How fast is a tile on a CPU, how much memory does a whole case take, and are the labels those of nnU-Net's predictor?
 
     python benchmarks/cpu.py speed [--patch 160 288 288] [--tiles 2] [--repeats 3]
-    python benchmarks/cpu.py shares [--patch 64 96 128]
+    python benchmarks/cpu.py shares [--patch 64 96 128 | --model resources/toothfairy3-multiclass]
     python benchmarks/cpu.py memory
     python benchmarks/cpu.py agreement [--phantoms 4]
 
@@ -66,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=("speed", "shares", "memory", "agreement"))
     parser.add_argument("--patch", type=int, nargs=3, default=(160, 288, 288))
+    parser.add_argument("--model", type=Path, help="of the shares part, in place of random weights")
     parser.add_argument("--classes", type=int, default=47, help="of the speed part")
     parser.add_argument("--features", type=int, nargs=7, help="channels per stage, finest first")
     parser.add_argument("--tiles", type=int, default=2, help="per measurement of the speed part")
@@ -114,25 +115,27 @@ def one_speed(folder: Path, who: str) -> dict:
 
 def shares(arguments: argparse.Namespace, folder: Path) -> None:
     """A table of the processor seconds of a pass, and of what they become without each idea."""
-    write_model(folder, arguments.features or FEATURES, arguments.patch, arguments.classes)
-    model, cpu = load_model(folder), torch.device("cpu")
+    if not arguments.model:
+        write_model(folder, arguments.features or FEATURES, arguments.patch, arguments.classes)
+    model, cpu = load_model(arguments.model or folder), torch.device("cpu")
     print("| | fp32 | bf16 |\n|---|---|---|")
     found: dict[str, list[str]] = {}
     for dtype in (torch.float32, torch.bfloat16):
         plain = model.network().eval().requires_grad_(False)
-        model.load_weights(plain, "0", dtype)
-        variants = {"everything": (ready_network(model, "0", cpu, dtype), {})}
+        fold = next(iter(model.folds))
+        model.load_weights(plain, fold, dtype)
+        variants = {"everything": (ready_network(model, fold, cpu, dtype), {})}
         for name, module, setting, value in (
             ("without Winograd's transform", winograd, "FEWEST_CHANNELS", 2**30),
             ("with concatenation in the decoder", layers, "COMPOSED_LEVELS", 0),
         ):
             with patch.object(module, setting, value):
-                variants[name] = ready_network(model, "0", cpu, dtype), {}
+                variants[name] = ready_network(model, fold, cpu, dtype), {}
         net = variants["everything"][0]
         variants["whole volumes instead of a few planes"] = net, {"target": planes, "PORTION_BYTES": 2**60}
         variants["memory from the system"] = net, {"target": activations, "SMALLEST": 2**60}
         variants["torch's own layers"] = plain.to(memory_format=torch.channels_last_3d), {}
-        tile = torch.randn(1, 1, *arguments.patch).to(dtype, memory_format=torch.channels_last_3d)
+        tile = torch.randn(1, 1, *model.plan.patch_size).to(dtype, memory_format=torch.channels_last_3d)
         seconds: dict[str, list[float]] = {name: [] for name in variants}
         for _ in range(arguments.repeats + 1):  # the first time is for the caches of the libraries
             for name, (network, change) in variants.items():
