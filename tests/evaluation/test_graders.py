@@ -649,7 +649,7 @@ def test_the_scores_never_overwrite_what_they_are_of(folders, capsys):
     assert main([*arguments, str(predictions)]) == 1
     assert "found an input as its output" in capsys.readouterr().err
     assert main([*arguments, str(truths.parent)]) == 1
-    assert "could not be written (Is a directory), expected" in capsys.readouterr().err
+    assert "could not be written (it is no regular file), expected" in capsys.readouterr().err
 
 
 def test_messages_reach_any_terminal(folders):

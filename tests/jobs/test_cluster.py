@@ -62,7 +62,7 @@ def on_workers(folder, count=2, **plan):
             if left:
                 started = count
                 with local_workers(count, "cpu") as client:
-                    run_on_workers(batch, left, farm_hands.load, client, 60)
+                    run_on_workers(batch, left, farm_hands.load, client, 600)
     finally:
         manifest.close()
     return batch.outcomes, started

@@ -15,7 +15,8 @@ export async function clickAt(position) {
   viewer.setClicks(state.clicks, state.chosen, { side, position });
   await ask('POST', '/clicks', { side, position }, (r) => {
     state.chosen = r.clicks.at(-1)?.id ?? null;
-    const doubt = r.layer.warnings.find((line) => line.startsWith(`clicks: found click ${r.clicks.length} (`));
+    const what = `clicks: found click ${r.clicks.length} (`; // behind the name of the scan
+    const doubt = r.layer.warnings.find((line) => line.includes(what));
     if (doubt) $('checks').open = true;
     return doubt || `The ${side} canal was drawn anew in ${r.seconds} s.`;
   });
