@@ -250,7 +250,9 @@ def test_what_an_answer_warns_of_is_said(window, server, tmp_path):
     assert window.page.inner_text("#problems li") == window.said
 
 
-LEFT_OUT = "scan.nrrd: clicks: found click 1 (left, voxel (5, 6, 6)) 9 mm off the left canal, expected it on it; left out"
+LEFT_OUT = (
+    "scan.nrrd: clicks: found click 1 (left, voxel (5, 6, 6)) 9 mm off the left canal, expected it on it; left out"
+)
 
 
 def _deaf(session):
