@@ -201,6 +201,15 @@ def test_hostile_files_cost_a_line_each(tmp_path):
     assert int(done.stderr.split()[-1]) < 500_000  # kB
 
 
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_nifti_file_that_is_cut_within_or_behind_its_header_is_refused(tmp_path, ending):
+    content, path = nifti((108, "f", 352)), tmp_path / f"a{ending}"
+    for size in range(1, 400):
+        path.write_bytes(gzip.compress(content[:size], 1) if ending == ".nii.gz" else content[:size])
+        with pytest.raises(InputError):
+            read_volume(path)
+
+
 def test_extensions_of_nifti_files_are_not_gone_through(tmp_path, monkeypatch):
     """ITK compares each with all others: 200,000 of them, 3 MB, took half a minute."""
     extensions = b"\1\0\0\0" + struct.pack("<ii8x", 16, 4) * 2000

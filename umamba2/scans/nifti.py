@@ -194,7 +194,7 @@ def _doubt(start: bytes, length: int, skip: int, order: Literal["<", ">"]) -> st
     at = length + 4
     if skip < at:
         return f"its voxels from byte {skip} on, expected {at} or later"
-    while start[length] and (at < skip or at == length + 4) and at + 8 <= len(start):
+    while any(start[length : length + 1]) and (at < skip or at == length + 4) and at + 8 <= len(start):
         size = int.from_bytes(start[at : at + 4], "little" if order == "<" else "big")
         if size < 16 or size % 16:  # no extension, whatever it is
             return ""
