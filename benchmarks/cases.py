@@ -4,8 +4,8 @@
 
 Start-up, reading and writing included; every run is a process of its own, and the contestants take turns, so that a
 busy machine slows all of them. Without --full the multi-class demo model on SCAN; with it the full-size network with
-random weights on random voxels of the median size of ToothFairy3 (SCAN is not read then), which takes nnU-Net about
-ten minutes a case. nnU-Net runs our network in plain torch layers, without mirror images: it knows no left and right.
+random weights on random voxels of the median size of ToothFairy3 (SCAN is not read then), which takes nnU-Net many
+minutes a case. nnU-Net runs our network in plain torch layers, without mirror images: it knows no left and right.
 "Same work" are nnU-Net's settings: step 0.5, no mirror images, no post-processing.
 """
 

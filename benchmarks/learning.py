@@ -62,7 +62,7 @@ MULTICLASS = replace(
     released=ANATOMY,
     recipe=replace(MULTICLASS.recipe, class_weights=WEIGHTS),
 )
-# Voxels' edges in mm. At 1.5 mm no network found canals in 2000 steps; at 1 mm the sinuses are out of view.
+# Voxels' edges in mm. At 1.5 mm no network found canals in 2000 steps; at 1 mm sinuses may be out of view.
 COMPARED = {register(MULTICLASS): 1.5, INTERACTIVE: 1.0, STSR: 1.0}
 RESENC = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
 
