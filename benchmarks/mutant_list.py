@@ -169,6 +169,8 @@ GROUPS = (
             M("* float(mm) > TOLERANCE * size", "* float(mm) > size"),
             M("and any(n * float(mm)", "and all(n * float(mm)"),
             M("amount < self.least", "amount <= 0"),
+            M("look.total > self.most", "look.amount > 1e9"),
+            M('s.group == "pulp")', "False)"),
             M("FirstLook(None, self.without(labels)", "FirstLook(None, labels"),
             M("if density >= MUCH * highest", "if True"),
             M("math.floor(at - low / mm)", "math.floor(at - high / mm)"),

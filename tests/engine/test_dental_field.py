@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from small_models import PATCH, make_model
 
-from umamba2.anatomy.structures import ANATOMY
+from umamba2.anatomy.structures import ANATOMY, Structure
 from umamba2.challenges import CHALLENGES
 from umamba2.engine.dental_field import (
     BLUR,
     CELL,
     CLICK_MARGIN,
+    MOST_TEETH,
     TEETH_REACH,
     TOLERANCE,
     DentalField,
@@ -32,6 +34,7 @@ from umamba2.engine.tiles import Sweep
 from umamba2.errors import Cancelled, InputError, Terminated
 from umamba2.scans import memory
 from umamba2.scans.clicks import Clicks, no_clicks
+from umamba2.synthetic.textbook import TOOTH_SIZES
 
 MULTICLASS, INTERACTIVE, STSR = CHALLENGES.values()
 DEMO = ((32.0, 32.0), (30.0, 60.0), (57.0, 57.0))
@@ -39,6 +42,10 @@ SPACING = (0.3, 0.3, 0.3)  # of the small models
 # 9 x 12 x 9.6 mm of a model whose tiles are 3.6 x 9.6 x 4.8 mm; class 2 marks it, 2 and 3 are lost without it.
 FIELD = DentalField(((4.5, 4.5), (4.0, 8.0), (4.8, 4.8)), ((2,),), (2, 3), "teeth", 1.0)
 SHAPE = (50, 64, 60)  # 15 x 19.2 x 18 mm
+MADE_UP = [  # classes of no challenge
+    Structure(name, number, number, number, (number,), group, (0, 0, 0))
+    for number, (name, group) in enumerate((("jaw", "jaws"), ("pulp", "pulp"), ("milk tooth", "teeth")), start=1)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -188,9 +195,9 @@ def test_clicks_that_count_for_nothing_move_nothing():
 
 
 class Sight:
-    """In place of the networks: intensity 1000 c is class c; notes what was run, and takes time on its own clock."""
+    """In place of the networks: intensity ``unit`` c is class c; notes what was run, takes time on its own clock."""
 
-    def __init__(self, predictor: Predictor, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0):
+    def __init__(self, predictor: Predictor, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0, unit: float = 1000):
         self.passes: list[int] = []  # for each tile
         self.clicks: list = []
         self.now, self.error, self.at = 1000.0, Terminated("SIGTERM"), -1
@@ -204,7 +211,7 @@ class Sight:
             self.now += seconds * len(passes) * np.prod(tile.shape) / np.prod(PATCH)
             self.passes.append(len(passes))
             self.clicks.append(clicks)
-            classes = (tile * intensity["std"] + intensity["mean"]) / 1000
+            classes = (tile * intensity["std"] + intensity["mean"]) / unit
             return torch.stack([-((classes - c) ** 2) for c in range(predictor.num_classes)])
 
         monkeypatch.setattr(predictor.runner, "logits", logits)
@@ -304,6 +311,49 @@ def test_without_teeth_there_is_no_field_and_nothing_that_needs_one(folder, monk
     truth[11, 20, 21] = 2
     image = np.where(truth == 2, 2000 + image % 7, image)
     assert (predictor.predict(image, SPACING, record=Record()) == 2).any()
+
+
+@pytest.mark.parametrize(
+    "structures",
+    [*(c.structures for c in CHALLENGES.values() if any(s.group == "teeth" for s in c.structures)), MADE_UP],
+    ids=lambda structures: f"{len(structures)} classes",
+)
+def test_whatever_has_teeth_among_its_classes_says_that_there_are_none(structures, tmp_path, monkeypatch):
+    """By the groups of the classes alone: no challenge is named anywhere."""
+    folder = make_model(tmp_path / "m", classes=len(structures) + 1)
+    predictor, record = load(folder, field_for("auto", FIELD.sides, None, structures)), Record()
+    Sight(predictor, monkeypatch, unit=50)
+    truth = np.zeros(SHAPE, np.uint8)
+    for number, structure in enumerate(structures):  # a little of everything: 3 mm3 of each class
+        truth[3 + number, 10:14, 5:33] = structure.training
+    labels = predictor.predict(truth * np.float32(50), SPACING, record=record)
+    teeth = [s.training for s in structures if s.group in ("teeth", "restorations")]
+    lost = [*teeth, *(s.training for s in structures if s.group == "pulp")]
+    np.testing.assert_array_equal(labels, np.where(np.isin(truth, lost), 0, truth))
+    found = re.fullmatch(
+        r"dental field: found (\d+) mm3 of teeth in 15x19x18 mm, expected at least 500; "
+        "no teeth labelled, and all else is the first look's",
+        record.warnings[0],
+    )
+    assert 0 < int(found[1]) <= round(np.isin(truth, teeth).sum() * 0.027)
+    assert (len(record.warnings), record.dental_field) == (1, {})
+
+
+def test_more_teeth_than_a_mouth_can_have_are_said(folder, monkeypatch):
+    (image, truth), predictor, record = head(), load(folder, replace(FIELD, asked=True)), Record()
+    Sight(predictor, monkeypatch)
+    teeth = np.count_nonzero(truth == 2) * 0.027
+    predictor.dental_field = replace(FIELD, most=teeth + 0.01, asked=True)
+    predictor.predict(image, SPACING, record=record)
+    assert record.warnings == []
+    predictor.dental_field = replace(FIELD, most=teeth - 0.01, asked=True)
+    predictor.predict(image, SPACING, record=record)
+    found = f"found {teeth:.0f} mm3 of teeth in 15x19x18 mm, expected at most {teeth:.0f}"
+    assert record.warnings == [f"dental field: {found}; other things were taken for teeth, there may be none"]
+    limits = {field_for("on", None, None, c.structures).most for c in (MULTICLASS, STSR)}
+    assert limits == {MOST_TEETH}
+    largest = sum(0.6 * 2 * a * b * (crown + root) for sizes in TOOTH_SIZES.values() for crown, root, a, b in sizes)
+    assert 1.1**3 * largest < MOST_TEETH  # six tenths of the blocks about a textbook's teeth, in a large head
 
 
 @pytest.mark.parametrize("seconds", [1e6, 60.0, 12.0, 4.0])

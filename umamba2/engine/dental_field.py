@@ -37,6 +37,7 @@ MUCH = 0.25  # of the highest density: what is less dense marks nothing
 # mm3 in the field of a first look. Teeth: in a phantom of an edentulous mouth the demo model found 443, in the same
 # mouth with one molar 1073. Canals: post-processing deletes what is smaller than 59 and 47 anyway.
 LEAST_TEETH, LEAST_CANALS = 500.0, 100.0
+MOST_TEETH = 40_000.0  # mm3 in a whole scan; the teeth of phantoms had up to 26,000
 CLICK_MARGIN = 15.0  # mm around a click outside the field that belong to it, too
 
 
@@ -50,6 +51,7 @@ class DentalField:
         lost: The classes that a scan without a dental field cannot have.
         what: What messages call the marks.
         least: mm3 of them in the field from which on there is one.
+        most: mm3 of them in the whole scan beyond which other things must have been taken for them.
         asked: Whether it was asked for; if not, it is worth a warning.
     """
 
@@ -58,6 +60,7 @@ class DentalField:
     lost: tuple[int, ...]
     what: str
     least: float
+    most: float = math.inf
     asked: bool = False
 
     @property
@@ -76,6 +79,9 @@ class DentalField:
         """
         said = [f"first look: {problem}" for problem in look.record.warnings]
         scan = _mm(n * mm for n, mm in zip(shape, spacing))
+        if look.total > self.most:
+            found = f"{look.total:.0f} mm3 of {self.what} in {scan}, expected at most {self.most:.0f}"
+            said.append(f"dental field: found {found}; other things were taken for {self.what}, there may be none")
         if box is None:
             found = f"{look.amount:.0f} mm3 of {self.what} in {scan}, expected at least {self.least:.0f}"
             said.append(f"dental field: found {found}; no {self.what} labelled, and all else is the first look's")
@@ -109,10 +115,10 @@ class DentalField:
         highest = max(density for _, density in peaks)
         places = [place for place, density in peaks if density >= MUCH * highest]
         box = self.around(np.mean(places, axis=0), labels.shape, spacing)
-        amount = self.amount(labels[box], spacing)
+        amount, total = self.amount(labels[box], spacing), self.amount(labels, spacing)
         if amount < self.least:
-            return FirstLook(None, self.without(labels), amount, record)
-        return FirstLook(box, labels[box].copy(), amount, record)
+            return FirstLook(None, self.without(labels), amount, total, record)
+        return FirstLook(box, labels[box].copy(), amount, total, record)
 
     def around(self, place: Sequence[float], shape: Sequence[int], spacing: Sequence[float]) -> Box:
         """The field around a place, as far as it lies in the scan.
@@ -130,7 +136,8 @@ class DentalField:
 
     def amount(self, labels: Labels, spacing: Sequence[float]) -> float:
         """How many mm3 of the marks there are in a label map."""
-        return int(np.count_nonzero(np.isin(np.arange(256), sum(self.marks, ()))[labels])) * math.prod(spacing)
+        table = np.isin(np.arange(256), sum(self.marks, ()))
+        return sum(int(np.count_nonzero(table[plane])) for plane in labels) * math.prod(spacing)
 
     def without(self, labels: Labels) -> Labels:
         """A label map without what only a dental field can have; a new array."""
@@ -178,12 +185,14 @@ class FirstLook:
         box: Where the dental field is; None if there is none.
         labels: Of the field; without one, of the whole scan, less what only a dental field can have.
         amount: mm3 of the marks in the field, or around the place that came nearest to one.
+        total: mm3 of them in the whole scan.
         record: How it went.
     """
 
     box: Box | None
     labels: Labels
     amount: float
+    total: float
     record: Record
 
     def on_scan(self, shape: Sequence[int]) -> Labels:
@@ -227,11 +236,11 @@ def field_for(
     marks: tuple[tuple[int, ...], ...] = (teeth,)
     if teeth:
         pulp = tuple(s.training for s in structures if s.group == "pulp")
-        reach, lost, what, least = TEETH_REACH, teeth + pulp, "teeth", LEAST_TEETH
+        reach, lost, what, least, most = TEETH_REACH, teeth + pulp, "teeth", LEAST_TEETH, MOST_TEETH
     else:  # canals on two sides
         marks = tuple((s.training,) for s in structures)
-        reach, lost, what, least = CANALS_REACH, sum(marks, ()), "canals", LEAST_CANALS
-    return DentalField(sides or sides_of(reach, orientation), marks, lost, what, least, asked=mode == "on")
+        reach, lost, what, least, most = CANALS_REACH, sum(marks, ()), "canals", LEAST_CANALS, math.inf
+    return DentalField(sides or sides_of(reach, orientation), marks, lost, what, least, most, asked=mode == "on")
 
 
 def _mm(lengths: Iterable[float]) -> str:
