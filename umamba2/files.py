@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -61,9 +62,9 @@ def is_newer(path: Path, source: Path) -> bool:
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:
-    """Write a file (text as UTF-8), and the folders above it; InputError if that is not possible."""
+    """Write a file (text as UTF-8, what is no text escaped), and the folders above it; InputError if it cannot be."""
     with replacing(path) as partial:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 @contextmanager
@@ -148,6 +149,23 @@ def _sweep(folder: Path) -> None:
                 os.unlink(entry.path)
             finally:
                 os.close(handle)
+
+
+def own_file(path: Path, how: int) -> int:
+    """Open a regular file: a link of a name that is known could lead anywhere, and a pipe be waited for.
+
+    Args:
+        path: The file.
+        how: The flags of `os.open`, with O_RDWR.
+
+    Returns:
+        The handle. Raises OSError if it is something else.
+    """
+    handle = os.open(path, how | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(None, "it is no regular file")
+    return handle
 
 
 def try_lock(handle: int, start: int = 0, length: int = 0) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 
 import numpy as np
@@ -144,3 +145,21 @@ def test_sides_are_not_judged_where_they_are_not_known(predict, tmp_path):
     page = tmp_path / "page.html"
     assert cli.main(["report", "-i", str(folder), "-s", str(tmp_path / "out/scan.nii.gz"), "-o", str(page)]) == 0
     assert texts.NO_ORIENTATION in page.read_text()
+
+
+def test_what_a_link_leads_to_is_part_of_a_scan(predict, tmp_path):
+    series = write_slices(tmp_path / "elsewhere", marked)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/README.txt").write_text("read me")
+    (tmp_path / "in/series").symlink_to(series)
+    assert predict(STSR, tmp_path / "in", tmp_path / "out")[0] == 0
+    before = read_labels(tmp_path / "out/in.nii.gz")[0]
+    assert predict(STSR, tmp_path / "in", tmp_path / "out")[1][-1] == "0 done, 1 skipped, 0 degraded, 0 failed"
+
+    def other(ds, k):
+        ds.PixelData = np.full(SHAPE[1:], 1003, "<i2").tobytes()
+
+    shutil.rmtree(series)
+    write_slices(series, other)
+    assert predict(STSR, tmp_path / "in", tmp_path / "out")[0] == 0
+    assert not np.array_equal(before, read_labels(tmp_path / "out/in.nii.gz")[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -345,6 +346,22 @@ def test_slim_round_trip(folder, tmp_path):
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in (tmp_path / "slim").iterdir()), "for any user"
     names = sorted(p.name for p in (tmp_path / "slim").iterdir())
     assert names == ["fold_0.safetensors", "fold_1.safetensors", "model.json"]
+
+
+def test_slim_on_a_disk_that_fills_up_leaves_the_model_that_was_there(folder, tmp_path, monkeypatch):
+    slim(folder, tmp_path / "slim")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "slim").iterdir()}
+    sums = iter([1])
+
+    def full(path):
+        for found in sums:
+            return found
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("umamba2.models.folder.checksum", full)
+    with pytest.raises(InputError, match="could not be written"):
+        slim(make_model(tmp_path / "other", folds=(1, 2)), tmp_path / "slim")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "slim").iterdir()} == before
 
 
 def test_slim_files_are_on_the_disk_before_they_have_their_names(folder, tmp_path, monkeypatch):

@@ -128,8 +128,13 @@ def test_what_lies_beside_is_of_one_scan_and_of_now(predict, tmp_path):  # noqa:
     code, (error,) = predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options)
     statistics = tmp_path / "out/a.statistics.json"
     assert code == 1
-    assert error == f"error: {other}: found {statistics} taken by {image}, expected an output of its own"
+    beside = f"{tmp_path / 'out/a.nii.gz'} taken by those beside {tmp_path / 'out/a.mha'}"
+    assert error == f"error: {other}: found the names of files beside {beside}, expected a name of its own"
     assert json.loads(statistics.read_text())["case"] == "a.mha"
+    for more in ([], ["--part", "2/2"]):  # no later run and no other process takes it
+        assert predict(MULTICLASS, tmp_path / "in", tmp_path / "out", *options, *more) == (1, [error])
+        assert json.loads(statistics.read_text())["case"] == "a.mha"
+    (tmp_path / "out/run.2-of-2.json").unlink()
     names = {"a.mha", "a.nii.gz", "a.statistics.json", "manifest.jsonl", "run.json"}
     assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == names
     other.unlink()

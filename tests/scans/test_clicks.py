@@ -104,6 +104,19 @@ def test_search_order(tmp_path):
         assert find_click_file(tmp_path, case) == tmp_path / name
 
 
+@pytest.mark.parametrize("length", [125, 240, 248])
+def test_names_that_are_nearly_too_long(tmp_path, length):
+    case, other = "a" * length, "b" * length
+    expected = tmp_path / f"iac_clicks_{case}.json"  # the platform's name has all of it twice
+    assert find_click_file(tmp_path, case, [case, other]) is None
+    assert click_file(tmp_path, case, [case, other]) == expected
+    with pytest.raises(InputError, match="found no such file, expected the clicks of this case"):
+        read_clicks(expected, SHAPE)
+    if length < 240:
+        write_clicks(expected)
+        assert find_click_file(tmp_path, case, [case, other]) == expected
+
+
 def test_several_candidates_are_none(tmp_path):
     write_clicks(tmp_path / "iac_clicks_a_0.json")
     write_clicks(tmp_path / "iac_clicks_b_0.json")

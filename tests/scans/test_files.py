@@ -230,3 +230,8 @@ def test_names_as_long_as_names_may_be(tmp_path, name):
     write_file(tmp_path / ("z." + "y" * 253), "text")
     with pytest.raises(InputError, match=r"could not be written \(File name too long"):
         write_file(tmp_path / ("y" * 256), "text")
+
+
+def test_what_is_no_text_is_written_escaped(tmp_path):
+    write_file(tmp_path / "page.html", "found \udcff and é")
+    assert (tmp_path / "page.html").read_bytes() == b"found \\udcff and \xc3\xa9"

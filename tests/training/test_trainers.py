@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from umamba2.models.folder import load_model, slim
 from umamba2.training import losses, semi_supervised
 from umamba2.training.loading import Cases
 from umamba2.training.options import Options
-from umamba2.training.pretrain import disrupt, masked_blocks
+from umamba2.training.pretrain import disrupt, draw, masked_blocks
 from umamba2.training.pretrained import read_weights
 from umamba2.training.resuming import LossNotFinite
 
@@ -563,6 +564,20 @@ def test_patches_that_blocks_do_not_divide():
     assert 0 < masked.float().mean() < 1
 
 
+def test_a_picture_on_a_full_disk_leaves_the_one_before(tmp_path):
+    resource, path = pytest.importorskip("resource"), tmp_path / "a/epoch_0000.png"
+    volume = np.arange(60.0).reshape(3, 4, 5)
+    draw([volume, volume], path)
+    before, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+        with pytest.raises(InputError, match="could not be written"):
+            draw([volume, -volume], path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (path.read_bytes(), list(path.parent.iterdir())) == (before, [path])
+
+
 def test_pretraining(stsr, tmp_path):
     from PIL import Image
 
@@ -725,6 +740,21 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     other.wait()
     with alone_in(tmp_path):
         pass
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_planted_for_a_lock_is_neither_followed_nor_waited_for(tmp_path, kind):
+    from umamba2.training.lock import alone_in
+
+    (tmp_path / "victim").write_text("precious")
+    if kind == "link":
+        (tmp_path / ".lock").symlink_to(tmp_path / "victim")
+    else:
+        os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(InputError, match=r"\.lock: could not be written \("), alone_in(tmp_path):
+        pass
+    assert (tmp_path / "victim").read_text() == "precious"
 
 
 def test_a_dataset_of_another_challenge(stsr, tmp_path):

@@ -606,3 +606,14 @@ def test_interactive_models_are_found_by_name(server):
         (INTERACTIVE, True, False),
     ]
     assert RADIUS < 10
+
+
+@pytest.mark.parametrize("line", [b"Anal\xffys = Origin = 0 0 0\n", b"BinaryData = \xff\n"])
+def test_bytes_of_a_header_that_are_no_text_reach_the_page(server, tmp_path, line):
+    write_scan(tmp_path / "scan.mha", "RSA", **BLOCKS)
+    content = (tmp_path / "scan.mha").read_bytes()
+    at = content.index(b"BinaryData")
+    after = content.index(b"\n", at) + 1 if line.startswith(b"Binary") else at
+    task = server[1].open(("scan.mha", content[:at] + line + content[after:]))
+    told = task["result"]["warnings"] if task["state"] == "done" else [task["error"]]
+    assert any("\udcff" in one for one in told), task

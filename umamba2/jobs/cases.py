@@ -242,9 +242,14 @@ def _rows(source: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _apart(cases: list[Case]) -> list[Case]:
-    """The cases; those whose output is an image of any, or belongs to an earlier one, get a problem."""
+    """The cases; those whose output is an image of any, or belongs to an earlier one, get a problem.
+
+    Outputs that differ in their endings alone, as a.mha and a.nii.gz, share the names of what else is written: of these
+    the first has them, in every run and process.
+    """
     outputs = OutputRegistry(part for case in cases if not case.problem for part in case.files)
     taken: set[Path] = set()
+    beside: dict[Path, Path] = {}
     checked = []
     for case in cases:
         if not case.problem:
@@ -253,6 +258,8 @@ def _apart(cases: list[Case]) -> list[Case]:
                 if case.output in taken:
                     raise InputError(f"{case.image}: found the output {case.output} twice, expected one for each case")
                 taken.add(case.output)
+                first = beside.setdefault(case.output.with_name(stem(case.output).removesuffix(".seg")), case.output)
+                case = case if first == case.output else replace(case, taken=first)
             except InputError as error:
                 case = replace(case, problem=f"{case.line}: {error}" if case.line else str(error))
         checked.append(case)

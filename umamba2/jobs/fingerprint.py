@@ -14,6 +14,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
+from umamba2.scans.dicom.files import files_below
 from umamba2.scans.parts import parts_of
 
 _WEIGHTS = (".json", ".pth", ".safetensors")
@@ -67,15 +68,16 @@ def fingerprint(files: Iterable[Path], known: Iterable[Any] = ()) -> Fingerprint
 
 
 def files_of_scan(scan: Path, output: Path | None = None) -> list[Path]:
-    """The files that a scan consists of: all in and below a folder; a header and its voxels; else the file itself.
+    """The files that a scan consists of: all that is read in and below a folder, where links lead, too; a header and
+    its voxels; else the file itself.
 
     Args:
         scan: The scan.
         output: A folder that does not count, where it lies in that of the scan.
     """
     if scan.is_dir():
-        folders = (Path(folder) for folder, _, _ in os.walk(scan) if output is None or not _lies_in(folder, output))
-        return sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
+        below = (files for folder, files in files_below(scan) if output is None or not _lies_in(folder, output))
+        return sorted(path for files in below for path in files if path.is_file())
     return parts_of(scan)
 
 
@@ -86,7 +88,7 @@ def files_of_model(folder: Path) -> list[Path]:
     return [path for paths in found for path in paths if path.suffix in _WEIGHTS and path.is_file()]
 
 
-def _lies_in(folder: str, other: Path) -> bool:
+def _lies_in(folder: Path, other: Path) -> bool:
     return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(other))
 
 

@@ -34,7 +34,8 @@ AfterWriting: TypeAlias = Callable[[Path, Path, Volume, npt.NDArray[np.uint8], "
 @dataclass(frozen=True)
 class Case:
     """A scan to segment: the image, where its label map goes, its click file if clicks are expected, the line of a list
-    that asks for it, why it cannot be done if that is known, and which DICOM series it is if that was asked for."""
+    that asks for it, why it cannot be done if that is known, which DICOM series it is if that was asked for, and the
+    output that has the names of the files beside this one, if another has."""
 
     image: Path
     output: Path
@@ -43,6 +44,7 @@ class Case:
     problem: str = ""
     series: str | None = None
     seg_type: str | None = None  # of a DICOM Segmentation; None: a label map
+    taken: Path | None = None
 
     @property
     def files(self) -> list[Path]:
@@ -194,6 +196,9 @@ def write_scan(
         if part := outcome.record.part:  # readers of what comes beside the label map must know
             volume = replace(volume, warnings=(*volume.warnings, part))
         try:
+            if case.taken is not None:
+                found = f"the names of files beside {case.output} taken by those beside {case.taken}"
+                raise InputError(f"{case.image}: found {found}, expected a name of its own")
             return finished(case.image, case.output, volume, labels, outcome.record.notes)
         except NothingFound as error:  # which is a result, and no failure
             outcome.report("warning", str(error))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from umamba2.errors import InputError
-from umamba2.files import try_lock, unlock
+from umamba2.files import own_file, try_lock, unlock
 
 MANIFEST = "manifest.jsonl"
 LOCKS = ".umamba2.lock"
@@ -43,8 +42,8 @@ class Manifest:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # One byte for each case: they need no files of their own, and none is left behind.
-            self._locks = _own_file(folder / LOCKS, os.O_RDWR | os.O_CREAT)
-            os.close(_own_file(self.path, os.O_RDWR | os.O_CREAT))
+            self._locks = own_file(folder / LOCKS, os.O_RDWR | os.O_CREAT)
+            os.close(own_file(self.path, os.O_RDWR | os.O_CREAT))
         except OSError as error:
             raise InputError(
                 f"{self.path}: could not be written ({error.strerror}), expected a writable folder"
@@ -89,7 +88,7 @@ class Manifest:
         """Add a record; it is on the disk when this returns. Raises OSError if that is not possible."""
         line = json.dumps(record, default=str).encode() + b"\n"
         with self._alone():
-            handle = _own_file(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            handle = own_file(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             try:
                 end = os.fstat(handle).st_size
                 os.lseek(handle, max(0, end - 1), os.SEEK_SET)
@@ -119,15 +118,6 @@ class Manifest:
     def release(self, output: str) -> None:
         """Give a case back."""
         unlock(self._locks, _byte(output), 1)
-
-
-def _own_file(path: Path, how: int) -> int:
-    """Open a regular file: a link of a name that is known could lead anywhere, and a pipe be waited for."""
-    handle = os.open(path, how | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(None, "it is no regular file")
-    return handle
 
 
 def _byte(output: str) -> int:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError
-from umamba2.files import read_json, replacing, write_file
+from umamba2.files import read_json, replacing
 from umamba2.models.checkpoint import read_checkpoint
 from umamba2.models.labels import check_labels, labels_of, pairs_by_name
 from umamba2.models.network import Plan, build_network, read_plan, resolve, uninitialised
@@ -186,24 +187,26 @@ def slim(model: str | Path, out: str | Path, half: bool = False) -> Path:
     loaded.check()
     sums: dict[str, int] = {}
     files = {fold: f"fold_{fold}.safetensors" for fold in loaded.folds}
-    for fold, weights in loaded.folds.items():
-        kept = {key: value.contiguous().clone() for key, value in weights.items()}  # no two share memory
-        for key in [k for k in kept if half and not k.startswith("mamba_layer.")]:
-            lower = kept[key].half()
-            if lower.isfinite().all():  # else it is beyond fp16
-                kept[key] = lower
-        with replacing(out / files[fold]) as partial:
+    with ExitStack() as whole:  # all take their places at its end, the description last, or none
+        description = whole.enter_context(replacing(out / SLIM_FILE))
+        for fold, weights in loaded.folds.items():
+            kept = {key: value.contiguous().clone() for key, value in weights.items()}  # no two share memory
+            for key in [k for k in kept if half and not k.startswith("mamba_layer.")]:
+                lower = kept[key].half()
+                if lower.isfinite().all():  # else it is beyond fp16
+                    kept[key] = lower
+            partial = whole.enter_context(replacing(out / files[fold]))
             partial.write_bytes(save(kept))  # the library's own way puts another file in this one's place
             sums[fold] = checksum(partial)
-    text = {
-        "format": SLIM_FORMAT,
-        "folds": files,
-        "crc32": sums,
-        "mirror_axes": list(loaded.mirror_axes),
-        "dataset": loaded.dataset,
-        **loaded.source,
-    }
-    write_file(out / SLIM_FILE, json.dumps(text, indent=1) + "\n")
+        text = {
+            "format": SLIM_FORMAT,
+            "folds": files,
+            "crc32": sums,
+            "mirror_axes": list(loaded.mirror_axes),
+            "dataset": loaded.dataset,
+            **loaded.source,
+        }
+        description.write_bytes(json.dumps(text, indent=1).encode() + b"\n")
     return out
 
 

@@ -90,14 +90,12 @@ def side_files(preview: bool, statistics: bool, report: bool, challenge: Challen
         (statistics, ".statistics.json", reports.write_statistics),
         (report, ".report.html", reports.write_report),
     )
-    outputs = OutputRegistry()
 
     def write(image: Path, output: Path, volume: Volume, labels: npt.NDArray[Any], notes: list[str]) -> list[Path]:
         name = stem(output).removesuffix(".seg")  # of a DICOM Segmentation
         files = {output.with_name(name + ending): function for wanted, ending, function in kinds if wanted}
         for path in files:
             OutputRegistry(parts_of(image)).claim(path, image)
-            outputs.claim(path, image)
         for path in files:
             path.unlink(missing_ok=True)  # whatever happens now, what lies there is of an earlier segmentation
         found = as_training(labels, str(output), challenge.structures, numbering)

@@ -8,6 +8,7 @@ array order, not millimetres.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,7 @@ LEFT_RIGHT_AXIS = 2
 MOST_CLICKS = 1000  # of one scan; the platform gives up to ten, and each costs time in every tile
 _MOST_WARNINGS = 5
 _MOST_BYTES = 8_000_000
+_LONGEST_NAME = 255  # bytes, of a file
 
 
 class Clicks(NamedTuple):
@@ -77,7 +79,7 @@ def find_click_file(folder: str | Path, case: str, others: Iterable[str] = ()) -
     """
     folder, others = Path(folder), list(others)
     for name in _own_names(case, others):
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):  # not Path.is_file, which raises where a name is too long
             return folder / name
     taken = {name for other in others if other != case for name in file_names(other)}
     candidates = [path for path in folder.glob("*clicks*.json") if path.is_file() and path.name not in taken]
@@ -94,7 +96,7 @@ def _own_names(case: str, others: Iterable[str]) -> tuple[str, ...]:
     """The names that can only mean this case: the platform's leaves out the middle, so patients may share it."""
     short, exact = file_names(case)
     shared = any(other != case and file_names(other)[0] == short for other in others)
-    return (exact,) if shared else (short, exact)
+    return (exact,) if shared or len(os.fsencode(short)) > _LONGEST_NAME else (short, exact)
 
 
 def read_clicks(path: str | Path, shape: tuple[int, int, int]) -> tuple[Clicks, tuple[str, ...]]:
@@ -111,7 +113,7 @@ def read_clicks(path: str | Path, shape: tuple[int, int, int]) -> tuple[Clicks, 
         InputError: The file is missing, very large, or has another form.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: found no such file, expected the clicks of this case")
     if path.stat().st_size > _MOST_BYTES:
         raise InputError(f"{path}: found {path.stat().st_size:,} bytes, expected at most {_MOST_BYTES:,} of clicks")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from umamba2.errors import InputError
-from umamba2.files import try_lock
+from umamba2.files import own_file, try_lock
 
 
 @contextmanager
@@ -17,7 +18,14 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises InputError while another process is in it. Does nothing where the system has no such locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        if not try_lock(file.fileno()):
+    path = folder / ".lock"
+    try:
+        handle = own_file(path, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise InputError(f"{path}: could not be written ({error.strerror}), expected a writable folder") from None
+    try:
+        if not try_lock(handle):
             raise InputError(f"{folder}: found another run at work in it, expected none")
         yield
+    finally:
+        os.close(handle)

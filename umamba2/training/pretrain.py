@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from umamba2.challenges.recipe import Pretraining, Stage
 from umamba2.errors import InputError
+from umamba2.files import write_file
 from umamba2.training.loading import Batch
 from umamba2.training.schedules import Rates, pretraining_rate
 from umamba2.training.trainer import UMamba2Trainer
@@ -208,5 +210,6 @@ def draw(volumes: Sequence[npt.NDArray[Any]], path: Path) -> None:
     width = max(row.shape[1] for row in rows)
     page = np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1])), constant_values=low) for row in rows])
     grey = np.clip((page - low) / max(high - low, 1e-6), 0, 1) * 255
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grey.astype(np.uint8)).save(path)
+    picture = BytesIO()
+    Image.fromarray(grey.astype(np.uint8)).save(picture, "PNG")
+    write_file(path, picture.getvalue())

@@ -11,12 +11,13 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from umamba2.errors import InputError
 from umamba2.messages import unexpected
+from umamba2.web.answers import Answer
 from umamba2.web.intake import TooMuch, TooSlow
 from umamba2.web.routes import Desk
 from umamba2.web.tasks import Busy
@@ -74,19 +75,19 @@ async def _refused(request: Request, error: Exception) -> Response:
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 400)
     # Who sends too much or too slowly is not listened to any longer.
     headers = {"Connection": "close"} if code in (408, 413) else None
-    return JSONResponse({"error": str(error)}, code, headers)
+    return Answer({"error": str(error)}, code, headers)
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "found nothing of that name (any more), expected an open scan; open it again"}, 404)
+    return Answer({"error": "found nothing of that name (any more), expected an open scan; open it again"}, 404)
 
 
 async def _as_json(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code)
+    return Answer({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code)
 
 
 async def _failed(request: Request, error: Exception) -> Response:
     if isinstance(error, ClientDisconnect):
         return Response(status_code=400)
-    return JSONResponse({"error": f"found {unexpected(error)}, expected to answer"}, 500)
+    return Answer({"error": f"found {unexpected(error)}, expected to answer"}, 500)

@@ -16,10 +16,11 @@ from urllib.parse import parse_qs, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from umamba2.errors import InputError
+from umamba2.web.answers import Answer
 
 SHORTEST_TOKEN = 16  # characters
 _HEADERS = {
@@ -91,16 +92,16 @@ class Gate:
         stated = headers.getlist("host")
         if len(stated) != 1 or not self._is_ours(_hostname(stated[0])):
             found = f"Host: found {', '.join(stated)[:80]!r}, expected the address that the server was started with"
-            return JSONResponse({"error": found}, 421)
+            return Answer({"error": found}, 421)
         origin = headers.get("origin")
         if origin is not None and origin.lower() != f"http://{stated[0].lower()}":
-            return JSONResponse({"error": f"Origin: found {origin[:80]!r}, expected this server's own page"}, 403)
+            return Answer({"error": f"Origin: found {origin[:80]!r}, expected this server's own page"}, 403)
         if self._token is None or self._knows_token(headers):
             return None
         asked = parse_qs(scope["query_string"].decode("latin-1"))
         given = asked.pop("token", [""])[0]
         if scope["path"] != "/":
-            return JSONResponse({"error": "token: found none that is right, expected the one that was printed"}, 401)
+            return Answer({"error": "token: found none that is right, expected the one that was printed"}, 401)
         if not self._is_token(given):
             return HTMLResponse(_CLOSED, 401)
         # The token leaves the address, and with it the browser's history and what people copy.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from umamba2.engine.session import SIDES, box_around
@@ -29,6 +29,7 @@ from umamba2.errors import InputError, MissingExtra
 from umamba2.scans.geometry import Geometry
 from umamba2.scans.volumes import as_volume
 from umamba2.web import intake, packing
+from umamba2.web.answers import Answer
 from umamba2.web.routes import Desk, Handler
 from umamba2.web.studies import Study
 from umamba2.web.tasks import Busy, Task
@@ -107,11 +108,11 @@ class Adapter:
     # --- leases
 
     async def _health(self, request: Request) -> Response:
-        return JSONResponse({"ok": True})
+        return Answer({"ok": True})
 
     async def _capabilities(self, request: Request) -> Response:
         kinds = ("points", "bbox2d", "bbox3d", "scribble", "lasso")
-        return JSONResponse(
+        return Answer(
             {
                 "supported_interactions": {kind: kind == "points" for kind in kinds},
                 "channel_mapping": {"points": [0, 1]},
@@ -138,28 +139,26 @@ class Adapter:
         self._clients[study.name] = Client()
         # No liveness: a client that only thinks need not say so, and one that is gone is idle in the end.
         times = {"idle_timeout_seconds": self.desk.studies.idle, "liveness_timeout_seconds": 0}
-        return JSONResponse({"lease_token": study.name, **times})
+        return Answer({"lease_token": study.name, **times})
 
     async def _release(self, request: Request) -> Response:
         try:
             study, _ = self._lease(request)
         except NoLease:
-            return JSONResponse({"released": False})
+            return Answer({"released": False})
         for task in self.desk.line.of(study.name):
             self.desk.line.cancel(task)
         self.desk.studies.close(study)
         self._clients.pop(study.name, None)
-        return JSONResponse({"released": True})
+        return Answer({"released": True})
 
     async def _beat(self, request: Request) -> Response:
         self._lease(request)
-        return JSONResponse(
-            {"remaining_seconds": self.desk.studies.idle, "idle_timeout_seconds": self.desk.studies.idle}
-        )
+        return Answer({"remaining_seconds": self.desk.studies.idle, "idle_timeout_seconds": self.desk.studies.idle})
 
     async def _nothing(self, request: Request) -> Response:
         self._lease(request)
-        return JSONResponse({})
+        return Answer({})
 
     # --- the image
 
@@ -189,7 +188,7 @@ class Adapter:
             client.mask, client.waiting, client.last = np.zeros(session.labels.shape, bool), [], {}
             return {"original_image_shape": list(shape), "warnings": [*warnings, *session.warnings]}
 
-        return JSONResponse(await self._run(request, "open the image", study, work))
+        return Answer(await self._run(request, "open the image", study, work))
 
     async def _set_buffer(self, request: Request) -> Response:
         _, client = self._lease(request)
@@ -204,7 +203,7 @@ class Adapter:
         if dtype.kind not in "bui":
             raise InputError(f"target buffer: found type {str(name)[:40]!r}, expected bool or whole numbers")
         client.dtype, client.mask = dtype, np.zeros(client.shape, bool)
-        return JSONResponse({})
+        return Answer({})
 
     # --- points
 
@@ -248,7 +247,7 @@ class Adapter:
         if session.clicks:
             await self._ran(request, study, client, lambda s, c, task: s.replace(watch=task.watch))
         client.mask = np.zeros(session.labels.shape, bool)
-        return JSONResponse({})
+        return Answer({})
 
     async def _refuse(self, request: Request) -> Response:
         what = _REFUSED[request.url.path]
@@ -385,14 +384,14 @@ def _speaking(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except NoLease as error:
-            return JSONResponse({"detail": str(error)}, 410)
+            return Answer({"detail": str(error)}, 410)
         except Busy as error:
-            return JSONResponse({"detail": str(error)}, 503)
+            return Answer({"detail": str(error)}, 503)
         except MissingExtra as error:
-            return JSONResponse({"detail": str(error)}, 501)
+            return Answer({"detail": str(error)}, 501)
         except (intake.TooMuch, intake.TooSlow):
             raise  # the connection is closed as well
         except InputError as error:
-            return JSONResponse({"detail": str(error)}, 400)
+            return Answer({"detail": str(error)}, 400)
 
     return speaking

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from umamba2.errors import InputError
 from umamba2.web import intake, work
+from umamba2.web.answers import Answer
 from umamba2.web.layers import CANALS, WHOLE
 from umamba2.web.models import Models
 from umamba2.web.saving import SAVED, save
@@ -72,25 +73,25 @@ class Desk:
     async def _about(self, request: Request) -> Response:
         import umamba2
 
-        return JSONResponse({"version": umamba2.__version__, "models": self.models.facts()})
+        return Answer({"version": umamba2.__version__, "models": self.models.facts()})
 
     # --- scans
 
     async def _new(self, request: Request) -> Response:
-        return JSONResponse({"scan": self.studies.new().name}, 201)
+        return Answer({"scan": self.studies.new().name}, 201)
 
     async def _scan(self, request: Request) -> Response:
         study = self._study(request)
         tasks = [self._told(task) for task in self.line.of(study.name)]
         known = {"scan": study.name} if study.volume is None else await run_in_threadpool(work.facts, study)
-        return JSONResponse({**known, "tasks": tasks})
+        return Answer({**known, "tasks": tasks})
 
     async def _close(self, request: Request) -> Response:
         study = self._study(request)
         for task in self.line.of(study.name):
             self.line.cancel(task)
         self.studies.close(study)
-        return JSONResponse({})
+        return Answer({})
 
     async def _take(self, request: Request) -> Response:
         study = self._study(request)
@@ -100,7 +101,7 @@ class Desk:
             raise intake.TooMuch(f"scan: found more than {intake.MOST_FILES:,} files, expected at most those")
         study.received[1] += 1
         path = intake.safe_path(study.sent, request.query_params.get("name", ""))
-        return JSONResponse({"bytes": await intake.save_body(request, path, study.received)}, 201)
+        return Answer({"bytes": await intake.save_body(request, path, study.received)}, 201)
 
     async def _open(self, request: Request) -> Response:
         study = self._study(request)
@@ -207,12 +208,12 @@ class Desk:
             if asyncio.get_running_loop().time() > end:
                 break
             await asyncio.sleep(0.03)
-        return JSONResponse(self._told(task))
+        return Answer(self._told(task))
 
     async def _cancel(self, request: Request) -> Response:
         task = self._task(request)
         self.line.cancel(task)
-        return JSONResponse(self._told(task))
+        return Answer(self._told(task))
 
     # --- what the handlers share
 
@@ -247,7 +248,7 @@ class Desk:
                 if study not in self.studies:  # closed meanwhile: nothing of what was written since may stay
                     shutil.rmtree(study.folder, ignore_errors=True)
 
-        return JSONResponse(self._told(self.line.add(what, study.name, plainly)), 202)
+        return Answer(self._told(self.line.add(what, study.name, plainly)), 202)
 
     def _told(self, task: Task) -> dict[str, Any]:
         return {
