@@ -18,6 +18,7 @@ from stand_in import DIRECTION
 
 from umamba2.anatomy.codes import PRIVATE_SCHEME, coding
 from umamba2.anatomy.groups import title
+from umamba2.anatomy.structures import unknown_structure
 from umamba2.challenges import MULTICLASS, STSR
 from umamba2.errors import InputError
 from umamba2.exports.dicom_seg import write_dicom_seg
@@ -204,6 +205,35 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         write_dicom_seg(path, label_map(), grid(EIGHT[0]), TABLE)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_that_a_model_may_have_are_one_text_each(tmp_path):
+    """In DICOM a backslash parts values, and none may be empty."""
+    names = {1: "back\\slash", 2: "new\nline\x1b[1m", 3: " ", 4: "x" * 80, 5: "É 1"}
+    labels = np.resize(np.arange(6, dtype=np.uint8), SHAPE)
+    table = {number: unknown_structure(number, name) for number, name in names.items()}
+    write_dicom_seg(tmp_path / "a.dcm", labels, grid(EIGHT[0]), table)
+    segments = pydicom.dcmread(tmp_path / "a.dcm").SegmentSequence
+    expected = ["back slash", "new line [1m", "unnamed", "x" * 64, "É 1"]
+    assert [segment.SegmentLabel for segment in segments] == expected
+    kinds = [segment.SegmentedPropertyTypeCodeSequence[0] for segment in segments]
+    assert [kind.CodeMeaning for kind in kinds] == expected
+    assert [kind.CodeValue for kind in kinds[:3]] == ["1_BACK_SLASH", "2_NEW_LINE_[1M", "3_UNNAMED"]
+
+
+@pytest.mark.parametrize("voxels", [1, 7, 8])
+def test_slices_of_a_few_voxels(tmp_path, voxels):
+    labels = np.resize(np.array([1, 0, 11, 1, 1], np.uint8), (5, 1, voxels))
+    geometry = Geometry.of_array(labels.shape, (1, 1, 1))
+    if voxels < 8:
+        with pytest.raises(InputError, match=f"a.dcm: found slices of {voxels} voxels, expected at least 8 in one"):
+            write_dicom_seg(tmp_path / "a.dcm", labels, geometry, TABLE)
+        write_dicom_seg(tmp_path / "a.dcm", labels, geometry, TABLE, kind="labelmap")
+        return
+    write_dicom_seg(tmp_path / "a.dcm", labels, geometry, TABLE)
+    content = np.frombuffer(pydicom.dcmread(tmp_path / "a.dcm").PixelData, np.uint8)
+    bits = np.unpackbits(content, bitorder="little").reshape(-1, voxels)[:10]
+    np.testing.assert_array_equal(bits, np.concatenate([labels[::-1, 0] == 1, labels[::-1, 0] == 11]))
 
 
 def test_a_disk_that_is_full_from_the_start_is_one_line(tmp_path):

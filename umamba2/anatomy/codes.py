@@ -8,6 +8,7 @@ Such a structure keeps all that is standard: the side, and where it is.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from umamba2.anatomy.structures import FDI_TEETH, Structure, pulp_name, tooth_name
@@ -39,6 +40,7 @@ class Coding:
     region: Code | None = None
 
 
+_NO_TEXT = re.compile(r"[\\\x00-\x1f\x7f-\x9f]")
 PRIVATE_SCHEME = "99UMAMBA2"
 PRIVATE_SCHEME_NAME = "Structures of umamba2 that DICOM has no code for"
 
@@ -119,5 +121,11 @@ def coding(structure: Structure) -> Coding:
     if known is not None:
         return known
     # At most 16 characters, so that the id makes it one of its own among the structures of a challenge.
-    value = f"{structure.training}_{structure.name.upper().replace(' ', '_')}"[:16]
-    return Coding(_STRUCTURE, Code(value, PRIVATE_SCHEME, structure.name[:64]))
+    name = dicom_text(structure.name)
+    value = f"{structure.training}_{name.upper().replace(' ', '_')}"[:16]
+    return Coding(_STRUCTURE, Code(value, PRIVATE_SCHEME, name))
+
+
+def dicom_text(name: str) -> str:
+    """A name, whoever gave it, as one value in DICOM: not empty, at most 64 characters, no backslash and no control."""
+    return " ".join(_NO_TEXT.sub(" ", name).split())[:64].strip() or "unnamed"

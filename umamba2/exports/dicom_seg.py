@@ -27,7 +27,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, gen
 from pydicom.valuerep import DA, DT, TM
 
 from umamba2 import __version__
-from umamba2.anatomy.codes import PRIVATE_SCHEME, PRIVATE_SCHEME_NAME, Code, coding
+from umamba2.anatomy.codes import PRIVATE_SCHEME, PRIVATE_SCHEME_NAME, Code, coding, dicom_text
 from umamba2.anatomy.groups import title
 from umamba2.anatomy.numberings import ids_in
 from umamba2.anatomy.structures import Structure
@@ -48,6 +48,7 @@ _OF_PATIENT = (
 _REFERENCE = ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")
 _PATIENT_GROUP = 0x0010
 _MOST_SHEAR = 0.01  # degrees
+_FEWEST = 8  # voxels of a slice; highdicom writes bits of smaller ones where no reader looks for them
 
 
 def write_dicom_seg(
@@ -74,14 +75,17 @@ def write_dicom_seg(
         What is to be warned of, a line each.
 
     Raises:
-        InputError: There is no structure, the grid's axes are not at right angles, the headers cannot be used, or the
-            file cannot be written.
+        InputError: There is no structure, the grid's axes are not at right angles, slices are tiny, the headers cannot be
+            used, or the file cannot be written.
     """
     if kind not in SEGMENT_TYPES:
         raise InputError(f"segment type: found {kind!r}, expected one of {', '.join(SEGMENT_TYPES)}")
     shown = {number: table[number] for number in ids_in(labels) if number in table}
     if not shown:
         raise InputError(f"{path}: found no structure, expected at least one: a DICOM Segmentation cannot be empty")
+    if kind != "labelmap" and labels[0].size < _FEWEST:
+        found = f"slices of {labels[0].size} voxels"
+        raise InputError(f"{path}: found {found}, expected at least {_FEWEST} in one, or --seg-type labelmap")
     # A segment of a label map is known by its value in it, so that those can stay; others are counted.
     numbers = {label: label if kind == "labelmap" else n for n, label in enumerate(shown, start=1)}
     kept = np.zeros(256, np.uint8)
@@ -165,7 +169,7 @@ def _segment(number: int, structure: Structure) -> hd.seg.SegmentDescription:
     codings = coding(structure)
     description = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=title(structure)[:64],
+        segment_label=dicom_text(title(structure)),
         segmented_property_category=_code(codings.category),
         segmented_property_type=_code(codings.kind),
         algorithm_type="AUTOMATIC",
