@@ -75,8 +75,8 @@ def write_dicom_seg(
         What is to be warned of, a line each.
 
     Raises:
-        InputError: There is no structure, the grid's axes are not at right angles, slices are tiny, the headers cannot be
-            used, or the file cannot be written.
+        InputError: There is no structure, the grid's axes are not at right angles, slices are tiny, the headers cannot
+            be used, or the file cannot be written.
     """
     if kind not in SEGMENT_TYPES:
         raise InputError(f"segment type: found {kind!r}, expected one of {', '.join(SEGMENT_TYPES)}")
