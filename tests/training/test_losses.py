@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("nnunetv2")
 
 from umamba2.anatomy.structures import ANATOMY
+from umamba2.challenges import MULTICLASS
 from umamba2.training.losses import SoftDiceCE, blame, class_weights, neighbours, soft_targets
 
 ID = {s.platform: s.training for s in ANATOMY}
@@ -97,6 +98,22 @@ def test_hard_targets_give_the_losses_of_nnunet():
         {"batch_dice": True, "smooth": 0, "do_bg": False, "ddp": False}, {}, dice_class=MemoryEfficientSoftDiceLoss
     )
     torch.testing.assert_close(ours(logits, labels), theirs(logits, labels))
+
+
+def test_the_cross_entropy_alone_prefers_the_incisive_canal():
+    """What the documentation says of soft targets with weights: 0.9 against 0.1 times 10."""
+    named = {s.name: s.training for s in ANATOMY}
+    alveolar, incisive = named["left inferior alveolar canal"], named["left mandibular incisive canal"]
+    weights = class_weights(len(ANATOMY) + 1, MULTICLASS.recipe.class_weights)
+    loss = SoftDiceCE(soft_targets(ANATOMY, MULTICLASS.recipe.soft_target), weights, False, False)
+    target = torch.full((1, 1, 1, 1, 1), alveolar)
+    tried = torch.linspace(0.01, 0.99, 99)
+    values = []
+    for share in tried:  # of the incisive canal; the rest is the alveolar canal
+        logits = torch.full((1, len(ANATOMY) + 1, 1, 1, 1), -50.0)
+        logits[0, incisive], logits[0, alveolar] = share.log(), (1 - share).log()
+        values.append(loss.ce(logits, target))
+    assert tried[int(torch.stack(values).argmin())] == pytest.approx(10 / 19, abs=0.01)
 
 
 def test_blame_names_the_culprit():
