@@ -1,9 +1,13 @@
 """The most memory that a scan takes from the array that was read to the tensor that is ready for the network.
 
     python benchmarks/memory.py [--edge 400]
+    python benchmarks/memory.py --first-look toothfairy3-multiclass [--edge 400] [--spacing 0.4]
 
 Each case runs in a process of its own, on a cube of noise with air, soft tissue and bone. Bytes are per voxel of the
 larger of the two grids, the scan itself included, what Python and torch take by themselves excluded.
+
+With --first-look: the most memory of a process that segments such a cube with a demo model, in its first look for the
+dental field and after it, beside what it had with the model and the scan alone.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,10 +80,50 @@ def measure(edge: int, dtype: str, spacing: float, harmonised: bool, padding: in
     }
 
 
+def measure_looks(edge: int, spacing: float, model: str) -> dict[str, float]:
+    """Segment one scan in this process, in the middle of which a field is said to be: peaks in MB, and seconds."""
+    import umamba2
+    from umamba2.engine.record import Record, forget_peak_memory
+
+    segmenter = umamba2.load(model, device="cpu")
+    predictor, field = segmenter.predictor, segmenter.predictor.dental_field
+    volume, spacings, found = scan(edge, "int16", None), (spacing,) * 3, {}
+    predictor.predict(volume[:64, :64, :64], (1.0,) * 3, record=Record())  # whatever is loaded and allocated once
+    found["model and scan"] = resident(False)
+    looks, began = predictor._first_look, time.monotonic()
+
+    def first_look(*given):
+        forget_peak_memory()
+        look = looks(*given)
+        found["first look"], found["seconds of it"] = resident(True), time.monotonic() - began
+        forget_peak_memory()
+        box = field.around((edge / 2,) * 3, volume.shape, spacings)
+        return replace(look, box=box, labels=look.on_scan(volume.shape)[box])  # noise has no teeth
+
+    predictor._first_look = first_look
+    predictor.predict(volume, spacings, record=Record())
+    found["after it"] = resident(True)
+    predictor.dental_field = None
+    forget_peak_memory()
+    predictor.predict(volume, spacings, record=Record())
+    found["all of it, without a first look"] = resident(True)
+    return {name: value if "seconds" in name else value / 2**20 for name, value in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--edge", type=int, default=400, help="voxels along each axis (default: 400)")
-    edge = parser.parse_args().edge
+    parser.add_argument("--first-look", metavar="MODEL", help="measure the looks of a demo model instead")
+    parser.add_argument("--spacing", type=float, default=0.4, help="mm, with --first-look (default: 0.4)")
+    options = parser.parse_args()
+    edge = options.edge
+    if options.first_look:
+        task = json.dumps([edge, options.spacing, options.first_look])
+        command = [sys.executable, __file__, "--looks", task]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        for name, value in json.loads(done.stdout.splitlines()[-1]).items():
+            print(f"{name:32} {value:8.1f} {'s' if 'seconds' in name else 'MB'}")
+        return
     print(
         f"{'voxels':8} {'spacing':>7}  {'intensities':12} {'padding':>8}  "
         f"{'bytes a voxel':>13} {'kept':>5} {'seconds':>8}"
@@ -96,5 +141,7 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(measure(*json.loads(sys.argv[2]))))
+    elif sys.argv[1:2] == ["--looks"]:
+        print(json.dumps(measure_looks(*json.loads(sys.argv[2]))))
     else:
         main()
