@@ -683,6 +683,31 @@ GROUPS = (
             M("shift -= closing * width", "shift += closing * width"),
         ),
     ),
+    Group(
+        "synthetic/restorations.py",
+        "tests/synthetic/test_restorations.py",
+        (
+            M("third_canal &= number == 0", "third_canal &= True"),
+            M("elif erupted(tooth) and luck < lost:", "elif luck < lost:"),
+        ),
+    ),
+    Group(
+        "synthetic/painting.py",
+        "tests/synthetic/test_restorations.py",
+        (
+            M("body = np.maximum(body, c - (start", "body = np.maximum(body, c + (start"),
+            M("filling.value, only=own)", "filling.value)"),
+            M("bright and tooth.streak", "bright"),
+        ),
+    ),
+    Group(
+        "synthetic/solids.py",
+        "tests/synthetic/test_restorations.py",
+        (
+            M("ROOT_PROFILE + tooth.thin * (THIN", "ROOT_PROFILE + 0 * (THIN"),
+            M("(1 - 0.4 * t) * narrow", "(1 - 0.4 * t)"),
+        ),
+    ),
     # --- from file to file --------------------------------------------------------------------------------------------
     Group(
         "jobs/locate.py",

@@ -96,7 +96,7 @@ def paint_appliances(canvas: Canvas, rng: np.random.Generator) -> None:
     radius, height, streak = rng.uniform(0.22, 0.45), rng.uniform(0.4, 0.6), rng.uniform(0.1, 0.6)
     for jaw, luck in zip(("upper", "lower"), chosen, strict=True):
         quadrants = (1, 2) if jaw == "upper" else (4, 3)
-        right, left = ([t for t in canvas.mouth.teeth if t.quadrant == q and _erupted(t)] for q in quadrants)
+        right, left = ([t for t in canvas.mouth.teeth if t.quadrant == q and erupted(t)] for q in quadrants)
         teeth = right[::-1] + left
         if fixed and luck < 0.8 and len(teeth) > 2:
             held = [t for t in teeth if t.position < 8]
@@ -111,9 +111,10 @@ def paint_appliances(canvas: Canvas, rng: np.random.Generator) -> None:
             _wire(canvas, [_spot(canvas, t, 0.35, 0.2, -1.0) for t in front], 0.4, value)
 
 
-def _erupted(tooth: Tooth) -> bool:
+def erupted(tooth: Tooth) -> bool:
+    """Whether a tooth stands in line, with a crown."""
     up = -1.0 if tooth.jaw == "upper" else 1.0
-    return tooth.place != "missing" and bool(up * tooth.axes[2, 2] > 0.7) and abs(tooth.neck[2]) < 16
+    return tooth.has_crown and bool(up * tooth.axes[2, 2] > 0.7) and abs(tooth.neck[2]) < 16
 
 
 def _spot(canvas: Canvas, tooth: Tooth, height: float, off: float = 0.8, side: float = 1.0) -> Array:

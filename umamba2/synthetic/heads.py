@@ -1,7 +1,7 @@
 """Phantoms of whole heads, and any part of them that a scan may show: for networks that are to work on real scans.
 
-The mouth is that of a randomised phantom with teeth that cannot be counted (`dentistry`); around it is a head
-(`skull`), and around that air, what holds it, and padding as scanners leave it.
+The mouth is that of a randomised phantom with teeth that cannot be counted (`dentistry`), filled and broken ones
+(`restorations`); around it is a head (`skull`), and around that air, what holds it, and padding as scanners leave it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from umamba2.synthetic.dentistry import disturb_teeth, paint_appliances
 from umamba2.synthetic.mouth import Mouth, draw_mouth
 from umamba2.synthetic.painting import Around, Canvas, paint_head
 from umamba2.synthetic.phantoms import Phantom, clicks_on, paint_teeth
+from umamba2.synthetic.restorations import restore_teeth
 from umamba2.synthetic.skull import Skull, draw_skull, outline, paint_skull
 from umamba2.synthetic.solids import tube
 from umamba2.synthetic.textbook import FDI_OF, Array
@@ -78,6 +79,7 @@ def make_head(
     _harden(rng, mouth)
     _pose(rng, mouth, part)
     disturb_teeth(rng, mouth)
+    restore_teeth(np.random.default_rng([seed, 8]), mouth)
     skull = draw_skull(rng, mouth, bone_meshes)
     canvas = Canvas(mouth, shape, edges.tolist(), pivot)
     around = Around(partial(outline, skull), skull.pharynx, rng.normal(0, 1.5), rng.uniform(1.5, 4.0))

@@ -7,7 +7,7 @@ on the biting plane.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 SIDES = {"left": 1.0, "right": -1.0}  # sign of x
 WIDER = 1.5  # how much wider the ranges of a randomised phantom's anatomy are
+
+
+class Filling(NamedTuple):
+    """What a dentist has put into a crown."""
+
+    value: float  # grey value
+    # the lowest and highest corner of every box of it (a, b, c), as shares of the crown's half widths and height
+    blocks: list[tuple[tuple[float, float, float], tuple[float, float, float]]]
 
 
 @dataclass
@@ -50,6 +58,16 @@ class Tooth:
     treated: bool = False  # canals filled with bright material
     brightness: float = 1.0  # of its dentine and enamel
     shape: ToothShape | None = None  # the form of a real tooth, at this one's sizes
+    fillings: list[Filling] = field(default_factory=list)  # beside the one of amalgam
+    treatment: float = 3000.0  # grey value of filled canals
+    streak: float = 1.0  # strength of the streaks of its metal
+    thin: float = 0.0  # how far its roots taper to thin apices, 0-1
+    rest: tuple[float, float, float] | None = None  # left without a crown: what is below c = first + second a + third b
+
+    @property
+    def has_crown(self) -> bool:
+        """Whether anything of it shows in the mouth."""
+        return bool(self.cap) or (self.place == "tooth" and self.rest is None)
 
     @property
     def fdi(self) -> int:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from umamba2.anatomy.structures import PULP_OFFSET
 from umamba2.synthetic.mouth import Canal, Mouth, Tooth, map_cells, map_jaws
-from umamba2.synthetic.solids import ENDLESS, crown, ellipsoid, pulp, roots, slab, smooth_min, tube
+from umamba2.synthetic.solids import ENDLESS, block, crown, ellipsoid, pulp, roots, slab, smooth_min, tube
 from umamba2.synthetic.textbook import DATASET_ID, STSR_ID, Array, Mask
 
 Box = tuple[slice, slice, slice]  # box (z, y, x) of the grid
@@ -285,16 +285,23 @@ def paint_tooth(canvas: Canvas, tooth: Tooth) -> Array | None:
             body = cap = tooth.shape.distance(a, b, c)
         else:
             body = smooth_min(cap, roots(tooth, a, b, c), 0.8)
+        if tooth.rest is not None:
+            start, along, across = map(np.float32, tooth.rest)
+            body = np.maximum(body, c - (start + along * a + across * b))
         _paint_hard_tissue(canvas, tooth, box, body, (a, b, c))
     elif tooth.place == "implant":
         thread = 2.0 + 0.2 * np.sin(c * np.float32(2 * np.pi / 0.9))
         screw = np.maximum(np.sqrt(a * a + b * b) - thread, np.maximum(c - 1.0, -0.85 * tooth.root - c))
         canvas.paint(box, screw, tooth.cap_value, label=DATASET_ID["implant"], stsr=0)
+        if not tooth.cap:
+            middle: Array = neck - 0.4 * tooth.root * tooth.axes[2]
+            return middle
     if tooth.cap:
         covered = np.maximum(cap - 0.2, 0.3 * tooth.crown - c)
         stsr = TOOTH if tooth.place == "tooth" else 0
         canvas.paint(box, covered, tooth.cap_value, label=DATASET_ID[tooth.cap], stsr=stsr)
-    return neck + 0.6 * tooth.crown * tooth.axes[2] if tooth.cap or tooth.filling else None
+    bright = tooth.cap or tooth.filling or tooth.fillings
+    return neck + 0.6 * tooth.crown * tooth.axes[2] if bright and tooth.streak else None
 
 
 def _paint_hard_tissue(canvas: Canvas, tooth: Tooth, box: Box, body: Array, abc: Sequence[Array]) -> None:
@@ -309,8 +316,12 @@ def _paint_hard_tissue(canvas: Canvas, tooth: Tooth, box: Box, body: Array, abc:
     if tooth.filling > 0 and tooth.kind == "posterior":
         hole = ellipsoid(a, b, c, (0, 0, tooth.crown - 0.5), (1.2 * tooth.filling, tooth.filling, 2.2))
         canvas.paint(box, hole, grey["metal"] * 0.7, only=own)
+    for filling in tooth.fillings:
+        size = (*tooth.half, tooth.crown)
+        boxes = [block(a, b, c, np.multiply(low, size), np.multiply(high, size)) for low, high in filling.blocks]
+        canvas.paint(box, np.minimum.reduce(boxes), filling.value, only=own)
     for distance, stsr in pulp(tooth, a, b, c):
-        value = 3000 if tooth.treated and stsr != STSR_ID["pulp"] else grey["pulp"]
+        value = tooth.treatment if tooth.treated and stsr != STSR_ID["pulp"] else grey["pulp"]
         canvas.paint(box, distance, value, label=pulp_id, stsr=stsr, only=own | (canvas.labels[box] == pulp_id))
 
 

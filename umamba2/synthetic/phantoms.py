@@ -99,7 +99,7 @@ def paint_teeth(canvas: Canvas, canal_contrast: float) -> None:
     paint_connectors(canvas)
     for number, centre in enumerate(metal):
         if centre is not None:
-            add_streaks(canvas, centre, number)
+            add_streaks(canvas, centre, number, canvas.mouth.teeth[number].streak)
 
 
 def clicks_on(labels: Labels, seed: int) -> tuple[tuple[str, tuple[int, int, int]], ...]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from umamba2.synthetic.mouth import Tooth
-from umamba2.synthetic.textbook import CROWN_PROFILES, STSR_ID, Array, Root
+from umamba2.synthetic.textbook import CROWN_PROFILES, ROOT_PROFILE, STSR_ID, THIN_PROFILE, Array, Root
 
 Values = float | np.floating[Any] | Array  # one number, or one for each voxel
 
@@ -33,6 +33,20 @@ def ellipsoid(x: Array, y: Array, z: Array, centre: Sequence[float] | Array, rad
     """An ellipsoid along the axes."""
     x, y, z = ((v - c) / r for v, c, r in zip((x, y, z), centre, radii, strict=True))
     distance: Array = (np.sqrt(x * x + y * y + z * z) - 1) * np.float32(min(radii))
+    return distance
+
+
+def block(
+    a: Array, b: Array, c: Array, low: Sequence[float] | Array, high: Sequence[float] | Array, rounding: float = 0.4
+) -> Array:
+    """A box along the axes between two corners, with edges rounded by up to ``rounding`` mm."""
+    rounding = min(rounding, *(float(end - start) / 2 for start, end in zip(low, high, strict=True)))
+    over = np.stack([
+        np.abs(v - np.float32((start + end) / 2)) - np.float32((end - start) / 2 - rounding)
+        for v, start, end in zip((a, b, c), low, high, strict=True)
+    ])  # fmt: skip
+    outside = np.sqrt(np.square(np.maximum(over, 0)).sum(axis=0))
+    distance: Array = outside + np.minimum(over.max(axis=0), 0) - np.float32(rounding)
     return distance
 
 
@@ -55,7 +69,7 @@ def tube(x: Array, y: Array, z: Array, points: Array, radii: Array) -> tuple[Arr
     return best, nearest
 
 
-def _profile(t: Array, values: Sequence[float]) -> Array:
+def _profile(t: Array, values: Sequence[float] | Array) -> Array:
     """Linear interpolation of equally spaced ``values`` over t in [0, 1]."""
     table = np.interp(np.linspace(0, 1, 256), np.linspace(0, 1, len(values)), values).astype(np.float32)
     return table.take(np.clip(t * 255, 0, 255).astype(np.int16))
@@ -90,7 +104,7 @@ def roots(tooth: Tooth, a: Array, b: Array, c: Array) -> Array:
     for root in tooth.roots:
         length = np.float32(tooth.root * root.length)
         t = np.clip(-c / length, 0, 1)
-        taper = _profile(t, (1.0, 0.95, 0.86, 0.74, 0.58, 0.28))
+        taper = _profile(t, ROOT_PROFILE + tooth.thin * (THIN_PROFILE - ROOT_PROFILE))
         middle_a, middle_b = _middle(tooth, root, t)
         half_a, half_b = (np.float32(w * h) * taper for w, h in zip(root.half, tooth.half))
         radius = np.sqrt(np.square((a - middle_a) / half_a) + np.square((b - middle_b) / half_b))
@@ -115,11 +129,13 @@ def _root_canals(tooth: Tooth, c: Array) -> Iterator[_RootCanal]:
         t = np.clip(-c / length, 0, 1)
         a, b = _middle(tooth, root, t)
         width = (np.float32(0.55) if tooth.position > 5 else np.float32(0.75)) - np.float32(0.3) * t
+        narrow = 1 - np.float32(0.6 * tooth.thin) * t * t
         split = tooth.jaw == "lower" and tooth.position > 5 and number == 0 and tooth.third_canal
         for sign in (1, -1) if split else (0,):
-            offset = np.float32(sign * 0.35 * tooth.half[1]) * (1 - 0.4 * t)
+            offset = np.float32(sign * 0.35 * tooth.half[1]) * (1 - 0.4 * t) * narrow
             third = sign == -1 and root.canal != "wisdom tooth"
-            yield _RootCanal(a, b + offset, width, length, STSR_ID["lower molar root 3" if third else root.canal])
+            stsr = STSR_ID["lower molar root 3" if third else root.canal]
+            yield _RootCanal(a, b + offset, width * narrow, length, stsr)
 
 
 def pulp(tooth: Tooth, a: Array, b: Array, c: Array) -> list[tuple[Array, int]]:

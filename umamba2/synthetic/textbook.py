@@ -68,3 +68,8 @@ CROWN_PROFILES = {
     "canine": ((0.80, 0.92, 1.00, 0.97, 0.74, 0.30), (0.92, 1.00, 0.95, 0.78, 0.55, 0.25)),
     "posterior": ((0.84, 0.92, 0.98, 1.00, 0.96, 0.76), (0.90, 0.98, 1.00, 0.95, 0.82, 0.58)),
 }
+
+# Half widths of a root from neck to apex, as fractions of those at the neck: blunt, and thin as real ones end. A real
+# canal is narrowest about 0.5 to 0.7 mm before it leaves the root (Kuttler 1955); ours end 0.8 mm before the apex.
+ROOT_PROFILE = np.array((1.0, 0.95, 0.86, 0.74, 0.58, 0.28))
+THIN_PROFILE = np.array((1.0, 0.93, 0.82, 0.66, 0.46, 0.08))
