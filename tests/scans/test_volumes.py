@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from dicom_series import many_slices, save
 from stand_in import OBLIQUE, write_image
 
 from umamba2.errors import InputError
@@ -101,3 +105,36 @@ def test_the_grid_alone_needs_no_voxels(tmp_path):
     with pytest.raises(InputError, match=r"a\.mha: "):
         read_volume(path)
     assert read_grid(path) == OBLIQUE
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.nii", "a.nii.gz", "a.tif", "a.dcm"])
+@pytest.mark.parametrize("how", ["in place", "replaced"])
+def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, name, how):
+    """Half of the old one and half of the new one may have been read."""
+    path = changed = tmp_path / name
+    if name == "a.dcm":
+        save(many_slices(), path)
+    else:
+        array = np.arange(np.prod(SHAPE), dtype=np.uint8).reshape(SHAPE)
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+    if name == "a.mhd":
+        changed = tmp_path / "a.raw"
+    there = read_volume(path)
+
+    def reading(*arguments, **options):
+        found = read(*arguments, **options)
+        content, times = changed.read_bytes(), changed.stat()
+        if how == "replaced":
+            changed.rename(tmp_path / "old")
+        changed.write_bytes(content)
+        os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns + (how == "in place")))
+        return found
+
+    place = {"a.tif": "volumes.read_tiff", "a.dcm": "dicom.read.read_dicom"}.get(name, "volumes.read_voxels")
+    module, _, function = f"umamba2.scans.{place}".rpartition(".")
+    read = getattr(importlib.import_module(module), function)
+    monkeypatch.setattr(f"{module}.{function}", reading)
+    with pytest.raises(InputError, match=re.escape(f"{changed}: found a file that changed while it was read")):
+        read_volume(path)
+    monkeypatch.setattr(f"{module}.{function}", read)
+    np.testing.assert_array_equal(read_volume(path).array, there.array)

@@ -7,6 +7,9 @@ the swap happens in `umamba2.scans` and nowhere else.
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,7 +113,8 @@ def read_volume(path: str | Path, series: str | None = None) -> Volume:
     from umamba2.scans.dicom.read import read_dicom  # pydicom takes its time to import: not before it is needed
 
     _check_name(path)
-    scan = read_dicom(path, series)
+    with _unchanged(path):
+        scan = read_dicom(path, series)
     stated: dict[str, Triple] | None = None if scan.sized else {}
     return _mended(_volume(str(path), scan.array, scan.geometry, stated, scan.warnings, scan.oriented))
 
@@ -330,18 +334,37 @@ def _read(path: Path, more: int = 0, grid_only: bool = False) -> Volume:
     if path.stat().st_size == 0:
         raise InputError(f"{path}: found an empty file (0 bytes), expected an image")
     try:
-        if ending in (".nii", ".nii.gz"):
-            return _read_nifti(path, more, grid_only)
-        if ending in (".tif", ".tiff"):
-            return _read_tiff(path, more)
-        header = nrrd_header(path) if ending == ".nrrd" else metaimage_header(path)
-        geometry, dtype, said = grid_of(path, header)
-        array = read_voxels(str(path), header, dtype, geometry.shape, said, more, grid_only)
+        with _unchanged(path):
+            if ending in (".nii", ".nii.gz"):
+                return _read_nifti(path, more, grid_only)
+            if ending in (".tif", ".tiff"):
+                return _read_tiff(path, more)
+            header = nrrd_header(path) if ending == ".nrrd" else metaimage_header(path)
+            geometry, dtype, said = grid_of(path, header)
+            with _unchanged(header.data):
+                array = read_voxels(str(path), header, dtype, geometry.shape, said, more, grid_only)
         return _volume(str(path), array, geometry, None if header.sized else {}, said, header.oriented)
     except RuntimeError as error:
         raise InputError(f"{path}: could not be read ({reason(error)}), expected a complete image file") from None
     except OSError as error:
         raise InputError(f"{path}: could not be read ({error.strerror}), expected a readable file") from None
+
+
+@contextmanager
+def _unchanged(path: Path) -> Iterator[None]:
+    """Raise InputError if a file is another one at the end: half of each may have been read. Folders are passed over.
+
+    What is written into the folder of a series while it is read, our outputs for one, need not belong to it.
+    """
+
+    def stamp() -> tuple[int, int, int] | None:
+        found = os.stat(path)
+        return None if stat.S_ISDIR(found.st_mode) else (found.st_ino, found.st_size, found.st_mtime_ns)
+
+    before = stamp()
+    yield
+    if stamp() != before:
+        raise InputError(f"{path}: found a file that changed while it was read, expected a complete one")
 
 
 def _read_nifti(path: Path, more: int, grid_only: bool) -> Volume:
