@@ -14,7 +14,7 @@ from umamba2.synthetic.dentistry import disturb_teeth, erupted
 from umamba2.synthetic.mouth import Filling, draw_mouth
 from umamba2.synthetic.painting import Canvas, paint_tooth
 from umamba2.synthetic.restorations import KINDS, draw_blocks, keep_root, leave_root, restore_teeth
-from umamba2.synthetic.solids import block
+from umamba2.synthetic.solids import _root_canals, block, roots
 from umamba2.synthetic.textbook import DATASET_ID, FDI_OF, STSR_ID
 
 EDGE = 0.4  # mm
@@ -123,7 +123,7 @@ def test_one_root_alone_keeps_its_number_and_the_classes_of_its_own_canals(fdi, 
 
 @pytest.mark.parametrize("fdi", [11, 24, 33, 36])
 def test_thin_apices_are_thinner_as_long_and_closed(fdi):
-    mouth, blunt = whole_tooth(fdi)
+    mouth, blunt = whole_tooth(fdi, third_canal=True)
     areas, ends = [], []
     for thin in (0.0, 0.5, 1.0):
         canvas, (_, _, c), _ = painted(mouth, replace(blunt, thin=thin))
@@ -137,6 +137,16 @@ def test_thin_apices_are_thinner_as_long_and_closed(fdi):
     assert areas[1] < 0.8 * areas[0]
     assert areas[2] < 0.45 * areas[0]
     assert max(ends) - min(ends) < 1.0
+
+
+def test_the_middle_of_no_canal_leaves_its_root():
+    for fdi in sorted(t.fdi for t in draw_mouth(5).teeth):
+        for thin in (0.0, 0.5, 1.0):
+            _, tooth = whole_tooth(fdi, thin=thin, third_canal=True)
+            c = np.linspace(-1.05 * tooth.root, -1, 80, dtype=np.float32)
+            for canal in _root_canals(tooth, c):
+                within = c > -canal.length
+                assert roots(tooth, canal.a, canal.b, c)[within].max() < 0
 
 
 def restored(seed):
