@@ -243,7 +243,7 @@ def train(work: Path, name: str, seed: int, steps: int, device: torch.device) ->
             scores = {clicks: test(trainer, run, clicks) for clicks in run.clicks or (None,)}
     curves = {
         key: [round(float(v), 4) for v in trainer.logger.get_value(key, step=None)]
-        for key in ("train_losses", "ema_fg_dice")
+        for key in ("train_losses", "mean_fg_dice")
     }
     tested = {name if clicks is None else f"{name}, {clicks} clicks": groups for clicks, groups in scores.items()}
     return {"dice": tested, **curves}
@@ -335,7 +335,7 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
     for axis, challenge in zip(axes[0], challenges):
         for name, found in results.items():
             if RUNS[name].challenge is challenge:
-                curves = np.array([result["ema_fg_dice"] for result in found])
+                curves = np.array([result["mean_fg_dice"] for result in found])
                 steps = EPOCH * np.arange(1, curves.shape[1] + 1)
                 (line,) = axis.plot(steps, curves.mean(0), label=name)
                 axis.fill_between(steps, curves.min(0), curves.max(0), color=line.get_color(), alpha=0.2)
