@@ -129,7 +129,7 @@ class SemiSupervision:
     consistency_weight: float = 50.0  # times exp(-5 (1 - min(1, t / ramp))^2)
     ramp: float = 0.2
     strong: StrongAugmentation = field(default_factory=StrongAugmentation)
-    perturbed_skips: int = 5
+    kept_skips: int = 2  # the finest; the published network has seven, of which it perturbs the last five
     dropout: float = 0.5
     attention_threshold: tuple[float, float] = (0.6, 0.9)
     feature_noise: float = 0.3

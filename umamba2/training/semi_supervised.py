@@ -81,10 +81,9 @@ def add_feature_noise(features: Tensor, strength: float) -> Tensor:
 
 
 def perturbed(skips: list[Tensor], settings: SemiSupervision) -> list[Tensor]:
-    """Encoder features (B, C, z, y, x), finest first, the deepest ``settings.perturbed_skips`` of them perturbed."""
-    first = max(0, len(skips) - settings.perturbed_skips)
-    changed = [_perturb(features, settings) for features in skips[first:]]
-    return [*skips[:first], *changed]
+    """Encoder features (B, C, z, y, x), finest first, all but the first ``settings.kept_skips`` perturbed."""
+    kept = settings.kept_skips
+    return [*skips[:kept], *(_perturb(features, settings) for features in skips[kept:])]
 
 
 def _perturb(features: Tensor, settings: SemiSupervision) -> Tensor:
