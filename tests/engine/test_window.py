@@ -899,6 +899,16 @@ def test_the_sum_of_several_passes_takes_memory_too(folder):
     assert runner.tile_bytes(8) == runner.tile_bytes(2)
 
 
+def test_the_mamba_layer_takes_memory_where_a_patch_is_halved_seldom(folder):
+    """What it makes of its tokens, at the least, beside the finest feature maps."""
+    runner = load(folder).runner
+    (net, *_) = runner.nets.values()
+    tokens, mixer = np.prod(PATCH) // np.prod(net.total_stride), net.mamba_layer.mamba
+    least = mixer.in_proj.out_features + 2 * len(mixer.conv1d.weight) + 2 * mixer.d_inner
+    maps = np.prod(PATCH) * 8 * runner_module.FINEST_MAPS * runner.dtype.itemsize
+    assert runner.tile_bytes(1) > maps + 4 * tokens * least
+
+
 def test_smaller_batches_come_before_smaller_tiles(folder, monkeypatch):
     predictor = load(folder, folds=0, tile_step=1.0)
     predictor.runner.batch = 4

@@ -234,6 +234,7 @@ def test_damaged_plans_are_refused(folder, change, message):
         ("n_conv_per_stage_decoder", [2048, 1], "n_conv_per_stage_decoder: found more layers than 76 weights fill"),
         ("n_blocks_per_stage", [1, 2], "n_blocks_per_stage: found 2 entries, expected 3"),
         ("strides", [[1, 1, 1], [2, 2, 2], [1, 2, -2]], "strides: found '-2'"),
+        ("strides", [[2, 2, 2], [1, 1, 1], [1, 2, 2]], r"strides: found \[2, 2, 2\] for the first stage"),
         ("kernel_sizes", [[3, 3]] * 3, "kernel_sizes: found"),
         ("n_stages", 10**9, "n_stages: found '1000000000'"),
         ("strides", [[1, 1, 1], [2, 2, 2], [5, 2, 2]], r"found patch_size \(12, 32, 16\), expected sizes divisible"),
@@ -386,7 +387,8 @@ def test_slim_half_keeps_the_layer_in_fp32(tmp_path):
     model.load_weights(model.network(), "0")
 
 
-def test_slim_json_is_plain_though_plans_hold_numpy(folder, tmp_path):
+def test_slim_json_is_plain_though_plans_hold_numpy(tmp_path):
+    folder = make_model(tmp_path / "model")
     change_plans(folder, lambda p: p["foreground_intensity_properties_per_channel"]["0"].update(mean=np.float32(1.5)))
     text = json.loads((slim(folder, tmp_path / "slim") / "model.json").read_text())
     assert text["plans"]["foreground_intensity_properties_per_channel"]["0"]["mean"] == 1.5

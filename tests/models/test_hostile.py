@@ -421,7 +421,8 @@ def test_a_network_that_segments_nothing(tmp_path):
 def test_plans_of_another_network(tmp_path, whole):
     """What `info` describes and `slim` copies can be used, every fold of it."""
     folder = make_model(tmp_path / "m", folds=(0, 1))
-    other = make_model(tmp_path / "other", classes=6, folds=(1,))
+    labels = {"background": 0, **{f"class {i}": i for i in range(1, 5)}}
+    other = make_model(tmp_path / "other", classes=6, folds=(1,), description={"labels": labels})
     (other / "fold_1").replace(tmp_path / "fold_1")
     shutil.rmtree(folder / "fold_1")
     (tmp_path / "fold_1").replace(folder / "fold_1")
@@ -431,11 +432,37 @@ def test_plans_of_another_network(tmp_path, whole):
 
 
 @pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"spacing": (0.6, 0.6, 0.6)}, r"spacing \(0.6, 0.6, 0.6\), expected \(0.3, 0.3, 0.3\)"),
+        ({"transpose": (1, 0, 2)}, "transpose"),
+        ({"normalisation": "HarmonisedCTNormalization"}, "harmonise True, expected False"),
+        ({"patch": (12, 32, 32)}, "patch_size"),
+        ({"description": {"labels": {"background": 0, "class 2": 1, "class 1": 2}}}, "labels"),
+    ],
+)
+def test_folds_of_several_trainings(folder, tmp_path, options, found):
+    """All would get what the first one's plans make of a scan, and their classes would be taken for its classes."""
+    make_model(tmp_path / "other", folds=(1,), **options)
+    (tmp_path / "other" / "fold_1").rename(folder / "fold_1")
+    refused(load_model, folder, f"fold_1.*found {found}.* as in fold 0: folds of one training")
+    assert list(load_model(folder, 1).folds) == ["1"]
+
+
+def test_a_fold_that_states_no_plans_has_those_of_the_first(tmp_path):
+    folder = make_model(tmp_path / "m", folds=(0, 1), files=False)
+    path = folder / "fold_1" / "checkpoint_best.pth"
+    torch.save({**torch.load(path, weights_only=False), "init_args": None}, path)
+    assert list(load_model(folder).folds) == ["0", "1"]
+
+
+@pytest.mark.parametrize(
     ("labels", "found"),
     [
         ({"background": 0, "a": 1, "b": 1}, "the labels a and b for one class, 1"),
         ({"background": 0, "a": 7}, r"class 7 \(a\) of a network of 5 classes"),
         ({"background": 0, "a": 5}, r"class 5 \(a\) of a network of 5 classes"),
+        ({"tooth": 0, "background": 4}, "class 4 for the background, expected 0"),
         ({"background": 0, "a": -1}, r"class -1 \(a\) of a network of 5 classes"),
         ({"background": 0, "mouth": [1, 2], "a": 2}, "mouth made of several labels"),
         ({"background": 0, "c": 3, "ignore": 5}, ""),

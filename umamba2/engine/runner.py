@@ -82,7 +82,7 @@ class Runner:
         self.nets = self._ready()
         net = next(iter(self.nets.values()))
         self.takes_clicks, self.multiple = net.variant.takes_clicks, net.total_stride
-        self._width = model.finest_channels
+        self._width, self._deepest = model.finest_channels, len(net.mamba_layer.norm.weight)
         self.passes = [Pass(fold, axes) for axes in mirrors(mirror_axes) for fold in self.nets]
         self.batch = self._mirror_images_at_once()
         self.halvings = 0
@@ -171,7 +171,9 @@ class Runner:
         tile, subtile = (math.prod(self._smallest_subtile(h)) for h in (0, self.halvings))
         at_work = subtile * max(FINEST_MAPS * self._width, self._width + self.num_classes)
         at_work += tile * self.num_classes * (self.halvings > 0)
-        return int(at_work * self.dtype.itemsize + 4 * tile * self.num_classes * (passes > 1))
+        # The Mamba-2 layer counts where a patch is halved seldom: that many numbers, in fp32, for each of its tokens.
+        tokens = subtile / math.prod(self.multiple) * (14 * self._deepest + 256)
+        return int(at_work * self.dtype.itemsize + 4 * tokens + 4 * tile * self.num_classes * (passes > 1))
 
     def how(self, passes: int) -> tuple[object, ...]:
         """Whatever decides the logits of a tile beside tile and clicks, as it is now."""

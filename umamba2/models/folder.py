@@ -286,13 +286,14 @@ def _choose_folds(folder: Path, available: list[str], folds: Folds) -> list[str]
 
 def _load_nnunet(folder: Path, paths: dict[str, Path]) -> Model:
     folds: dict[str, dict[str, Tensor]] = {}
-    path, head = next(iter(paths.values())), dict[str, Any]()
+    heads: dict[str, dict[str, Any]] = {}
+    keys = ("init_args", "trainer_name", "inference_allowed_mirroring_axes")
     for fold, file in paths.items():
         checkpoint = read_checkpoint(file)
         folds[fold] = _segmentation(file, bare_weights(file, checkpoint))
-        head = head or checkpoint
-    keys = ("init_args", "trainer_name", "inference_allowed_mirroring_axes")
-    head = _to_json(path, {key: head.get(key) for key in keys})
+        heads[fold] = _to_json(file, {key: checkpoint.get(key) for key in keys})
+    first, path = next(iter(paths.items()))
+    head = heads[first]
     arguments = _object(path, "init_args", head["init_args"] or {})
     where = "it there or inside the checkpoint"
     plans = _object(path, "plans", arguments.get("plans") or _read_json(folder / "plans.json", where))
@@ -304,7 +305,25 @@ def _load_nnunet(folder: Path, paths: dict[str, Path]) -> Model:
         "configuration": configuration,
         "plans": {k: plans[k] for k in _PLAN_KEYS if k in plans} | {"configurations": {configuration: resolved}},
     }
-    return _model(folder, path, folds, head["inference_allowed_mirroring_axes"], dataset, source)
+    model = _model(folder, path, folds, head["inference_allowed_mirroring_axes"], dataset, source)
+    for fold, file in paths.items():
+        _check_training(file, _object(file, "init_args", heads[fold]["init_args"] or {}), first, model)
+    return model
+
+
+def _check_training(path: Path, arguments: dict[str, Any], first: str, model: Model) -> None:
+    """Raise ModelError if a checkpoint states other plans or classes than the one that the model was read from."""
+    plans, dataset = arguments.get("plans"), arguments.get("dataset_json")
+    pairs: list[tuple[str, Any, Any]] = []
+    if plans:
+        plan = read_plan(path, _object(path, "plans", plans), str(arguments.get("configuration", "3d_fullres")))
+        pairs += [(name, value, getattr(model.plan, name)) for name, value in vars(plan).items()]
+    if dataset:
+        pairs.append(("labels", labels_of(_object(path, "dataset_json", dataset)), model.labels))
+    for name, found, expected in pairs:
+        if found != expected:
+            problem = f"found {name} {found!s:.100}, expected {expected!s:.100} as in fold {first}"
+            raise ModelError(f"{path}: {problem}: folds of one training")
 
 
 def _load_slim(folder: Path, paths: dict[str, Path]) -> Model:

@@ -30,6 +30,8 @@ def check_labels(path: Path, dataset: dict[str, Any], classes: int) -> None:
             found = f"the labels {channels[channel]:.60} and {name:.60} for one class, {channel}"
             raise ModelError(f"{path}: found {found}, expected a class for each")
         channels[channel] = name
+        if name == "background" and channel != 0:
+            raise ModelError(f"{path}: found class {channel} for the background, expected 0")
         if not 0 <= channel < classes + (name == "ignore"):  # nnU-Net's word for voxels that no class is learned from
             found = f"class {channel} ({name:.60}) of a network of {classes} classes"
             raise ModelError(f"{path}: found {found}, expected labels of this network")

@@ -171,6 +171,8 @@ class UMamba2(nn.Module):
         features = _per_stage("features_per_stage", features_per_stage, n_stages)
         kernels = _per_stage("kernel_sizes", kernel_sizes, n_stages, vector=True)
         strides = _per_stage("strides", strides, n_stages, vector=True)
+        if strides[0] != [1, 1, 1]:  # the answer would be on a coarser grid than the scan
+            raise ValueError(f"strides: found {strides[0]} for the first stage, expected [1, 1, 1]")
         blocks = _per_stage("n_blocks_per_stage", n_blocks_per_stage, n_stages)
         convs = _per_stage("n_conv_per_stage_decoder", n_conv_per_stage_decoder, n_stages - 1)
         eps = norm["eps"]
