@@ -383,6 +383,17 @@ def test_numbers_of_nrrd(tmp_path, fields, ok):
             read_volume(path)
 
 
+@pytest.mark.parametrize("first", ["none", "(nan,nan,nan)"])
+def test_an_axis_without_direction(tmp_path, first):
+    """ITK takes 1 mm for it, and a direction that no file has stated."""
+    vectors = f"{first} (0,.5,0) (0,0,.5)"
+    content = nrrd(VOXELS, space="left-posterior-superior", spacings=None, space_directions=vectors)
+    volume = read_volume(write(tmp_path, {"a.nrrd": content}))
+    assert not volume.oriented
+    assert "found no voxel size" in volume.warnings[0]
+    assert "taken for 1 x 0.5 x 0.5 mm" in volume.warnings[0]
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -246,6 +246,7 @@ def nrrd_header(path: Path) -> Header:
         said.append(f"{path}: found {name[:80]!r} as the file of voxels and more behind the header, expected one")
     raw = encoding == "raw"
     vectors = fields.get("spacedirections", "")
+    whole = vectors.count("(") > 2 and "nan" not in vectors.lower()  # each axis of the volume has one
     return Header(
         path if name is None else _beside(path, name),
         begin + (skip if raw and skip > 0 else 0),
@@ -253,8 +254,8 @@ def nrrd_header(path: Path) -> Header:
         not raw,
         0 if raw else skip,
         ">" if fields.get("endian", "").lower() == "big" else "<",
-        bool(vectors) or "nan" not in fields.get("spacings", "nan").lower(),
-        bool(vectors)
+        whole or "nan" not in fields.get("spacings", "nan").lower(),
+        whole
         and fields.get("space", "")
         .lower()
         .startswith(("l", "r")),  # "scanner-xyz" and "3D-right-handed" are not the patient's,
