@@ -16,7 +16,6 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,19 +49,18 @@ NETWORK = Architecture(features=(16, 32, 64, 128, 160), blocks=(1, 1, 1, 1, 1), 
 
 # Of the 46 structures one in the middle, and the nerve canals and the teeth of each side: networks this small learn no
 # single tooth in so few steps, and do not tell the canals of one side from each other. All else is background.
-def _side(side: str, kind: str, members: Iterable[Structure]) -> Structure:
-    first, *_ = members = list(members)
-    return replace(first, name=f"{side} {kind}", fdi=None, dataset=tuple(i for s in members for i in s.dataset))
+def _side(side: str, kind: str, members: list[Structure]) -> Structure:
+    return replace(members[0], name=f"{side} {kind}", fdi=None, dataset=tuple(i for s in members for i in s.dataset))
 
 
 _QUADRANTS = {"left": (2, 3), "right": (1, 4)}  # the first digit of a tooth's number
 _KEPT = [
     *(s for s in ANATOMY if s.group == "pharynx"),
     *(
-        _side(side, "canals", (s for s in ANATOMY if s.name.startswith(side) and "canal" in s.name))
+        _side(side, "canals", [s for s in ANATOMY if s.name.startswith(side) and "canal" in s.name])
         for side in _QUADRANTS
     ),
-    *(_side(side, "teeth", (s for s in ANATOMY if s.fdi and s.fdi // 10 in of)) for side, of in _QUADRANTS.items()),
+    *(_side(side, "teeth", [s for s in ANATOMY if s.fdi and s.fdi // 10 in of]) for side, of in _QUADRANTS.items()),
 ]
 STRUCTURES = tuple(replace(s, training=i, platform=i, public=i) for i, s in enumerate(_KEPT, start=1))
 MULTICLASS = replace(
