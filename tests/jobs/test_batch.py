@@ -719,7 +719,7 @@ def test_a_full_disk(tmp_path):
 
 def test_an_interrupt_leaves_a_record(tmp_path):
     prepared(tmp_path, 40)
-    process = start(tmp_path, 0.02)
+    process = start(tmp_path, 0.2)
     wait_for(lambda: (tmp_path / "out/manifest.jsonl").exists() and len(records(tmp_path / "out")) > 3, process)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[0].splitlines()
