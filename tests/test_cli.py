@@ -163,6 +163,27 @@ def test_clicks_for_a_model_without(predict, tmp_path):
     )
 
 
+def test_links_that_lead_to_themselves(predict, tmp_path):
+    image, loop = write_image(tmp_path / "a.mha", scan()), tmp_path / "b.mha"
+    (tmp_path / "c.json").symlink_to(tmp_path / "c.json")
+    code, (warning,) = predict(INTERACTIVE, image, tmp_path / "out", "--clicks", tmp_path / "c.json")
+    assert code == 0
+    assert warning.startswith(f"warning: {tmp_path / 'c.json'}: found a link that leads nowhere, expected the clicks")
+    loop.symlink_to(loop)
+    code, (error,) = predict(STSR, loop, tmp_path / "out")
+    assert code == 1
+    assert error == f"error: {loop}: found a link that leads nowhere, expected an image"
+
+
+def test_a_very_long_path_is_not_said_whole(predict, tmp_path):
+    code, (error,) = predict(STSR, tmp_path / "/".join(["x" * 200] * 15) / "a.mha", tmp_path / "out")
+    assert code == 1
+    assert error.startswith(f"error: {tmp_path}/xxx")
+    assert "xxx...xxx" in error
+    assert error.endswith("x/a.mha: found no such file, expected an image")
+    assert len(error) < 500
+
+
 def test_bad_images_cost_one_line_each_and_leave_no_output(predict, tmp_path):
     write_image(tmp_path / "in/a.mha", scan((1, 2)))
     (tmp_path / "in/b.mha").write_bytes(b"")

@@ -38,7 +38,7 @@ def read_json(path: str | Path, what: str = "a JSON object") -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except FileNotFoundError:
-        raise InputError(f"{path}: found no such file, expected {what}") from None
+        raise InputError(f"{path}: found {found_at(path)}, expected {what}") from None
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:100]
         raise InputError(f"{path}: found no readable JSON ({reason}), expected {what}") from None
@@ -54,6 +54,13 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         counts = Counter(key for key, _ in pairs)
         raise ValueError(f"it has {counts.most_common(1)[0][0]!r:.60} twice")
     return found
+
+
+def found_at(path: str | Path, wanted: str = "file") -> str:
+    """What is found where a file, or what else was wanted, is not, for a message."""
+    if os.path.exists(path):
+        return "a folder" if os.path.isdir(path) else "a file" if os.path.isfile(path) else "no regular file"
+    return "a link that leads nowhere" if os.path.islink(path) else f"no such {wanted}"
 
 
 def is_newer(path: Path, source: Path) -> bool:

@@ -16,17 +16,20 @@ from umamba2.errors import InputError
 # Held while a line goes to stderr, or while a C library's own lines are kept from it (`umamba2.scans.itk`): what one
 # thread says must not be taken for what a library said in another.
 TALKING = threading.RLock()
+_LONG_WORD = re.compile(r"(\S{200})\S{300,}(\S{100})")  # a path that nobody wants to read twice
 _LINE_BREAKERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def say(line: str, stream: TextIO | None = None) -> None:
-    """Print one line, on stdout unless told otherwise.
+    """Print one line, on stdout unless told otherwise; on stderr very long words are cut in the middle.
 
     A terminal that cannot show it, is full or has gone away is no reason to stop: characters are escaped, the rest is
     given up.
     """
     stream = stream or sys.stdout
     line = _LINE_BREAKERS.sub(lambda found: repr(found[0])[1:-1], line)
+    if stream is sys.stderr:
+        line = _LONG_WORD.sub(r"\1...\2", line)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         with TALKING if stream is sys.stderr else nullcontext():

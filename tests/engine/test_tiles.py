@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from umamba2.engine.tiles import Sweep, gaussian, mirrors, padding, positions
+from umamba2.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -110,3 +112,10 @@ def test_fewest_voxels_wait_in_the_order_of_axes_that_is_chosen():
     assert Sweep(shape, patch, 0.5).pending_voxels == min(
         Sweep(shape, patch, 0.5, outer).pending_voxels for outer in range(3)
     )
+
+
+def test_tiles_without_number_are_refused():
+    assert len(Sweep((400, 400, 400), (32, 32, 32), 0.5).tiles) == 24**3
+    found = re.escape("found 1,092,727 of 16x16x16 voxels in a grid of 832x832x832, expected at most 1,000,000")
+    with pytest.raises(InputError, match=found):
+        Sweep((832, 832, 832), (16, 16, 16), 0.5)

@@ -526,7 +526,7 @@ def test_pipes_and_devices_among_the_scans_are_not_waited_for(predict, tmp_path)
     (tmp_path / "in/e.nii").symlink_to("/dev/zero")
     code, errors, last = predict()
     assert (code, last) == (1, "1 done, 0 skipped, 0 degraded, 5 failed")
-    assert all("found no such file, expected an image" in error for error in errors)
+    assert all("found no regular file, expected an image" in error for error in errors)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

@@ -13,6 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import farm_hands
 import numpy as np
@@ -20,9 +21,11 @@ import pytest
 from small_models import make_model
 from stand_in import scan, write_image
 
+from umamba2.errors import InputError
+from umamba2.jobs import cluster as clusters
 from umamba2.jobs.batch import Batch, Plan
 from umamba2.jobs.cases import cases_of
-from umamba2.jobs.cluster import do_case, local_workers, run_on_workers
+from umamba2.jobs.cluster import do_case, local_workers, remote_workers, run_on_workers
 from umamba2.jobs.fingerprint import Fingerprint
 from umamba2.jobs.manifest import LOCKS, Manifest, _byte
 from umamba2.models.folder import slim
@@ -123,6 +126,67 @@ def test_a_scan_that_kills_its_worker_is_reported_once(tmp_path, capfd):
     assert sorted(errors) == [f"error: {tmp_path}/in/case{number:03}.mha: {found}" for number in (1, 3)]
     failed = [record for record in records(tmp_path) if record["status"] == "failed"]
     assert sorted(record["output"] for record in failed) == ["case001.mha", "case003.mha"]
+
+
+@pytest.mark.slow
+def test_workers_that_dask_has_given_up_are_started_again(tmp_path):
+    """As on a busy machine where two die at once: each is lost for longer than Dask waits for it to come back."""
+    import dask
+
+    write_scans(tmp_path / "in", 4)
+    manifest, cases = Manifest(tmp_path / "out"), cases_of(tmp_path / "in", tmp_path / "out")
+    batch = Batch(Plan(tmp_path / "out", Fingerprint(0, "", ""), {}), manifest, farm_hands.load)
+    with local_workers(2, "cpu") as client, batch.counting(cases):
+        with dask.config.set({"distributed.deploy.lost-worker-timeout": "10ms"}):
+            for nanny in list(client.cluster.workers.values()):
+                os.kill(nanny.pid, signal.SIGKILL)
+            while client.cluster.workers:
+                time.sleep(0.02)
+        run_on_workers(batch, cases, farm_hands.load, client, 60)
+        assert len(client.cluster.workers) == 2
+    manifest.close()
+    check(tmp_path, batch.outcomes)
+
+
+def test_local_workers_are_lost_no_sooner_than_the_run_ends(monkeypatch):
+    """Dask gives up a worker that is away for 15 s, which on a busy machine it may need to start."""
+    import dask
+    import distributed
+
+    given = []
+
+    def start(workers, *_, **__):
+        given.append(dask.config.get("distributed.deploy.lost-worker-timeout"))
+        given.extend(worker["options"]["death_timeout"] for worker in workers.values())
+        raise OSError("enough")
+
+    monkeypatch.setattr(distributed, "SpecCluster", start)
+    with pytest.raises(OSError, match="enough"), local_workers(2, "cpu"):
+        pass
+    lost, *starts = given
+    assert dask.utils.parse_timedelta(lost) >= clusters.LOCAL_WAIT
+    assert len(starts) == 2
+    assert max(starts) < clusters.LOCAL_WAIT
+
+
+def test_workers_that_do_not_come_back_are_one_line(tmp_path):
+    write_scans(tmp_path / "in", 3)
+    manifest, cases = Manifest(tmp_path / "out"), cases_of(tmp_path / "in", tmp_path / "out")
+    batch = Batch(Plan(tmp_path / "out", Fingerprint(0, "", ""), {}), manifest, farm_hands.load)
+    client = SimpleNamespace(nthreads=dict, cluster=None)
+    with pytest.raises(InputError, match=r"^workers: found none for 0 s, expected at least one; 3 scans are left$"):
+        run_on_workers(batch, cases, farm_hands.load, client, 0)
+    manifest.close()
+
+
+def test_a_dead_scheduler_is_not_waited_for(monkeypatch):
+    assert clusters._CONNECT <= 10  # seconds
+    monkeypatch.setattr(clusters, "_CONNECT", 0.2)
+    with (
+        pytest.raises(InputError, match=r"^tcp://127\.0\.0\.1:1: found no scheduler \(.*after 0\.2 s\), expected"),
+        remote_workers("tcp://127.0.0.1:1"),
+    ):
+        pass
 
 
 def test_a_worker_loads_the_model_once(tmp_path):

@@ -7,7 +7,9 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import struct
+import time
 import zipfile
 from collections import OrderedDict
 
@@ -378,12 +380,39 @@ def test_pipes_are_not_waited_for(tmp_path, whole, folder):
     text = json.loads((whole / "slim" / "model.json").read_text())
     write_file(tmp_path / "slim" / "model.json", json.dumps({**text, "folds": {"0": "pipe.safetensors"}}))
     os.mkfifo(tmp_path / "slim" / "pipe.safetensors")
-    refused(load_model, tmp_path / "slim", r"pipe\.safetensors: found no such file")
+    refused(load_model, tmp_path / "slim", r"pipe\.safetensors: found no regular file")
     content = change(folder)
     change(folder, init_args={**content["init_args"], "plans": None})
     (folder / "plans.json").unlink()
     os.mkfifo(folder / "plans.json")
     refused(load_model, folder, r"plans\.json: found no file")
+
+
+def test_links_that_lead_to_themselves(tmp_path, whole):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    refused(load_model, tmp_path / "loop", "loop: found a link that leads nowhere, expected a model folder")
+    shutil.copytree(whole / "slim", tmp_path / "m")
+    path = tmp_path / "m" / "fold_0.safetensors"
+    path.unlink()
+    path.symlink_to(path)
+    refused(load_model, tmp_path / "m", "found a link that leads nowhere, expected the weights of fold 0")
+
+
+def test_an_interrupt_while_weights_are_read_is_one(tmp_path, whole, monkeypatch):
+    """safetensors turns what a signal raises in its midst into an error of its own."""
+    import safetensors.torch
+
+    def load_file(path):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+        except KeyboardInterrupt as error:
+            raise safetensors.SafetensorError(f"Error: {error!r}") from None
+        return {}
+
+    monkeypatch.setattr(safetensors.torch, "load_file", load_file)
+    with pytest.raises(KeyboardInterrupt):
+        read_weights(whole / "slim" / "fold_0.safetensors")
 
 
 def test_large_descriptions_are_refused(tmp_path, whole, monkeypatch):
@@ -515,6 +544,8 @@ def test_plans_with_other_values_than_names(folder, whole, tmp_path, entry, valu
         ("spacing", {"1": 0, "2": 0, "3": 0}, "in place of a list"),
         ("transpose_forward", "012", "'012' in place of a list"),
         ("patch_size", [4096] * 3, "patch_size"),
+        ("patch_size", [2, 4, 4], r"patch_size \(2, 4, 4\), expected three sizes of 4 to 4096"),
+        ("patch_size", [4, 32, 16], r"patch_size \(4, 32, 16\), expected 4096 to 268435456 voxels"),
         ("patch_size", [12, 32, 16.5], "16.5 in place of a whole number"),
         ("patch_size", [12, 32, float("nan")], "NaN to integer"),
         ("transpose_forward", [0, 1, 2.5], "2.5 in place of a whole number"),

@@ -104,6 +104,14 @@ def test_search_order(tmp_path):
         assert find_click_file(tmp_path, case) == tmp_path / name
 
 
+def test_what_is_in_the_place_of_a_click_file(tmp_path):
+    (tmp_path / "loop.json").symlink_to(tmp_path / "loop.json")
+    (tmp_path / "folder.json").mkdir()
+    for name, found in (("loop", "a link that leads nowhere"), ("folder", "a folder"), ("no", "no such file")):
+        with pytest.raises(InputError, match=rf"{name}\.json: found {found}, expected the clicks of this case"):
+            read_clicks(tmp_path / f"{name}.json", SHAPE)
+
+
 @pytest.mark.parametrize("length", [125, 240, 248])
 def test_names_that_are_nearly_too_long(tmp_path, length):
     case, other = "a" * length, "b" * length

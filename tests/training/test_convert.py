@@ -167,10 +167,41 @@ def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "convert_case", note)
     convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
     assert sorted(converted) == ["ToothFairy3F_001", "ToothFairy3P_002", "ToothFairy3S_0003"]
-    later = (source / "labelsTr" / "ToothFairy3P_002.nii.gz").stat().st_mtime + 3600
-    os.utime(source / "labelsTr" / "ToothFairy3P_002.nii.gz", (later, later))
+    for difference in (3600, -3600):  # a correction may be older than our copy
+        now = (source / "labelsTr" / "ToothFairy3P_002.nii.gz").stat().st_mtime + difference
+        os.utime(source / "labelsTr" / "ToothFairy3P_002.nii.gz", (now, now))
+        convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
+    assert converted[3:] == ["ToothFairy3P_002"] * 2
+
+
+@pytest.mark.parametrize("place", ["imagesTr/ToothFairy3F_001_0000", "labelsTr/ToothFairy3P_002", "clicks/iac_clicks_"])
+@pytest.mark.parametrize("harm", ["half", "foreign", "none"])
+def test_a_case_that_is_not_as_it_was_written_is_converted_again(tmp_path, place, harm):
+    source = toothfairy3(tmp_path / "download")
+    folder = convert(CHALLENGES[INTERACTIVE], source, tmp_path / "raw")
+    path = next(path for path in sorted(folder.rglob("*")) if str(path.relative_to(folder)).startswith(place))
+    before = path.read_bytes()
+    if harm == "half":
+        path.write_bytes(before[: len(before) // 2])
+    elif harm == "foreign":
+        shutil.copyfile(path.with_name(path.name.replace("F_001", "S_0003").replace("P_002", "S_0003")), path)
+        assert path.read_bytes() != before
+    else:
+        path.unlink()
+    assert convert(CHALLENGES[INTERACTIVE], source, tmp_path / "raw") == folder
+    assert path.read_bytes() == before
+
+
+def test_cases_of_another_table_of_ids_are_converted_again(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    source = toothfairy3(tmp_path / "download")
     convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
-    assert converted[3:] == ["ToothFairy3P_002"]
+    convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
+    assert "3 of 3 cases are there already" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(module, "_checksum", lambda challenge: 1)
+    convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
+    assert "are there already" not in caplog.text
 
 
 @pytest.mark.slow
@@ -179,8 +210,9 @@ def test_processes_give_the_same_as_one(tmp_path):
     one, two = (
         convert(CHALLENGES[INTERACTIVE], source, tmp_path / name, workers=n) for name, n in (("one", 1), ("two", 2))
     )
-    files = sorted(p.relative_to(one) for p in one.rglob("*") if p.is_file())
-    assert files == sorted(p.relative_to(two) for p in two.rglob("*") if p.is_file())
+    files, others = (sorted(p.relative_to(d) for p in d.rglob("*") if p.is_file()) for d in (one, two))
+    assert files == others
+    files = [file for file in files if file.parent.name != "converted"]  # which holds dates
     assert all((one / f).read_bytes() == (two / f).read_bytes() for f in files)
 
 

@@ -15,8 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from umamba2.errors import InputError
+
 PEAK = 10.0  # of the Gaussian: keeps products with logits well inside half precision
 SMALLEST_WEIGHT = 2.0**-24  # the smallest positive fp16 number, so that no voxel ever has weight zero
+
+MOST_TILES = 1_000_000  # 1000x1000x1000 voxels in patches of 32x32x32 have a quarter; a million take most of an hour
 
 Box = tuple[slice, ...]  # part of a volume, one slice per axis (z, y, x)
 
@@ -113,10 +117,16 @@ class Sweep:
     Attributes:
         tiles: All of them, in order.
         pending_voxels: The greatest number that are pending at any one time.
+
+    Raises:
+        InputError: There would be more than `MOST_TILES`.
     """
 
     def __init__(self, shape: Sequence[int], patch: Sequence[int], step: float, outer: int | None = None):
         starts = [positions(n, p, step) for n, p in zip(shape, patch, strict=True)]
+        if (count := math.prod(map(len, starts))) > MOST_TILES:
+            found = f"{count:,} of {'x'.join(map(str, patch))} voxels in a grid of {'x'.join(map(str, shape))}"
+            raise InputError(f"tiles: found {found}, expected at most {MOST_TILES:,}")
         self.step = step
         self._segments = [_segments(s, p) for s, p in zip(starts, patch)]
         orders = [order for order in permutations(range(3)) if outer in (None, order[0])]

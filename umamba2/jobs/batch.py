@@ -263,6 +263,7 @@ class Batch:
         scan = clicks = None
         with suppress(OSError, InputError, RuntimeError):  # who reads them will say what is wrong
             clicks = fingerprint([case.clicks] if case.clicks else [], [_part(known, "clicks")])
+        with suppress(OSError, InputError, RuntimeError):
             files = files_of_scan(case.image, self.plan.folder)
             if sum(path.stat().st_size for path in files) > _LARGE:
                 check_size(case.image)

@@ -5,6 +5,7 @@ What was done is read from the manifest and never from what Dask says: a worker 
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import os
@@ -12,6 +13,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +24,9 @@ from umamba2.jobs.job import Case, in_one_line
 from umamba2.jobs.manifest import Manifest
 
 TRIES = 2  # for a scan whose worker dies, beside others; then it gets one more with all other workers idle
-LOCAL_WAIT, REMOTE_WAIT = 120, 3600  # seconds without any worker before giving up
+LOCAL_WAIT, REMOTE_WAIT = 300, 3600  # seconds without any worker before giving up
+_START = 120  # seconds that a local worker may take to start, on a machine that is busy with something else
+_CONNECT, _RECONNECT = 5, 30  # seconds until a scheduler answers, at first and after the connection broke
 _LOOK = 1.0  # seconds between looks at the workers
 _NEWS = 30  # seconds that a network drive may take until a record is to be seen here
 
@@ -42,18 +46,20 @@ def local_workers(count: int, device: str) -> Iterator[Any]:
         MissingExtra: Dask distributed is not installed.
     """
     with needing("cluster", "--workers"):
+        from dask import config
         from distributed import Client, Nanny, Scheduler, SpecCluster
     quiet = logging.CRITICAL + 1
     host = {"host": "127.0.0.1", "dashboard": False}
+    options = {"nthreads": 1, "memory_limit": None, "death_timeout": _START, "silence_logs": quiet, **host}
+    # A worker that is lost for longer would be given up for good, be it about to start: 15 s unless told otherwise.
+    patience = {"distributed.deploy.lost-worker-timeout": f"{LOCAL_WAIT}s"}
     workers = {
-        number: {
-            "cls": Nanny,
-            "options": {"nthreads": 1, "memory_limit": None, "silence_logs": quiet, "env": environment, **host},
-        }
+        number: {"cls": Nanny, "options": {**options, "env": environment}}
         for number, environment in enumerate(_environments(count, device))
     }
     scheduler = {"cls": Scheduler, "options": {"port": 0, "allowed_failures": TRIES - 1, **host}}
     with (
+        config.set(patience),
         SpecCluster(workers, scheduler, silence_logs=quiet) as cluster,
         Client(cluster) as client,
     ):
@@ -81,7 +87,9 @@ def remote_workers(address: str) -> Iterator[Any]:
     with needing("cluster", "--scheduler"):
         from distributed import Client
     try:
-        client = Client(address, timeout=30)
+        with Client(address, timeout=_CONNECT, set_as_default=False):
+            pass
+        client = Client(address, timeout=_RECONNECT)
     except (OSError, ValueError, TypeError) as error:
         why = " ".join(str(error).split())[:200]
         raise InputError(f"{address}: found no scheduler ({why}), expected the address of one of Dask's") from None
@@ -126,6 +134,7 @@ class _Farm:
     batch: Batch
     load: Callable[[], Tools]
     patience: float
+    starting: Future[Any] | None = None
 
     def run(self, cases: list[Case]) -> None:
         from distributed import KilledWorker
@@ -165,7 +174,9 @@ class _Farm:
             if workers:
                 seen = time.monotonic()
             elif time.monotonic() - seen > self.patience:
-                raise InputError(f"workers: found none for {self.patience:.0f} s, expected at least one")
+                undone = f"expected at least one; {len(left) + len(running)} scans are left"
+                raise InputError(f"workers: found none for {self.patience:.0f} s, {undone}")
+            self._replace_lost()
             while left and len(running) < (workers if side_by_side else 1):
                 case = left.pop()
                 running[self._submit(case, len(left) + 1, workers)] = case
@@ -180,11 +191,27 @@ class _Farm:
                 yield running.pop(future), future.exception() if future.status == "error" else None
                 future.release()
 
+    def _replace_lost(self) -> None:
+        """Start local workers anew whose start has failed, which Dask does not do; slow ones are left alone."""
+        cluster = self.client.cluster  # None: the workers are somebody else's
+        if cluster is None or not (self.starting is None or self.starting.done()):
+            return
+        for name, nanny in list(cluster.workers.items()):
+            if nanny.status.name in ("closed", "failed"):
+                cluster.workers.pop(name, None)
+        if len(cluster.workers) < len(cluster.worker_spec):
+            self.starting = asyncio.run_coroutine_threadsafe(_complete(cluster), cluster.loop.asyncio_loop)
+
     def _submit(self, case: Case, left: int, workers: int) -> Any:
         until, seconds = self.batch.until, None
         if until is not None:
             seconds = (until - time.monotonic()) * min(1, workers / left)
         return self.client.submit(do_case, self.batch.plan, case, self.load, seconds, pure=False)
+
+
+async def _complete(cluster: Any) -> None:
+    """Start the workers that a cluster should have and has not."""
+    await cluster
 
 
 def run_on_workers(batch: Batch, cases: list[Case], load: Callable[[], Tools], client: Any, patience: float) -> None:

@@ -14,6 +14,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from umamba2.errors import InputError, ModelError
+from umamba2.files import found_at
 from umamba2.models.archives import LARGEST_MODEL, check_kind, is_model_file, unpack
 from umamba2.models.folder import load_model
 from umamba2.models.locate import SHELVES, is_model, shelves
@@ -98,7 +99,8 @@ def _bring(source: str, partial: Path, sha256: str | None, progress: Progress | 
         _copy(path, partial)
         return ""
     if not path.exists():
-        raise InputError(f"{source}: found no such file or folder, expected a model folder, an archive or its address")
+        found = found_at(path, "file or folder")
+        raise InputError(f"{source}: found {found}, expected a model folder, an archive or its address")
     if not path.is_file():
         raise InputError(f"{source}: found neither a file nor a folder, expected a model folder or an archive")
     with open(path, "rb") as file:

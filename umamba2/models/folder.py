@@ -24,7 +24,7 @@ from torch import Tensor
 
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError
-from umamba2.files import read_json, replacing
+from umamba2.files import found_at, read_json, replacing
 from umamba2.models.checkpoint import read_checkpoint
 from umamba2.models.labels import check_labels, labels_of, pairs_by_name
 from umamba2.models.network import Plan, build_network, read_plan, resolve, uninitialised
@@ -247,7 +247,7 @@ def facts(folder: str | Path) -> dict[str, str]:
 def available_folds(folder: Path) -> dict[str, Path]:
     """The folds of a model folder with the files that hold their weights, which are not read; ModelError if none."""
     if not folder.is_dir():
-        raise ModelError(f"{folder}: found no such folder, expected a model folder")
+        raise ModelError(f"{folder}: found {found_at(folder, 'folder')}, expected a model folder")
     found: dict[str, Path] = {}
     if (folder / SLIM_FILE).is_file():
         files = _object(folder / SLIM_FILE, "folds", _read_json(folder / SLIM_FILE).get("folds", {}))
@@ -263,7 +263,7 @@ def available_folds(folder: Path) -> dict[str, Path]:
         if not re.fullmatch(_FOLD, fold):  # it becomes part of a file's name
             raise ModelError(f"{folder}: found a fold named {fold[:40]!r}, expected numbers or all")
         if not os.path.isfile(file):  # not Path.is_file, which raises where a name is too long
-            raise ModelError(f"{file!s:.300}: found no such file, expected the weights of fold {fold}")
+            raise ModelError(f"{file!s:.300}: found {found_at(file)}, expected the weights of fold {fold}")
     if not found:
         expected = f"{SLIM_FILE} or fold_*/{{{','.join(CHECKPOINT_NAMES)}}}"
         raise ModelError(f"{folder}: found no model, expected {expected}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import ModelError
+from umamba2.files import found_at
 
 _BESIDE = Path(__file__).resolve().parent / "demo"  # where setup.py puts them in a wheel
 # One folder for each challenge; in the repository and the container they lie beside the package.
@@ -80,7 +81,7 @@ def model_folder(model: str | Path) -> Path:
             return place / name
     known = sorted({folder.name for place in places for folder in models_in(place)})
     expected = f"a model folder or one of {', '.join(known) or 'no names'}"
-    raise ModelError(f"{name}: found no such folder, and no model of that name, expected {expected}")
+    raise ModelError(f"{name}: found {found_at(path, 'folder')}, and no model of that name, expected {expected}")
 
 
 def models_in(place: Path) -> list[Path]:

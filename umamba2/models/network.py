@@ -17,7 +17,10 @@ from umamba2.nets.umamba2 import VARIANTS, UMamba2
 
 INTENSITIES = ("mean", "std", "percentile_00_5", "percentile_99_5")
 _LEAST = 1e-6  # of a standard deviation and a range: all grey values would be the same in less
-LARGEST_PATCH = 2**28  # voxels, 1 GB as numbers; the published networks have 13,000,000
+# Voxels, 16x16x16 and 1 GB as numbers; the published networks have 13,000,000. Tiles of a few voxels, or of one slice,
+# would be without number, and see nothing.
+SMALLEST_PATCH, LARGEST_PATCH = 2**12, 2**28
+SIDES = 4, 4096  # voxels; nnU-Net halves no level below 4
 RESAMPLER = "resample_torch_fornnunet"
 # nnU-Net's normalisation, and the same after `engine.harmonise`, which stock nnU-Net does not know and refuses.
 CT_NORMALISATION, HARMONISED = "CTNormalization", "HarmonisedCTNormalization"
@@ -81,11 +84,12 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
         problem = f"no entry {error}" if isinstance(error, KeyError) else str(error)[:200]
         raise ModelError(f"{path}: found plans with {problem}, expected nnU-Net plans of a 3-D configuration") from None
     low, high = plan.intensity["percentile_00_5"], plan.intensity["percentile_99_5"]
+    sane = SMALLEST_PATCH <= math.prod(plan.patch_size) <= LARGEST_PATCH
     finite = all(math.isfinite(value) and abs(value) < 1e6 for value in plan.intensity.values())
     wide = min(high - low, plan.intensity["std"]) > _LEAST
     for entry, found, good, expected in (
-        ("patch_size", plan.patch_size, _three(plan.patch_size, 1, 4096), "three sizes in voxels"),
-        ("patch_size", plan.patch_size, math.prod(plan.patch_size) <= LARGEST_PATCH, f"at most {LARGEST_PATCH} voxels"),
+        ("patch_size", plan.patch_size, _three(plan.patch_size, *SIDES), f"three sizes of {SIDES[0]} to {SIDES[1]}"),
+        ("patch_size", plan.patch_size, sane, f"{SMALLEST_PATCH} to {LARGEST_PATCH} voxels"),
         ("spacing", plan.spacing, _three(plan.spacing, 1e-3, 10), "three spacings in mm"),
         ("transpose_forward", plan.transpose, sorted(plan.transpose) == [0, 1, 2], "a permutation of 0, 1, 2"),
         ("intensities", plan.intensity, finite and wide, "finite statistics"),

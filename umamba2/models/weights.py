@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             header = int.from_bytes(file.read(8), "little")
         if header > LARGEST_HEADER:
             raise ValueError(f"a header of {header} bytes, at most {LARGEST_HEADER} are read")
-        return load_file(path)
+        # In this thread a signal's exception would come while foreign code runs, which makes it one of its own.
+        with ThreadPoolExecutor(1, "weights") as alone:
+            return alone.submit(load_file, path).result()
     except Exception as error:  # whatever a damaged or hostile file leads to
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{path}: could not be read ({reason}), expected a safetensors file") from None

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from umamba2.errors import InputError
-from umamba2.files import once
+from umamba2.files import found_at, once
 
 NAMES = {"Left_IAC": 0, "Right_IAC": 1}
 LEFT_RIGHT_AXIS = 2
@@ -114,7 +114,7 @@ def read_clicks(path: str | Path, shape: tuple[int, int, int]) -> tuple[Clicks, 
     """
     path = Path(path)
     if not os.path.isfile(path):
-        raise InputError(f"{path}: found no such file, expected the clicks of this case")
+        raise InputError(f"{path}: found {found_at(path)}, expected the clicks of this case")
     if path.stat().st_size > _MOST_BYTES:
         raise InputError(f"{path}: found {path.stat().st_size:,} bytes, expected at most {_MOST_BYTES:,} of clicks")
     try:

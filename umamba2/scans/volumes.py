@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from umamba2.errors import InputError
-from umamba2.files import replacing
+from umamba2.files import found_at, replacing
 from umamba2.scans.dicom.files import has_dicom_ending, is_dicom, without_dicom_ending
 from umamba2.scans.geometry import Array, Triple
 from umamba2.scans.geometry import Geometry as Geometry
@@ -327,7 +327,7 @@ def _read(path: Path, more: int = 0, grid_only: bool = False) -> Volume:
     """
     _check_name(path)
     if not path.is_file():
-        raise InputError(f"{path}: found no such file, expected an image")
+        raise InputError(f"{path}: found {found_at(path)}, expected an image")
     ending = suffix(path)
     if ending is None:
         raise InputError(f"{path}: found an unknown file name ending, expected one of {', '.join(SUFFIXES)}")

@@ -25,7 +25,7 @@ from umamba2.anatomy.numberings import in_ranges, to_training
 from umamba2.anatomy.structures import DATASET_TYPOS
 from umamba2.challenges import Challenge
 from umamba2.errors import InputError
-from umamba2.files import is_newer, read_json, replacing, write_file
+from umamba2.files import read_json, replacing, write_file
 from umamba2.scans.clicks import NAMES, click_json, simulate_clicks
 from umamba2.scans.orientation import code as code_of
 from umamba2.scans.parts import parts_of
@@ -72,7 +72,8 @@ class Download:
 def convert(challenge: Challenge, source: str | Path, target: str | Path, workers: int = 1) -> Path:
     """Turn a download, which is only read, into a raw dataset of nnU-Net.
 
-    Cases that are there already and newer than their originals are not converted again.
+    Cases that are there already, and that are by their records what was made of these originals, are not converted
+    again.
 
     Args:
         challenge: What the dataset is for.
@@ -106,17 +107,17 @@ def convert(challenge: Challenge, source: str | Path, target: str | Path, worker
     labelled = {
         case: (challenge, case, *pair, folder, ending)
         for case, pair in download.labelled.items()
-        if not _finished(folder, case, ending, *pair)
+        if not _finished(challenge, folder, case, ending, *pair)
     }
     unlabelled = {
-        case: (image, folder / "imagesUn" / f"{case}{CHANNEL}{ending}")
+        case: (challenge, case, image, folder, ending)
         for case, image in download.unlabelled.items()
-        if not is_newer(folder / "imagesUn" / f"{case}{CHANNEL}{ending}", image)
+        if not _finished(challenge, folder, case, ending, image)
     }
     done = len(images) - len(labelled) - len(unlabelled)
     if done:
         LOG.info("%s: %d of %d cases are there already", folder, done, len(images))
-    sources = [path for task in labelled.values() for path in task[2:4]] + [task[0] for task in unlabelled.values()]
+    sources = [path for task in labelled.values() for path in task[2:4]] + [task[2] for task in unlabelled.values()]
     check_disk(folder, sum(path.stat().st_size for path in sources), "the converted cases")
     warnings = run_all(convert_case, labelled, workers, "converting")
     warnings |= run_all(copy_image, unlabelled, workers, "copying")
@@ -209,6 +210,7 @@ def convert_case(challenge: Challenge, case: str, image: Path, labels: Path, fol
     Returns:
         Warnings.
     """
+    before = _stamps(_parts(image, labels))
     volume = read_scan(image)
     array, geometry = read_labels(labels)
     warnings = [*volume.warnings, *filter(None, [check_grid(labels, geometry, volume.geometry)])]
@@ -217,21 +219,25 @@ def convert_case(challenge: Challenge, case: str, image: Path, labels: Path, fol
     if code and volume.oriented and code != code_of(volume.grid):
         warnings.append(f"{image}: found the orientation {code_of(volume.grid)}, expected {code}, as the labels lie")
     converted = to_training(challenge.structures, "dataset")[array]
-    _copy(image, volume, folder / "imagesTr" / f"{case}{CHANNEL}{ending}")
+    copy, *others = _outputs(challenge, folder, case, ending, labelled=True)
+    _copy(image, volume, copy)
     if challenge.takes_clicks:
         rng = np.random.default_rng(zlib.crc32(case.encode()))
         points = [(name, p) for name, side in NAMES.items() for p in simulate_clicks(converted == side + 1, rng)]
-        write_file(folder / "clicks" / f"iac_clicks_{case}.json", click_json(points))
-    # Last, because a case with labels counts as finished. The challenges compare voxel by voxel, so the image's grid it
-    # is, should the labels' origin or direction differ.
-    write_labels(folder / "labelsTr" / f"{case}{ending}", converted, volume.grid)
+        write_file(others[1], click_json(points))
+    # The challenges compare voxel by voxel, so the image's grid it is, should the labels' origin or direction differ.
+    write_labels(others[0], converted, volume.grid)
+    _leave_record(challenge, folder, case, before, [copy, *others])
     return warnings
 
 
-def copy_image(image: Path, target: Path) -> list[str]:
-    """Copy an image without labels, complete or not at all, and return warnings."""
+def copy_image(challenge: Challenge, case: str, image: Path, folder: Path, ending: str) -> list[str]:
+    """Copy the image of a case without labels, complete or not at all, and return warnings; see `convert_case`."""
+    before = _stamps(_parts(image))
     volume = read_scan(image)
-    _copy(image, volume, target)
+    outputs = _outputs(challenge, folder, case, ending, labelled=False)
+    _copy(image, volume, outputs[0])
+    _leave_record(challenge, folder, case, before, outputs)
     return list(volume.warnings)
 
 
@@ -315,6 +321,45 @@ def _start(folder: Path, challenge: Challenge, ending: str, count: int, orientat
     write_file(path, json.dumps(description, indent=1) + "\n")
 
 
-def _finished(folder: Path, case: str, ending: str, image: Path, labels: Path) -> bool:
-    copy = folder / "imagesTr" / f"{case}{CHANNEL}{ending}"
-    return is_newer(copy, image) and is_newer(folder / "labelsTr" / f"{case}{ending}", labels)
+# --- what was converted before ----------------------------------------------------------------------------------------
+
+
+def _outputs(challenge: Challenge, folder: Path, case: str, ending: str, labelled: bool) -> list[Path]:
+    """The files of a case in the dataset: its image, its labels, its clicks, as far as it has them."""
+    if not labelled:
+        return [folder / "imagesUn" / f"{case}{CHANNEL}{ending}"]
+    found = [folder / "imagesTr" / f"{case}{CHANNEL}{ending}", folder / "labelsTr" / f"{case}{ending}"]
+    return found + [folder / "clicks" / f"iac_clicks_{case}.json"] * challenge.takes_clicks
+
+
+def _parts(*files: Path) -> list[Path]:
+    return [part for file in files for part in parts_of(file)]
+
+
+def _stamps(files: list[Path]) -> list[list[int]]:
+    """The size of each file, and when it was last changed."""
+    return [[found.st_size, found.st_mtime_ns] for found in map(os.stat, files)]
+
+
+def _record_of(folder: Path, case: str) -> Path:
+    return folder / "converted" / f"{case}.json"
+
+
+def _checksum(challenge: Challenge) -> int:
+    """Of how ids are translated, which another version of this program may do in another way."""
+    return zlib.crc32(to_training(challenge.structures, "dataset").tobytes())
+
+
+def _leave_record(challenge: Challenge, folder: Path, case: str, before: list[list[int]], outputs: list[Path]) -> None:
+    """Note what a case was made of, and into; a case without such a note counts as not converted."""
+    record = {"ids": _checksum(challenge), "from": before, "into": _stamps(outputs)}
+    write_file(_record_of(folder, case), json.dumps(record) + "\n")
+
+
+def _finished(challenge: Challenge, folder: Path, case: str, ending: str, image: Path, *labels: Path) -> bool:
+    """Whether a case is there, made of these files: no date is trusted, as a correction may be older than a copy."""
+    outputs = _outputs(challenge, folder, case, ending, bool(labels))
+    with suppress(OSError, InputError):
+        now = {"ids": _checksum(challenge), "from": _stamps(_parts(image, *labels)), "into": _stamps(outputs)}
+        return read_json(_record_of(folder, case)) == now
+    return False
