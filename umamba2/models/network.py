@@ -17,9 +17,9 @@ from umamba2.nets.umamba2 import VARIANTS, UMamba2
 
 INTENSITIES = ("mean", "std", "percentile_00_5", "percentile_99_5")
 _LEAST = 1e-6  # of a standard deviation and a range: all grey values would be the same in less
-# Voxels, 16x16x16 and 1 GB as numbers; the published networks have 13,000,000. Tiles of a few voxels, or of one slice,
-# would be without number, and see nothing.
-SMALLEST_PATCH, LARGEST_PATCH = 2**12, 2**28
+# Voxels, 16x16x16 and a quarter of a GB as numbers; the published networks have 13,000,000. Tiles of a few voxels, or
+# of one slice, would be without number, and see nothing.
+SMALLEST_PATCH, LARGEST_PATCH = 2**12, 2**26
 SIDES = 4, 4096  # voxels; nnU-Net halves no level below 4
 RESAMPLER = "resample_torch_fornnunet"
 # nnU-Net's normalisation, and the same after `engine.harmonise`, which stock nnU-Net does not know and refuses.
