@@ -365,6 +365,28 @@ def test_a_scan_that_changes_while_it_is_read(predict, tmp_path, monkeypatch):
     assert error == f"error: {path}: found a file that changed while it was read, expected a complete one"
 
 
+def test_a_model_that_changes_while_it_is_loaded(predict, tmp_path, monkeypatch):
+    """A record that names the new one would keep the old one's results for good."""
+    write_scans(tmp_path / "in", 1)
+    load = StandInLoader.load
+
+    def loaded(folder, **settings):
+        found = load(folder, **settings)
+        with open(tmp_path / "model/model.json", "a") as file:
+            file.write("\n")
+        return found
+
+    monkeypatch.setattr(StandInLoader, "load", loaded)
+    code, errors, _ = predict()
+    found = "found a model that changed while it was read, expected a finished one"
+    assert (code, errors) == (1, [f"error: {tmp_path}/model: {found}"])
+    assert not records(tmp_path / "out")
+    assert predict()[0] == 0  # there is a folder of outputs: the model is looked at before it is loaded
+    monkeypatch.setattr(StandInLoader, "load", load)
+    assert (predict()[0], calls()) == (0, 1)  # its record names the model of before
+    assert (predict()[0], calls()) == (0, 0)
+
+
 def test_no_memory_no_reading_ahead(predict, tmp_path, monkeypatch):
     write_scans(tmp_path / "in", 4)
     held, seen = [], []

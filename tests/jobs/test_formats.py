@@ -6,10 +6,11 @@ import json
 
 import highdicom as hd
 import numpy as np
+import pydicom
 import pytest
 from challenge_names import MULTICLASS, STSR
 from dicom_cases import write_series
-from stand_in import OBLIQUE, scan, use_stand_in, write_image, write_model
+from stand_in import OBLIQUE, StandIn, scan, use_stand_in, write_image, write_model
 
 import umamba2
 from umamba2 import cli
@@ -65,6 +66,25 @@ def test_a_folder_of_slices_becomes_a_dicom_segmentation(predict, tmp_path, kind
     # A segmentation beside its scan is no scan.
     (series / "other.dcm").write_bytes((tmp_path / "out/series.seg.dcm").read_bytes())
     assert read_volume(series).array.shape == GRID.shape
+
+
+@pytest.mark.parametrize("to_file", [False, True])
+def test_whose_a_segmentation_is_was_read_with_the_voxels(predict, tmp_path, monkeypatch, to_file):
+    """Whatever comes into the folder while the network is at work."""
+    series = write_series(tmp_path / "series", GRID, toothy())
+    find = StandIn.predict
+
+    def slowly(self, *arguments, **options):
+        for path in series.iterdir():
+            slice_ = pydicom.dcmread(path)
+            slice_.PatientID, slice_.PatientName = "ANOTHER", "Doe^Jane"
+            slice_.save_as(path)
+        return find(self, *arguments, **options)
+
+    monkeypatch.setattr(StandIn, "predict", slowly)
+    out = tmp_path / ("a.dcm" if to_file else "out/series.seg.dcm")
+    assert predict(series, out if to_file else out.parent, "--format", "dicom-seg")[0] == 0
+    assert hd.seg.segread(out).PatientID == "PHANTOM-7"
 
 
 def test_finished_cases_are_skipped_until_the_format_changes(predict, tmp_path, capfd):

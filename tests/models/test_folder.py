@@ -18,6 +18,8 @@ from small_models import make_model, make_plans
 from umamba2.errors import InputError
 from umamba2.models.folder import describe, load_model, slim
 from umamba2.models.locate import is_model
+from umamba2.scans.orientation import turned
+from umamba2.scans.volumes import read_volume
 
 
 def same_weights(a, b, folds=None):
@@ -78,12 +80,36 @@ def test_plans_say_how_to_resample_and_normalise(tmp_path):
     folder = make_model(tmp_path / "m", separate_z=True, normalisation="HarmonisedCTNormalization", transpose=(1, 2, 0))
     plan = load_model(folder).plan
     assert (plan.force_separate_z, plan.harmonise, plan.transpose) == (True, True, (1, 2, 0))
-    change_plans(folder, lambda p: p["configurations"]["3d_fullres"].update(resampling_fn_data_kwargs=None))
+    names = [f"resampling_fn_{what}_kwargs" for what in ("data", "probabilities")]
+    change_plans(folder, lambda p: p["configurations"]["3d_fullres"].update(dict.fromkeys(names)))
     plan = load_model(folder).plan
     assert (plan.force_separate_z, plan.separate_z_threshold) == (None, 3.0)
     kwargs = {"separate_z_anisotropy_threshold": 2}
-    change_plans(folder, lambda p: p["configurations"]["3d_fullres"].update(resampling_fn_data_kwargs=kwargs))
+    change_plans(folder, lambda p: p["configurations"]["3d_fullres"].update(dict.fromkeys(names, kwargs)))
     assert load_model(folder).plan.separate_z_threshold == 2.0
+
+
+@pytest.mark.parametrize("stated", [None, "LPS"])
+def test_a_reader_that_turns_scans_decides_how_they_lay(tmp_path, stated):
+    """With nibabel's turning, which nnU-Net's reader does, as the oracle."""
+    nib = pytest.importorskip("nibabel")
+    folder = make_model(tmp_path / "model")
+    path = folder / "fold_0" / "checkpoint_best.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["init_args"]["plans"]["image_reader_writer"] = "NibabelIOWithReorient"
+    if stated:
+        checkpoint["init_args"]["dataset_json"]["orientation"] = stated
+    torch.save(checkpoint, path)
+    slim(folder, tmp_path / "slim")
+    codes = {load_model(place, 0).orientation for place in (folder, tmp_path / "slim")}
+    (code,) = codes
+    voxels = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    affine = np.array([[0, 0, -0.3, 1], [-0.4, 0, 0, 2], [0, 0.5, 0, 3], [0, 0, 0, 1.0]])
+    nib.save(nib.Nifti1Image(voxels, affine), tmp_path / "a.nii.gz")
+    image = nib.load(tmp_path / "a.nii.gz")
+    expected = image.as_reoriented(nib.io_orientation(image.affine)).get_fdata().transpose(2, 1, 0)
+    volume = read_volume(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(turned(volume.array, volume.grid, code)[0], expected)
 
 
 def test_best_is_preferred_to_final(folder, tmp_path):

@@ -557,6 +557,21 @@ def test_plans_with_other_values_than_names(folder, whole, tmp_path, entry, valu
             {"separate_z_anisotropy_threshold": float("nan")},
             "separate_z_anisotropy_threshold nan",
         ),
+        # What nnU-Net would do otherwise than it is done here.
+        ("resampling_fn_data_kwargs", {"mode": "nearest"}, "resampling_fn_data with mode nearest, expected linear"),
+        ("resampling_fn_data_kwargs", {"aniso_axis_mode": "linear"}, "with aniso_axis_mode linear, expected nearest"),
+        ("resampling_fn_probabilities_kwargs", {"is_seg": True}, "_probabilities with is_seg True, expected False"),
+        (
+            "resampling_fn_probabilities_kwargs",
+            {"force_separate_z": True},
+            "'force_separate_z': True.* as for the data",
+        ),
+        (
+            "resampling_fn_probabilities_kwargs",
+            {"force_separate_z": False, "separate_z_anisotropy_threshold": 5},
+            "'separate_z_anisotropy_threshold': 5.* as for the data",
+        ),
+        ("preprocessor_name", "OurPreprocessor", "preprocessor_name OurPreprocessor, expected DefaultPreprocessor"),
     ],
 )
 def test_plans_that_read_like_others(tmp_path, whole, entry, value, found):

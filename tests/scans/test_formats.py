@@ -174,6 +174,20 @@ def test_headers_of_nrrd(tmp_path, options, detached):
     assert (volume.warnings == ()) == ("spacings" in options or "space" in options)
 
 
+def test_grey_values_of_nrrd_that_stand_for_others_are_said(tmp_path):
+    path = tmp_path / "a.nrrd"
+    space = b"space: LPS\nspace directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\n"
+    head = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n" + space
+    for more, says in (
+        (b"old min: -1000\nold max: 3000\n", ["stood for others (oldmin -1000, oldmax 3000)"]),
+        (b"", []),
+    ):
+        path.write_bytes(head + more + b"\n12345678")
+        said = [line for line in read_volume(path).warnings if "field of view" not in line]
+        assert len(said) == len(says)
+        assert all(text in line for text, line in zip(says, said))
+
+
 matrices = st.tuples(*[st.floats(-180, 180)] * 3, *[st.sampled_from([0.1, 0.3, 0.7])] * 3, st.booleans())
 
 

@@ -72,6 +72,24 @@ def test_pages_that_are_refused(tmp_path, slices, options, says):
         read_volume(write(tmp_path / "a.tif", slices, **options))
 
 
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_a_calibration_is_said(tmp_path, byteorder):
+    """As ImageJ stores signed numbers of 16 bits: read as they are, air would be brighter than any bone."""
+    path = tmp_path / "a.tif"
+    for lines, says in (
+        ("cf=0\nc0=-32768.0\nc1=1.0\nvunit=Gray Value\n", ["(cf=0, c0=-32768.0, c1=1.0)"]),
+        ("max=4000.0\nmin=0.0\nloop=false\nunit=mm\n", []),
+    ):
+        description = f"ImageJ=1.54f\nimages={len(SLICES)}\nslices={len(SLICES)}\n{lines}"
+        with tifffile.TiffWriter(path, byteorder=byteorder) as file:
+            for number, page in enumerate(SLICES):
+                text = None if number else description
+                file.write(page, metadata=None, contiguous=False, photometric="minisblack", description=text)
+        expected = [f"found grey values that need a calibration {what}, expected them as they are; it is not applied"
+                    for what in says]  # fmt: skip
+        assert warnings_of(path) == expected
+
+
 def test_white_that_is_0_is_said(tmp_path):
     (warning,) = warnings_of(write(tmp_path / "a.tif", SLICES, photometric="miniswhite"))
     assert "found grey values of which 0 is white" in warning

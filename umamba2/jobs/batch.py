@@ -346,7 +346,7 @@ class Batch:
             task.beside = None if beside is None else {path.name: _described([path]) for path in beside}
         except Exception as error:
             outcome.report("error", in_one_line(error, case.image))
-        task.volume = None
+        task.volume, outcome.headers = None, []
         try:
             self.manifest.append(self._record(task))
         except OSError as error:

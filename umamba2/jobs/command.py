@@ -142,7 +142,7 @@ def _batch(options: argparse.Namespace, cases: list[Case], until: float | None) 
     """What became of the cases, and whether the record of the run was written."""
     from umamba2.jobs.batch import Batch, Plan, summary
     from umamba2.jobs.contract import leave_record
-    from umamba2.jobs.fingerprint import files_of_model, fingerprint
+    from umamba2.jobs.fingerprint import files_of_model, fingerprint, stamp_of
     from umamba2.jobs.manifest import MANIFEST, Manifest
 
     several, on_workers = len(cases) > 1, options.workers or options.scheduler
@@ -153,12 +153,16 @@ def _batch(options: argparse.Namespace, cases: list[Case], until: float | None) 
         cases = [case.absolute() for case in cases]
     tools = partial(_tools, options, folder, several)
     load = cache(tools)
-    if not (on_workers or (output / MANIFEST).exists()):
+    early, files = not (on_workers or (output / MANIFEST).exists()), files_of_model(folder)
+    before = stamp_of(files)
+    if early:
         load()  # what is wrong with the model or an option is said before there is a folder
     manifest = Manifest(output)
-    model = fingerprint(files_of_model(folder), (record.get("model") for record in manifest))
+    model = fingerprint(files, (record.get("model") for record in manifest))
     if model is None:
         raise ModelError(f"{folder}: found no model, expected a model folder")
+    if early and not before == model.stamp == stamp_of(files):  # the record would name another one than was loaded
+        raise ModelError(f"{folder}: found a model that changed while it was read, expected a finished one")
     batch = Batch(Plan(output, model, settings, options.overwrite, manifest.end), manifest, load, until)
     try:
         with batch.counting(cases, several and _shows_bars(options)):

@@ -46,17 +46,10 @@ def fingerprint(files: Iterable[Path], known: Iterable[Any] = ()) -> Fingerprint
         OSError: A file cannot be read.
     """
     files = list(files)
-    try:
-        stats = [os.stat(file) for file in files]
-    except FileNotFoundError:
+    found = _stamped(files)
+    if found is None:
         return None
-    if not files or not all(S_ISREG(stat.st_mode) for stat in stats):  # pipes and devices have no end
-        return None
-    root = os.path.commonpath([file.parent for file in files])
-    names = [os.path.relpath(file, root) for file in files] if len(files) > 1 else [""]
-    size = sum(stat.st_size for stat in stats)
-    rows = [f"{name!r} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}" for name, s in zip(names, stats)]
-    stamp = hashlib.sha256("\n".join(rows).encode()).hexdigest()[:32]
+    names, size, stamp = found
     for earlier in known:
         if isinstance(earlier, dict) and earlier.get("stamp") == stamp and isinstance(earlier.get("sha256"), str):
             return Fingerprint(size, earlier["sha256"], stamp)
@@ -65,6 +58,27 @@ def fingerprint(files: Iterable[Path], known: Iterable[Any] = ()) -> Fingerprint
         text = "\n".join(f"{name!r} {checksum}" for name, checksum in zip(names, sums))
         sums = [hashlib.sha256(text.encode()).hexdigest()]
     return Fingerprint(size, sums[0], stamp)
+
+
+def stamp_of(files: Iterable[Path]) -> str | None:
+    """The stamp of some files, which are not read; None as for `fingerprint`."""
+    found = _stamped(list(files))
+    return None if found is None else found[2]
+
+
+def _stamped(files: list[Path]) -> tuple[list[str], int, str] | None:
+    """The names of some files, their size and their stamp; None as for `fingerprint`."""
+    try:
+        stats = [os.stat(file) for file in files]
+    except FileNotFoundError:
+        return None
+    if not files or not all(S_ISREG(stat.st_mode) for stat in stats):  # pipes and devices have no end
+        return None
+    root = os.path.commonpath([file.parent for file in files])
+    names = [os.path.relpath(file, root) for file in files] if len(files) > 1 else [""]
+    rows = [f"{name!r} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}" for name, s in zip(names, stats)]
+    stamp = hashlib.sha256("\n".join(rows).encode()).hexdigest()[:32]
+    return names, sum(stat.st_size for stat in stats), stamp
 
 
 def files_of_scan(scan: Path, output: Path | None = None) -> list[Path]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,7 @@ class Outcome:
     skipped: bool = False
     complete: bool = True
     table: dict[int, Structure] = field(default_factory=dict)  # what the ids in the label map mean
+    headers: list[Any] = field(default_factory=list)  # of a DICOM scan, for a DICOM Segmentation, until that is written
 
     @property
     def status(self) -> str:
@@ -147,9 +148,15 @@ def run_cases(
 
 
 def read_scan(outcome: Outcome) -> Volume:
-    """Read the image of a case. Raises InputError if that is not possible."""
+    """Read the image of a case, and whose it is. Raises InputError if that is not possible."""
+    case = outcome.case
     with outcome.record.timed("read"):
-        return read_volume(outcome.case.image, outcome.case.series)
+        volume = read_volume(case.image, case.series)
+        if case.seg_type is not None and is_dicom_scan(case.image):  # later there may be other files
+            from umamba2.scans.dicom import source_headers
+
+            outcome.headers = source_headers(case.image, case.series)
+        return volume
 
 
 def segmented(
@@ -211,11 +218,9 @@ def write_scan(
 
 def _write_seg(outcome: Outcome, seg_type: str, volume: Volume, labels: npt.NDArray[np.uint8]) -> None:
     from umamba2.exports.dicom_seg import write_dicom_seg
-    from umamba2.scans.dicom import source_headers
 
-    case = outcome.case
-    headers = source_headers(case.image, case.series) if is_dicom_scan(case.image) else []
-    for warning in write_dicom_seg(case.output, labels, volume.geometry, outcome.table, headers, seg_type):
+    headers, outcome.headers = outcome.headers, []  # of many cases they would fill the memory
+    for warning in write_dicom_seg(outcome.case.output, labels, volume.geometry, outcome.table, headers, seg_type):
         outcome.record.warn(warning)
         outcome.report("warning", warning)
 

@@ -41,7 +41,8 @@ LARGEST_SIDE = 500  # mm of a dental field; a head is half as long
 MOST_FOLDS, _FOLD = 32, r"[0-9]{1,3}|all"
 MOST_CLASSES = 256  # background included: label maps are uint8
 # What inference reads of the plans; a slim model keeps no more than this.
-_PLAN_KEYS = ("dataset_name", "plans_name", "transpose_forward", "foreground_intensity_properties_per_channel")
+_PLAN_KEYS = ("dataset_name", "plans_name", "image_reader_writer", "transpose_forward",
+              "foreground_intensity_properties_per_channel")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -348,7 +349,7 @@ def _model(
 ) -> Model:
     """A model from what either layout holds, checked; ``path`` is the file that all but the weights came from."""
     plan = read_plan(path, _object(path, "plans", source["plans"]), str(source["configuration"]))
-    orientation, stated, trainer = dataset.get("orientation"), dataset.get("challenge"), source["trainer"]
+    orientation, stated = plan.orientation or dataset.get("orientation"), dataset.get("challenge")
     where = SLIM_FILE if path.name == SLIM_FILE else None
     if orientation is not None and not re.fullmatch(r"(?=.*[LR])(?=.*[PA])(?=.*[SI]).{3}", str(orientation)):
         raise ModelError(f"{path}: found orientation {orientation!r:.100}, expected three letters such as LPS")
@@ -357,7 +358,9 @@ def _model(
         raise ModelError(f"{path}: found fix_numbers {fix_numbers!r:.100}, expected true or false")
     if _classes(folds) > 1:  # pretraining leaves one channel, whatever the dataset's classes are
         check_labels(path, dataset, _classes(folds))
-    origin = Origin(str(trainer), str(source["plans"].get("dataset_name")), _classes(folds), plan.takes_clicks)
+    origin = Origin(
+        str(source["trainer"]), str(source["plans"].get("dataset_name")), _classes(folds), plan.takes_clicks
+    )
     if stated is None:
         challenge, how = origin.challenge(pairs_by_name(labels_of(dataset)))
     else:

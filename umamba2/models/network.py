@@ -22,6 +22,11 @@ _LEAST = 1e-6  # of a standard deviation and a range: all grey values would be t
 SMALLEST_PATCH, LARGEST_PATCH = 2**12, 2**26
 SIDES = 4, 4096  # voxels; nnU-Net halves no level below 4
 RESAMPLER = "resample_torch_fornnunet"
+_SAMPLING = {"is_seg": False, "mode": "linear", "aniso_axis_mode": "nearest-exact"}  # its arguments, as they are here
+_SEPARATE = {"force_separate_z": None, "separate_z_anisotropy_threshold": 3}  # those that may be others, and defaults
+PREPROCESSOR = "DefaultPreprocessor"
+# nnU-Net's readers that turn what they read, and how arrays lie in the patient then.
+_TURNING = {"NibabelIOWithReorient": "RAS"}
 # nnU-Net's normalisation, and the same after `engine.harmonise`, which stock nnU-Net does not know and refuses.
 CT_NORMALISATION, HARMONISED = "CTNormalization", "HarmonisedCTNormalization"
 
@@ -39,6 +44,7 @@ class Plan:
     force_separate_z: bool | None = False  # nnU-Net's resampling of strongly anisotropic grids; None: it decides
     separate_z_threshold: float = 3.0
     harmonise: bool = False  # air and soft tissue are brought to their places before anything else
+    orientation: str | None = None  # of the training arrays in the patient, where what read them has turned them
 
     @property
     def takes_clicks(self) -> bool:
@@ -64,10 +70,9 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
         if schemes not in ([CT_NORMALISATION], [HARMONISED]):
             expected = f"['{CT_NORMALISATION}'] or ['{HARMONISED}'] (one CT channel)"
             raise ModelError(f"{path}: found normalization {schemes!s:.100}, expected {expected}")
-        for key in ("resampling_fn_data", "resampling_fn_probabilities"):
-            if configuration[key] != RESAMPLER:
-                raise ModelError(f"{path}: found {key} {configuration[key]!s:.100}, expected {RESAMPLER}")
-        kwargs = configuration.get("resampling_fn_data_kwargs") or {}
+        if (preprocessor := configuration.get("preprocessor_name", PREPROCESSOR)) != PREPROCESSOR:
+            raise ModelError(f"{path}: found preprocessor_name {preprocessor!s:.100}, expected {PREPROCESSOR}")
+        kwargs, back = _sampling(path, configuration)
         architecture = configuration["architecture"]
         plan = Plan(
             network_class_name=str(architecture["network_class_name"]),
@@ -76,9 +81,10 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
             spacing=tuple(float(n) for n in _list(configuration["spacing"])),
             transpose=tuple(map(_whole, _list(plans.get("transpose_forward", [0, 1, 2])))),
             intensity={k: float(plans["foreground_intensity_properties_per_channel"]["0"][k]) for k in INTENSITIES},
-            force_separate_z=kwargs.get("force_separate_z"),
-            separate_z_threshold=float(kwargs.get("separate_z_anisotropy_threshold", 3)),
+            force_separate_z=kwargs["force_separate_z"],
+            separate_z_threshold=float(kwargs["separate_z_anisotropy_threshold"]),
             harmonise=schemes == [HARMONISED],
+            orientation=_TURNING.get(str(plans.get("image_reader_writer"))),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         problem = f"no entry {error}" if isinstance(error, KeyError) else str(error)[:200]
@@ -100,10 +106,25 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
             "true, false or null",
         ),
         ("separate_z_anisotropy_threshold", plan.separate_z_threshold, plan.separate_z_threshold >= 1, "1 or more"),
+        ("resampling_fn_probabilities_kwargs", back, back == kwargs, f"{kwargs!s:.200}, as for the data"),
     ):
         if not good:
             raise ModelError(f"{path}: found {entry} {found!s:.200}, expected {expected}")
     return plan
+
+
+def _sampling(path: Path, configuration: dict[str, Any]) -> list[dict[str, Any]]:
+    """How a configuration resamples scans, and scores on the way back; ModelError for a way that is not here."""
+    found = []
+    for key in ("resampling_fn_data", "resampling_fn_probabilities"):
+        if configuration[key] != RESAMPLER:
+            raise ModelError(f"{path}: found {key} {configuration[key]!s:.100}, expected {RESAMPLER}")
+        kwargs = {**_SAMPLING, **_SEPARATE, **(configuration.get(f"{key}_kwargs") or {})}
+        for name, usual in _SAMPLING.items():
+            if kwargs[name] != usual:
+                raise ModelError(f"{path}: found {key} with {name} {kwargs[name]!s:.100}, expected {usual}")
+        found.append({name: kwargs[name] for name in _SEPARATE})
+    return found
 
 
 def resolve(path: Path, plans: dict[str, Any], name: str) -> dict[str, Any]:

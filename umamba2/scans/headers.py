@@ -232,6 +232,12 @@ def nrrd_header(path: Path) -> Header:
     units = fields.get("spaceunits", fields.get("units", ""))
     if set(re.findall(r"[^\s\"]+", units)) - {"mm", "???"}:
         said.append(f"{path}: found space units of {units[:40]!r}, expected mm; they are not applied")
+    ends = {key: fields[key] for key in ("oldmin", "oldmax") if key in fields}
+    if ends:  # of grey values that were made 8 bits, say
+        stated = ", ".join(f"{key} {told[:40]}" for key, told in ends.items())
+        said.append(
+            f"{path}: found grey values that stood for others ({stated}), expected them as they are; not applied"
+        )
     encoding = fields.get("encoding", "").lower()
     if encoding not in ("raw", "gzip", "gz"):
         raise InputError(f"{path}: found the encoding {encoding[:40]!r}, expected raw or gzip")

@@ -7,6 +7,7 @@ as that; it follows directories in a circle, and takes strips from wherever a di
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from pathlib import Path
 from typing import BinaryIO
@@ -43,6 +44,7 @@ _ALIKE = {
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _GREYS = 256, 257, 258, 259, 262
 _ORIENTATION, _SAMPLES, _TILES, _FORMAT = 274, 277, 322, 339
 _OFFSETS, _ROWS, _COUNTS = 273, 278, 279  # of strips
+_TEXT, _LONGEST_TEXT = 270, 1 << 16  # a description, of which so many bytes are looked at
 _UNPACKED, _DEFLATED = 1, (8, 32946)
 # Bits a voxel and sample format (1: without a sign, 2: with one, 3: floating point) that ITK reads as what they are.
 _KINDS = {(8, 1), (8, 2), (16, 1), (16, 2), (32, 1), (32, 2), (32, 3)}
@@ -91,7 +93,16 @@ def check_pages(path: Path, more: int = 0) -> list[str]:
         said.append(f"{path}: found {spare} bytes that none of its {len(pages)} slices names, expected no more slices")
     if first[_GREYS] == 0:
         said.append(f"{path}: found grey values of which 0 is white, expected 0 to be black; they are not inverted")
+    calibration = re.findall(r"^(?:cf|c\d)=.*", _text(pages[0]), re.MULTILINE)
+    if calibration:  # ImageJ's, as for signed numbers of 16 bits, which it stores without their sign
+        found = f"found grey values that need a calibration ({', '.join(calibration)[:80]})"
+        said.append(f"{path}: {found}, expected them as they are; it is not applied")
     return said
+
+
+def _text(page: dict[int, Array]) -> str:
+    """The description in a page."""
+    return page.get(_TEXT, np.zeros(0, np.uint8)).tobytes().decode(errors="replace")
 
 
 def _directories(path: Path, file: BinaryIO) -> tuple[list[dict[int, Array]], set[tuple[int, int]]]:
@@ -142,6 +153,8 @@ def _directories(path: Path, file: BinaryIO) -> tuple[list[dict[int, Array]], se
                 fields[tag] = (
                     read(away, whole, amount) if size > width else np.frombuffer(value.tobytes()[:size], whole)
                 )
+            elif tag == _TEXT and not pages and width < size <= _LONGEST_TEXT:
+                fields[tag] = read(away, "u1", size)
         pages.append({tag: values for tag, values in fields.items() if values.size})
         behind = at + count * layout.itemsize
         parts.add((place, behind + width))
