@@ -502,7 +502,7 @@ GROUPS = (
         "tests/models/test_folder.py",
         (
             M("merged = {**found, **merged}", "merged = {**merged, **found}"),
-            M('anisotropy_threshold", 3)', 'anisotropy_threshold", 3.3)'),
+            M('anisotropy_threshold": 3}', 'anisotropy_threshold": 3.3}'),
         ),
     ),
     Group(

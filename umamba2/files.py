@@ -63,11 +63,6 @@ def found_at(path: str | Path, wanted: str = "file") -> str:
     return "a link that leads nowhere" if os.path.islink(path) else f"no such {wanted}"
 
 
-def is_newer(path: Path, source: Path) -> bool:
-    """Whether a file is there and no older than what it was made from."""
-    return path.is_file() and path.stat().st_mtime >= source.stat().st_mtime
-
-
 def write_file(path: str | Path, content: str | bytes) -> None:
     """Write a file (text as UTF-8, what is no text escaped), and the folders above it; InputError if it cannot be."""
     with replacing(path) as partial:

@@ -216,7 +216,7 @@ def test_unlabelled_cases_lie_apart_and_nnunet_can_load_them(planned):
 @pytest.mark.slow
 def test_only_what_changed_is_done_again(planned, tmp_path, monkeypatch):
     preprocessed = shutil.copytree(planned / "published", tmp_path / "published")
-    dataset = read_dataset(planned / "raw" / NAME)
+    dataset = read_dataset(shutil.copytree(planned / "raw" / NAME, tmp_path / "raw" / NAME))
     done = []
     monkeypatch.setattr(preprocessing, "preprocess_case", lambda plans, case, *rest: done.append(case) or [])
     monkeypatch.setattr(planning, "take_fingerprint", lambda *_: pytest.fail("the fingerprint was there"))
@@ -239,7 +239,7 @@ def test_only_what_changed_is_done_again(planned, tmp_path, monkeypatch):
     preprocessing.preprocess(dataset, preprocessed)
     assert len(done) == 2 + len(dataset.cases) + len(dataset.unlabelled)
     preprocessing.check_preprocessed(folder.parent / f"{PLANS}.json")
-    os.utime(folder.parent / "dataset_fingerprint.json", (1, 1))
+    os.utime(dataset.cases[case][1], (1, 1))  # a correction may be older than what was made before it
     with pytest.raises(InputError, match="found it changed since it was planned, expected `umamba2 plan` again"):
         preprocessing.preprocess(dataset, preprocessed)
 
@@ -269,6 +269,12 @@ def test_cases_are_preprocessed_again_where_they_are_incomplete_or_by_another_re
     assert preprocessed(patch=(32, 32, 32)) == (folder, shapes, made)
     (folder / "a_seg.b2nd").unlink()
     assert preprocessed() == (folder, shapes, made)
+    os.utime(scans["b"][0], (1, 1))  # another scan, older than what was made of the one before
+    *same, later = preprocessed()
+    assert same == [folder, shapes]
+    assert later > made
+    (folder / "b.b2nd").write_bytes((folder / "a.b2nd").read_bytes()[:-1])  # half a copy
+    assert preprocessed()[:2] == (folder, shapes)
     _, shapes, again = preprocessed(spacing=(2.0, 2.0, 4.0))
     assert shapes == dict.fromkeys("ab", (1, 28, 44, 26))
     assert again > made

@@ -42,6 +42,7 @@ from umamba2.scans.volumes import (
 from umamba2.training.dataset import CHANNEL, Split, check_grid, check_ids, ending_of, read_dataset, read_scan
 from umamba2.training.nnunet import is_dataset_name
 from umamba2.training.orientation import common_code, measured_code
+from umamba2.training.provenance import is_made, leave_record, stamps
 from umamba2.training.workers import LOG, check_disk, run_all
 
 FOLDS, SEED = 5, 12345
@@ -210,7 +211,7 @@ def convert_case(challenge: Challenge, case: str, image: Path, labels: Path, fol
     Returns:
         Warnings.
     """
-    before = _stamps(_parts(image, labels))
+    before = stamps(image, labels)
     volume = read_scan(image)
     array, geometry = read_labels(labels)
     warnings = [*volume.warnings, *filter(None, [check_grid(labels, geometry, volume.geometry)])]
@@ -227,17 +228,17 @@ def convert_case(challenge: Challenge, case: str, image: Path, labels: Path, fol
         write_file(others[1], click_json(points))
     # The challenges compare voxel by voxel, so the image's grid it is, should the labels' origin or direction differ.
     write_labels(others[0], converted, volume.grid)
-    _leave_record(challenge, folder, case, before, [copy, *others])
+    leave_record(_record(folder, case), before, [copy, *others], _table(challenge))
     return warnings
 
 
 def copy_image(challenge: Challenge, case: str, image: Path, folder: Path, ending: str) -> list[str]:
     """Copy the image of a case without labels, complete or not at all, and return warnings; see `convert_case`."""
-    before = _stamps(_parts(image))
+    before = stamps(image)
     volume = read_scan(image)
     outputs = _outputs(challenge, folder, case, ending, labelled=False)
     _copy(image, volume, outputs[0])
-    _leave_record(challenge, folder, case, before, outputs)
+    leave_record(_record(folder, case), before, outputs, _table(challenge))
     return list(volume.warnings)
 
 
@@ -332,34 +333,16 @@ def _outputs(challenge: Challenge, folder: Path, case: str, ending: str, labelle
     return found + [folder / "clicks" / f"iac_clicks_{case}.json"] * challenge.takes_clicks
 
 
-def _parts(*files: Path) -> list[Path]:
-    return [part for file in files for part in parts_of(file)]
-
-
-def _stamps(files: list[Path]) -> list[list[int]]:
-    """The size of each file, and when it was last changed."""
-    return [[found.st_size, found.st_mtime_ns] for found in map(os.stat, files)]
-
-
-def _record_of(folder: Path, case: str) -> Path:
+def _record(folder: Path, case: str) -> Path:
     return folder / "converted" / f"{case}.json"
 
 
-def _checksum(challenge: Challenge) -> int:
-    """Of how ids are translated, which another version of this program may do in another way."""
+def _table(challenge: Challenge) -> int:
+    """A checksum of how ids are translated, which another version of this program may do in another way."""
     return zlib.crc32(to_training(challenge.structures, "dataset").tobytes())
 
 
-def _leave_record(challenge: Challenge, folder: Path, case: str, before: list[list[int]], outputs: list[Path]) -> None:
-    """Note what a case was made of, and into; a case without such a note counts as not converted."""
-    record = {"ids": _checksum(challenge), "from": before, "into": _stamps(outputs)}
-    write_file(_record_of(folder, case), json.dumps(record) + "\n")
-
-
 def _finished(challenge: Challenge, folder: Path, case: str, ending: str, image: Path, *labels: Path) -> bool:
-    """Whether a case is there, made of these files: no date is trusted, as a correction may be older than a copy."""
+    """Whether a case is there, made of these files."""
     outputs = _outputs(challenge, folder, case, ending, bool(labels))
-    with suppress(OSError, InputError):
-        now = {"ids": _checksum(challenge), "from": _stamps(_parts(image, *labels)), "into": _stamps(outputs)}
-        return read_json(_record_of(folder, case)) == now
-    return False
+    return is_made(_record(folder, case), [image, *labels], outputs, _table(challenge))

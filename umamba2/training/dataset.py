@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,9 @@ class Dataset:
         return self.description.get("challenge")
 
     @property
-    def newest(self) -> float:
-        """When anything in it was last changed."""
-        files = [*(path for pair in self.cases.values() for path in pair), *self.unlabelled.values()]
-        return max(path.stat().st_mtime for path in [*files, self.folder / "dataset.json"])
+    def files(self) -> list[Path]:
+        """All that it is made of."""
+        return [self.folder / "dataset.json", *chain(*self.cases.values()), *self.unlabelled.values()]
 
 
 def read_description(folder: Path) -> dict[str, Any]:

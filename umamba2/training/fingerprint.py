@@ -23,6 +23,7 @@ from umamba2.files import write_file
 from umamba2.scans.orientation import orientation
 from umamba2.scans.volumes import read_labels
 from umamba2.training.dataset import Dataset, check_grid, check_ids, read_scan
+from umamba2.training.provenance import stamps
 from umamba2.training.workers import LOG, run_all
 
 Intensities = npt.NDArray[np.float32]
@@ -119,7 +120,7 @@ def take_fingerprint(dataset: Dataset, path: Path, workers: int, harmonised: boo
     Raises:
         InputError: There are cases with a fault, each of which is logged, or nothing is labelled at all.
     """
-    samples = SAMPLES // len(dataset.cases)
+    before, samples = stamps(*dataset.files), SAMPLES // len(dataset.cases)
     tasks: dict[str, tuple[Any, ...]] = {
         case: (*pair, dataset.ids, samples, harmonised) for case, pair in dataset.cases.items()
     }
@@ -147,6 +148,7 @@ def take_fingerprint(dataset: Dataset, path: Path, workers: int, harmonised: boo
     }
     if harmonised:
         content["harmonised_intensities"] = _statistics([fact.harmonised for fact in labelled])
+    content["made_of"] = before  # nnU-Net ignores what it does not know
     write_file(path, json.dumps(content, indent=1) + "\n")
 
 

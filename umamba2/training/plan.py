@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +25,7 @@ from umamba2.training import nnunet
 from umamba2.training.dataset import KINDS, Dataset, read_splits
 from umamba2.training.fingerprint import take_fingerprint
 from umamba2.training.nnunet import CONFIGURATION, PLANS
+from umamba2.training.provenance import stamps
 
 _BESIDE = ("dataset.json", "splits_final.json")  # what nnU-Net's planner writes beside plans
 
@@ -164,12 +166,11 @@ def is_current(fingerprint: Path, dataset: Dataset, harmonised: bool = False) ->
         dataset: The dataset.
         harmonised: It has to hold statistics of harmonised scans.
     """
-    if not fingerprint.is_file() or fingerprint.stat().st_mtime < dataset.newest:
-        return False
-    try:
-        return not harmonised or "harmonised_intensities" in read_json(fingerprint)
-    except InputError:
-        return False
+    with suppress(OSError, InputError):
+        content = read_json(fingerprint)
+        complete = not harmonised or "harmonised_intensities" in content
+        return complete and content.get("made_of") == stamps(*dataset.files)
+    return False
 
 
 def _check_splits(source: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ On disk, in nnU-Net's preprocessed folder:
   the scan itself is zero, their properties have no ``class_locations``. They lie apart because nnU-Net takes every case
   of a folder for a labelled one; the splits file names them as ``unlabeled``;
 - ``<dataset>/recipe_<data identifier>.json``: by which spacing, intensities and labels the cases were made;
+- ``<dataset>/<data identifier>_made/``: for each case, of which files;
 - ``<dataset>/gt_segmentations/``: the labels, for validation.
 """
 
@@ -28,12 +29,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from umamba2.engine.harmonise import harmonise
 from umamba2.engine.preprocess import ct_normalise
 from umamba2.errors import InputError
-from umamba2.files import is_newer, read_json, write_file
+from umamba2.files import read_json, write_file
 from umamba2.models.network import HARMONISED
 from umamba2.training.dataset import Dataset, read_scan
 from umamba2.training.lock import alone_in
 from umamba2.training.nnunet import CONFIGURATION, PLANS, UNLABELLED_SUFFIX, quietly
 from umamba2.training.plan import is_current, read_configuration
+from umamba2.training.provenance import is_made, leave_record, stamps
 from umamba2.training.workers import LOG, affordable, check_disk, run_all
 
 Grids = Sequence[tuple[Sequence[int], Sequence[float]]]  # shape (z, y, x) in voxels and spacing in mm, of each case
@@ -96,9 +98,7 @@ def preprocess(dataset: Dataset, preprocessed: Path, workers: int = 1) -> Path:
     truth = target / "gt_segmentations"
     truth.mkdir(exist_ok=True)
     for _, labels in dataset.cases.values():
-        copy = truth / labels.name
-        if not is_newer(copy, labels):
-            write_file(copy, labels.read_bytes())
+        write_file(truth / labels.name, labels.read_bytes())
     return folder
 
 
@@ -112,7 +112,7 @@ def preprocess_cases(
 ) -> Path:
     """Preprocess cases into the folder of their plans.
 
-    Cases that are there, by the same recipe and newer than their files, are left as they are; those of other names are
+    Cases that are there, by the same recipe and made of these files, are left as they are; those of other names are
     removed.
 
     Args:
@@ -186,7 +186,7 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
 
 
 def preprocess_case(plans: Path, case: str, image: Path, labels: Path | None, folder: Path) -> list[str]:
-    """Preprocess one case and return what is odd about it; its ``.pkl`` appears last, when the rest is complete.
+    """Preprocess one case and return what is odd about it; its record appears last, when the rest is complete.
 
     Args:
         plans: The plans file.
@@ -195,6 +195,7 @@ def preprocess_case(plans: Path, case: str, image: Path, labels: Path | None, fo
         labels: Its labels, if there are some.
         folder: Where to.
     """
+    before = stamps(*_sources(image, labels))
     partial = _partial(folder) / case
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -212,6 +213,7 @@ def preprocess_case(plans: Path, case: str, image: Path, labels: Path | None, fo
         )
     for ending in ENDINGS:
         os.replace(partial / f"{case}{ending}", folder / f"{case}{ending}")
+    leave_record(_made(folder, case), before, _results(folder, case))
     return preprocessor.warnings
 
 
@@ -228,10 +230,21 @@ def _remove_all_but(folder: Path, cases: Container[str]) -> None:
             path.unlink()
 
 
+def _made(folder: Path, case: str) -> Path:
+    """What says of which files a case was made; in a folder of its own, as `_record`."""
+    return folder.with_name(folder.name + "_made") / f"{case}.json"
+
+
+def _results(folder: Path, case: str) -> list[Path]:
+    return [folder / f"{case}{ending}" for ending in ENDINGS]
+
+
+def _sources(image: Path, labels: Path | None) -> list[Path]:
+    return [image] if labels is None else [image, labels]
+
+
 def _is_done(case: str, image: Path, labels: Path | None, folder: Path) -> bool:
-    results = [folder / f"{case}{ending}" for ending in ENDINGS]
-    sources = [image] if labels is None else [image, labels]
-    return all(result.is_file() for result in results) and all(is_newer(results[-1], source) for source in sources)
+    return is_made(_made(folder, case), _sources(image, labels), _results(folder, case))
 
 
 def _voxels(grids: Grids, spacing: Sequence[float]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
