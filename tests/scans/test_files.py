@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,6 +137,46 @@ def test_other_voxels_than_those_that_were_to_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(sitk, "WriteImage", lambda image, name, **options: write(image + 1, name, **options))
     with pytest.raises(InputError, match="the file is not complete"):
         write_labels(tmp_path / "a.nii.gz", noise(), OBLIQUE)
+
+
+@pytest.mark.parametrize("direction", [(1, 0.0157, 0, 0, 1, 0, 0, 0, 1), (1.015, 0, 0, 0, 1, 0, 0, 0, 1)])
+def test_a_grid_that_the_format_cannot_hold(tmp_path, direction):
+    """NIfTI has room for one, but ITK writes the nearest at right angles."""
+    grid = replace(OBLIQUE, direction=direction)
+    for ending in ENDINGS:
+        path = tmp_path / f"a{ending}"
+        if ".nii" not in ending.lower():
+            write_labels(path, noise(), grid)
+            if ending != ".tif":
+                found, wanted = (np.reshape(g.direction, (3, 3)) * g.spacing for g in (read_labels(path)[1], grid))
+                np.testing.assert_allclose(found, wanted, atol=1e-3 * min(grid.spacing))
+            path.unlink()
+            continue
+        wide = replace(grid, size=(120, 90, 60))  # where it comes to more than half a voxel
+        with pytest.raises(InputError, match=r"found a corner .* mm off once written.*expected right angles and"):
+            write_labels(path, np.zeros(wide.size[::-1], np.uint8), wide)
+    assert names(tmp_path) == []
+
+
+def test_grids_far_away_are_written(tmp_path):
+    """Single precision, as in NIfTI, is coarser there than two grids may differ near the origin."""
+    for ending in ENDINGS:
+        write_labels(tmp_path / f"a{ending}", noise(), replace(OBLIQUE, origin=(-1e5 / 3, 2e6 / 7, 123456.789)))
+
+
+def test_another_place_than_where_it_was_to_lie(tmp_path, monkeypatch):
+    write = sitk.WriteImage
+
+    def moved(image, name, **options):
+        image = sitk.Image(image)
+        image.SetOrigin([mm + min(OBLIQUE.spacing) for mm in image.GetOrigin()])
+        write(image, name, **options)
+
+    monkeypatch.setattr(sitk, "WriteImage", moved)
+    for ending in (".mha", ".nii.gz", ".nrrd"):
+        with pytest.raises(InputError, match=r"found a corner .* mm off once written"):
+            write_labels(tmp_path / f"a{ending}", noise(), OBLIQUE)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32, np.float64])

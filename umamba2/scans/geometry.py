@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,24 @@ def check_same_grid(name: str, geometry: Geometry, of: str, expected: Geometry) 
         value, wanted = getattr(geometry, what), getattr(expected, what)
         if not np.allclose(value, wanted, rtol=0, atol=_TOLERANCE):
             raise InputError(f"{name}: found {what} {_text(value)}, expected {_text(wanted)} as {of} has")
+
+
+def check_written(path: str, written: Geometry, wanted: Geometry) -> None:
+    """Raise InputError if a corner lies over half a voxel off: for NIfTI, ITK turns axes to right angles, wordlessly.
+
+    Args:
+        path: The file, for the message.
+        written: The grid that it states.
+        wanted: The grid that it should have.
+    """
+    corners = np.array(list(product(*((0, n - 1) for n in wanted.size))))
+    places, expected = (
+        corners @ (np.reshape(grid.direction, (3, 3)) * grid.spacing).T + grid.origin for grid in (written, wanted)
+    )
+    off = float(np.linalg.norm(places - expected, axis=1).max())
+    if not off <= min(wanted.spacing) / 2:
+        found = f"a corner {off:.2g} mm off once written, as its format holds no directions {_text(wanted.direction)}"
+        raise InputError(f"{path}: found {found}, expected right angles and lengths of 1 (.mha and .nrrd hold others)")
 
 
 def _text(values: Sequence[float]) -> str:

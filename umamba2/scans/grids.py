@@ -52,3 +52,8 @@ def geometry_of(path: Path, reader: sitk.ImageFileReader) -> Geometry:
     if dimension == 4:
         reader.SetExtractSize([*size[:3], 0])
     return Geometry(size[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel().tolist()))
+
+
+def image_grid(image: sitk.Image) -> Geometry:
+    """The grid of a SimpleITK image."""
+    return Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())

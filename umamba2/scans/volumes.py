@@ -19,9 +19,9 @@ import SimpleITK as sitk
 from umamba2.errors import InputError
 from umamba2.files import found_at, replacing
 from umamba2.scans.dicom.files import has_dicom_ending, is_dicom, without_dicom_ending
-from umamba2.scans.geometry import Array, Triple
+from umamba2.scans.geometry import Array, Triple, check_written
 from umamba2.scans.geometry import Geometry as Geometry
-from umamba2.scans.grids import geometry_of, grid_of, opened
+from umamba2.scans.grids import geometry_of, grid_of, image_grid, opened
 from umamba2.scans.headers import metaimage_header, nrrd_header
 from umamba2.scans.itk import captured_stderr, reason
 from umamba2.scans.nifti import LARGEST_SHEAR, nifti_header, shear
@@ -250,18 +250,22 @@ def write_image(path: str | Path, image: sitk.Image) -> None:
                 sitk.WriteImage(image, str(partial), useCompression=True)
         except RuntimeError as error:
             raise OSError(reason(error)) from None
-        _verify(partial, sitk.GetArrayViewFromImage(image))
+        written = _verify(partial, sitk.GetArrayViewFromImage(image))
+        if ending not in (".tif", ".tiff"):  # which have no place for a grid
+            check_written(str(path), written, image_grid(image))
 
 
-def _verify(path: Path, array: Array) -> None:
-    """Raise OSError if a file does not hold these voxels: most of ITK's writers say nothing when a disk is full."""
+def _verify(path: Path, array: Array) -> Geometry:
+    """A file's grid; OSError if it lacks these voxels: most of ITK's writers say nothing when a disk is full."""
     try:
-        written = _read(path).array
+        volume = _read(path)
     except InputError:
-        written = np.empty(0, array.dtype)
+        raise OSError("the file is not complete; is the disk full?") from None
+    written = volume.array
     # Byte by byte, so that NaN is equal to NaN.
     if written.dtype != array.dtype or not np.array_equal(written.view(np.uint8), array.view(np.uint8)):
         raise OSError("the file is not complete; is the disk full?")
+    return volume.geometry
 
 
 def to_image(array: Array, geometry: Geometry) -> sitk.Image:
@@ -275,8 +279,7 @@ def to_image(array: Array, geometry: Geometry) -> sitk.Image:
 
 def from_image(image: sitk.Image) -> tuple[Array, Geometry]:
     """A copy of a SimpleITK image's voxels as an array (z, y, x), and their grid."""
-    grid = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-    return sitk.GetArrayFromImage(image), grid
+    return sitk.GetArrayFromImage(image), image_grid(image)
 
 
 def _check_name(path: Path) -> None:
