@@ -45,7 +45,7 @@ def trained(monkeypatch):
         target = folders[0] / dataset
         found["description"] = json.loads((target / "dataset.json").read_text())
         found["plans"] = json.loads((target / f"{PLANS}.json").read_text())
-        cases = next(path for path in target.iterdir() if path.is_dir())
+        cases = next(path for path in target.iterdir() if path.is_dir() and not path.name.endswith("_made"))
         found["cases"] = {path.stem: stored(cases, path.stem) for path in cases.glob("*.pkl")}
         raise Looked
 

@@ -430,7 +430,7 @@ def test_pipes_links_and_devices(tmp_path):
     (folder / "nowhere.dcm").symlink_to(folder / "missing")
     (folder / "zero.dcm").symlink_to("/dev/zero")
     read(folder)
-    with pytest.raises(InputError, match="found no such file"):
+    with pytest.raises(InputError, match="found no regular file"):
         read_volume(folder / "pipe.dcm")
 
 
