@@ -20,7 +20,7 @@ from stand_in_page import INTERACTIVE, MULTICLASS, RADIUS, TOKEN, make_desk, ser
 
 from umamba2.exports import meshes
 from umamba2.reports import overview
-from umamba2.web import intake, listening, saving, studies
+from umamba2.web import answers, intake, listening, saving, studies
 from umamba2.web.layers import FIRST_SHOWN
 
 BLOCKS = {"_3": np.s_[2:5, 3:6, 4:9], "_36": np.s_[8:12, 10:14, 10:14]}
@@ -305,6 +305,33 @@ def until(what):
 def connection(page: Page):
     with socket.create_connection((page.http.base_url.host, page.http.base_url.port), 30) as opened:
         yield opened
+
+
+@pytest.mark.parametrize("pause", [0, 0.3])
+def test_a_refused_client_that_sends_on_gets_its_answer(server, monkeypatch, pause):
+    _, page = server
+    monkeypatch.setattr(intake, "MOST_BYTES", 1000)
+    head = f"PUT /api/scans/{page.send()}/files?name=a HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n"
+    with connection(page) as client:
+        client.sendall(f"{head}Content-Length: 3000000\r\n\r\n".encode() + b"x")
+        time.sleep(pause)  # the server refuses at the head
+        for _ in range(3):
+            client.sendall(b"x" * 999_999)
+            time.sleep(pause)
+        client.sendall(b"xx")
+        assert client.recv(1000).startswith(b"HTTP/1.1 413")
+        assert client.recv(1000) == b""  # and is not kept waiting
+
+
+def test_a_refused_client_that_never_ends_is_not_waited_for(server, monkeypatch):
+    _, page = server
+    monkeypatch.setattr(intake, "MOST_BYTES", 1000)
+    monkeypatch.setattr(answers, "LINGER", 0.3)
+    head = f"PUT /api/scans/{page.send()}/files?name=a HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n"
+    with connection(page) as client:
+        client.sendall(f"{head}Content-Length: 3000000\r\n\r\n".encode() + b"x")
+        assert client.recv(1000).startswith(b"HTTP/1.1 413")
+        assert client.recv(1000) == b""
 
 
 def test_slow_clients_are_not_waited_for(server, monkeypatch):

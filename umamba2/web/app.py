@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from umamba2.errors import InputError
 from umamba2.messages import unexpected
-from umamba2.web.answers import Answer
+from umamba2.web.answers import Answer, LastAnswer
 from umamba2.web.intake import TooMuch, TooSlow
 from umamba2.web.routes import Desk
 from umamba2.web.tasks import Busy
@@ -74,8 +74,7 @@ async def _close_idle(desk: Desk) -> None:
 async def _refused(request: Request, error: Exception) -> Response:
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 400)
     # Who sends too much or too slowly is not listened to any longer.
-    headers = {"Connection": "close"} if code in (408, 413) else None
-    return Answer({"error": str(error)}, code, headers)
+    return (LastAnswer if code in (408, 413) else Answer)({"error": str(error)}, code)
 
 
 async def _gone(request: Request, error: Exception) -> Response:
