@@ -70,6 +70,22 @@ def share_the_machine() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # of GNU's OpenMP, which torch brings on Linux
 
 
+def end_with_parent() -> None:
+    """Have this process end as soon as the one that started it, by `multiprocessing`, is dead.
+
+    One that waits for work would wait for ever, and one that writes would get in the way of the next run.
+    """
+    from multiprocessing import parent_process
+
+    if parent := parent_process():
+
+        def wait(until_dead: Callable[[], None] = parent.join) -> None:
+            until_dead()
+            os._exit(1)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+
 def exit_code(command: Callable[[], int]) -> int:
     """Run a command; its exit code, or one line on stderr for whatever it raises and 1 (130 if it was interrupted)."""
     try:

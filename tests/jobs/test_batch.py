@@ -607,6 +607,29 @@ def test_a_manifest_that_cannot_be_written_is_an_error(predict, tmp_path, monkey
     assert errors == [f"error: {found}, the next run will do {tmp_path}/out/case00{n}.mha again" for n in range(2)]
 
 
+@pytest.mark.parametrize("instead", [None, "pipe", "folder"])
+def test_a_manifest_that_goes_away_during_a_run(predict, tmp_path, monkeypatch, instead):
+    write_scans(tmp_path / "in", 5)
+    manifest, write = tmp_path / "out/manifest.jsonl", batches.write_scan
+
+    def removing(outcome, *arguments):
+        if outcome.case.image.name == "case000.mha":
+            manifest.unlink()
+            _ = {"pipe": os.mkfifo, "folder": os.mkdir}[instead](manifest) if instead else None
+        return write(outcome, *arguments)
+
+    monkeypatch.setattr(batches, "write_scan", removing)
+    code, errors, last = predict()
+    if instead is None:
+        assert (code, errors, last) == (0, [], "5 done, 0 skipped, 0 degraded, 0 failed")
+        assert [record["output"] for record in records(tmp_path / "out")] == [f"case00{n}.mha" for n in range(5)]
+        return
+    assert code == 1
+    why = "it is no regular file" if instead == "pipe" else "Is a directory"
+    assert errors[-1] == f"error: {manifest}: could not be read ({why}), expected the records of this folder"
+    assert read_labels(tmp_path / "out/case000.mha")
+
+
 # --- several processes ------------------------------------------------------------------------------------------------
 
 # Runs the command line with a stand-in that takes its time: for its first scan as long as the first argument says.

@@ -282,6 +282,23 @@ def test_cases_are_preprocessed_again_where_they_are_incomplete_or_by_another_re
     assert list(shapes) == ["b"]
 
 
+@pytest.mark.parametrize("changed", ["scan", "labels"])
+def test_a_case_whose_files_change_while_they_are_read_is_none(tmp_path, monkeypatch, changed):
+    files = {name: write(tmp_path / f"{name}.nii.gz", phantom(0).labels) for name in ("scan", "labels")}
+    path, folder = tmp_path / f"{PLANS}.json", tmp_path / "cases"
+    path.write_text(json.dumps(_plans(CHALLENGES[STSR].recipe, (16, 32, 32), (4.0, 4.0, 4.0), SMALL)))
+
+    def save(self, place, *_):
+        for ending in preprocessing.ENDINGS:
+            Path(place + ending).touch()
+        files[changed].write_bytes(files[changed].read_bytes() + b"more")
+
+    monkeypatch.setattr(preprocessing.Preprocessor, "run_case_save", save)
+    with pytest.raises(InputError, match=r"scan.nii.gz: found a scan or labels that changed while they were read"):
+        preprocessing.preprocess_case(path, "a", *files.values(), folder)
+    assert not list(folder.iterdir())
+
+
 def test_damaged_plans_are_named(tmp_path):
     dataset = read_dataset(convert(CHALLENGES[MULTICLASS], toothfairy3(tmp_path / "download"), tmp_path / "raw"))
     path = tmp_path / "pre" / dataset.folder.name / f"{PLANS}.json"

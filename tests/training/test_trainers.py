@@ -16,7 +16,7 @@ from challenge_names import MULTICLASS, STSR
 
 pytest.importorskip("nnunetv2")
 
-from toy_training import DATASET, PATCH, SHAPE, environment, make_trainer, output_folder, started
+from toy_training import DATASET, PATCH, PLANS, SHAPE, environment, make_trainer, output_folder, started
 
 from umamba2.anatomy.structures import ANATOMY, left_right_pairs
 from umamba2.challenges.recipe import Pretraining
@@ -230,6 +230,45 @@ def test_a_full_disk_is_named_before_and_while_training(multiclass, tmp_path, mo
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
         with pytest.raises(InputError, match=r"fold_0: found 0.0 GB free, expected at least .* for the checkpoints"):
             make_trainer(TRAINER).initialize()
+
+
+def test_a_training_that_dies_leaves_what_other_folds_need(multiclass, tmp_path, monkeypatch):
+    """Plans, description and picture are written by nnU-Net, in place: half of them, and the process dies."""
+    from nnunetv2.training.logging.nnunet_logger import MetaLogger
+    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
+
+    def half(content, file, **_):
+        Path(file).write_text(json.dumps(content)[:20])
+        if Path(file).name == "dataset.json":
+            raise KeyboardInterrupt
+
+    def picture(_, folder):
+        Path(folder, "progress.png").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with environment(multiclass, tmp_path):
+        trainer = make_trainer(TRAINER)
+        monkeypatch.setattr(MetaLogger, "plot_progress_png", lambda _, at: Path(at, "progress.png").write_bytes(b"it"))
+        trainer.on_train_start()
+        trainer.logger.plot_progress_png(trainer.output_folder)
+        base, drawn = Path(trainer.output_folder_base), Path(trainer.output_folder, "progress.png")
+        before = {path: path.read_bytes() for path in [*base.glob("*.json"), drawn]}
+        assert {path.name for path in before} == {"plans.json", "dataset.json", "dataset_fingerprint.json", drawn.name}
+        assert json.loads((base / "plans.json").read_text())["plans_name"] == PLANS
+        monkeypatch.setattr(module, "save_json", half)
+        monkeypatch.setattr(MetaLogger, "plot_progress_png", picture)
+        again = make_trainer(TRAINER)
+        with pytest.raises(KeyboardInterrupt):
+            again.on_train_start()
+        assert {path: path.read_bytes() for path in before} == before
+        assert (again.output_folder_base, Path(again.output_folder).parent) == (str(base), base)
+        monkeypatch.undo()
+        monkeypatch.setattr(MetaLogger, "plot_progress_png", picture)
+        again.on_train_start()
+        with pytest.raises(KeyboardInterrupt):
+            again.logger.plot_progress_png(again.output_folder)
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list(tmp_path.rglob(".unfinished*"))
 
 
 @pytest.mark.parametrize("change", [{"optimizer_state": None}, {"network_weights": {}}])

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from umamba2.errors import InputError
+from umamba2.messages import end_with_parent
 from umamba2.scans.geometry import Array, Geometry
 from umamba2.scans.parts import parts_of
 from umamba2.scans.volumes import first_odd, list_volumes, read_array, suffix
@@ -156,6 +157,7 @@ def run_all(score: Callable[[Work], Result], cases: Sequence[Work], workers: int
 
 def _leave_quietly() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the process that has the terminal reports the interrupt
+    end_with_parent()
 
 
 def mean(values: Sequence[float]) -> float:

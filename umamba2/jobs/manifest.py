@@ -13,8 +13,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from umamba2.errors import InputError
 from umamba2.files import own_file, try_lock, unlock
@@ -60,9 +61,9 @@ class Manifest:
         return self._read
 
     def refresh(self) -> None:
-        """Read what was added since the last time, by whomever."""
-        with self._mutex, open(self.path, "rb") as file:
-            if os.fstat(file.fileno()).st_size < self._read:  # somebody has made it shorter
+        """Read what was added since the last time, by whomever. Raises InputError if that is not possible."""
+        with self._mutex, self._opened() as file:
+            if file.seek(0, os.SEEK_END) < self._read:  # somebody has made it shorter
                 self._records, self._read = {}, 0
             file.seek(self._read)
             for line in file:
@@ -70,6 +71,15 @@ class Manifest:
                     break
                 self._take(line)
                 self._read += len(line)
+
+    def _opened(self) -> IO[bytes]:
+        try:
+            return os.fdopen(own_file(self.path, os.O_RDWR), "rb")
+        except FileNotFoundError:  # somebody has removed it
+            return BytesIO()
+        except OSError as error:
+            why = error.strerror or error
+            raise InputError(f"{self.path}: could not be read ({why}), expected the records of this folder") from None
 
     def _take(self, line: bytes) -> None:
         with suppress(ValueError, TypeError, KeyError, RecursionError):

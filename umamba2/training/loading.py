@@ -15,6 +15,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from umamba2.challenges.recipe import Recipe
 from umamba2.errors import InputError
+from umamba2.messages import end_with_parent
 from umamba2.training import augment
 from umamba2.training.dataset import Split, read_splits
 from umamba2.training.options import Options
@@ -40,6 +41,15 @@ class Cases:
             again = "expected it whole: remove its files and run `umamba2 preprocess`"
             raise InputError(f"{self.dataset.source_folder}: {found}, {again}") from None
         return image, labels, previous, {"class_locations": {}, **properties}
+
+
+class Loader(nnUNetDataLoader):
+    """nnU-Net's, whose processes do not go on for ever when a training is killed."""
+
+    def set_thread_id(self, thread_id: int) -> None:
+        """Called in each process when it starts."""
+        super().set_thread_id(thread_id)
+        end_with_parent()
 
 
 class DataLoading(nnUNetTrainer):
@@ -121,7 +131,7 @@ class DataLoading(nnUNetTrainer):
 
     def _batches(self, dataset: Any, size: Sequence[int], transforms: Any, stream: int) -> Iterator[Batch]:
         """Batches of a dataset as nnU-Net makes them; ``stream`` is 0 for the training, which gets more processes."""
-        loader = nnUNetDataLoader(
+        loader = Loader(
             Cases(dataset),
             self.batch_size,
             size,

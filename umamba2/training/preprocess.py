@@ -211,6 +211,8 @@ def preprocess_case(plans: Path, case: str, image: Path, labels: Path | None, fo
             manager.get_configuration(CONFIGURATION),
             str(plans.parent / "dataset.json"),
         )
+    if stamps(*_sources(image, labels)) != before:  # nnU-Net reads labelled cases without looking
+        raise InputError(f"{image}: found a scan or labels that changed while they were read, expected complete ones")
     for ending in ENDINGS:
         os.replace(partial / f"{case}{ending}", folder / f"{case}{ending}")
     leave_record(_made(folder, case), before, _results(folder, case))

@@ -1,7 +1,13 @@
-"""The part of the trainers that goes back: to a checkpoint, or to the start of an epoch that went wrong."""
+"""The part of the trainers that goes back: to a checkpoint, or to the start of an epoch that went wrong.
+
+What it needs for that, and what is read after a training that was killed, is written whole or not at all.
+"""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +17,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from umamba2.errors import InputError
-from umamba2.files import replacing
+from umamba2.files import replacing, write_file
 from umamba2.models.checkpoint import read_checkpoint
 from umamba2.training.watching import Watching
 
@@ -26,6 +32,7 @@ class Resuming(Watching):
     """Writes and reads checkpoints, and keeps the state at the start of an epoch."""
 
     network: Any
+    output_folder_base: str
     recoveries = 0
 
     @property
@@ -33,6 +40,34 @@ class Resuming(Watching):
         """The network without what DDP and torch.compile wrap around it."""
         network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
         return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def on_train_start(self) -> None:
+        """nnU-Net's, which writes plans and description of all folds anew; a finished one needs what is there."""
+        folder, draw = self.output_folder_base, self.logger.plot_progress_png
+        with self._whole(folder) as self.output_folder_base:
+            try:
+                super().on_train_start()
+            finally:
+                self.output_folder_base = folder
+
+        def draw_whole(folder: str) -> None:
+            with self._whole(folder) as apart:
+                draw(apart)
+
+        self.logger.plot_progress_png = draw_whole
+
+    @contextmanager
+    def _whole(self, folder: str) -> Iterator[str]:
+        """Give a place for files that then take theirs in a folder, each whole; a run that is killed may leave it."""
+        apart = Path(self.output_folder, f".unfinished_{self.local_rank}")
+        shutil.rmtree(apart, ignore_errors=True)
+        apart.mkdir(parents=True)
+        try:
+            yield str(apart)
+            for path in apart.iterdir():
+                write_file(Path(folder, path.name), path.read_bytes())
+        finally:
+            shutil.rmtree(apart, ignore_errors=True)
 
     def save_checkpoint(self, filename: str) -> None:
         """Write a checkpoint, complete or not at all, so that a run that is killed leaves the one before."""
