@@ -566,6 +566,54 @@ def test_stsr_stray_ids_cost_no_memory_and_no_time(folders):
     assert report["problems"][0].endswith("found the value 0.5, expected whole numbers; scored as it is")
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_stsr_more_labels_than_any_map_has(folders, kind):
+    """Each of a scan's grey values would be compared everywhere, for hours."""
+    predictions, truths = folders
+    labels = volume((12, 12, 12), a1=(0, 0, 0))
+    scan = (np.arange(labels.size).reshape(labels.shape) * (100 if kind == np.int32 else 1)).astype(kind)
+    write(truths / "a_01_Mask.nii.gz", labels)
+    write(predictions / "a_01_Mask.nii.gz", scan)
+    report = evaluate_stsr(predictions, truths)
+    assert report["All_Average"] == 0
+    (problem,) = report["problems"]
+    assert problem.endswith(
+        ": found more than 1,000 labels, expected a label map with at most 1,000; scored as missing"
+    )
+    write(truths / "a_01_Mask.nii.gz", scan)
+    write(predictions / "a_01_Mask.nii.gz", labels)
+    with pytest.raises(InputError, match=r"Mask\.nii\.gz: found more than 1,000 labels, expected a label map"):
+        evaluate_stsr(predictions, truths)
+
+
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan])
+def test_stsr_numbers_that_are_not_finite_cost_their_case_alone(folders, number):
+    predictions, truths = folders
+    labels = volume(a1=(0, 0, 0), a2=(4, 4, 4))
+    for case in ("01", "02"):
+        write(truths / f"a_{case}_Mask.nii.gz", labels)
+        write(predictions / f"a_{case}_Mask.nii.gz", labels)
+    write(predictions / "a_01_Mask.nii.gz", np.where(labels == 2, number, labels).astype(np.float32))
+    report = evaluate_stsr(predictions, truths)
+    assert report["case"]["01"]["Dice_Instance"] == pytest.approx(0.5)
+    assert report["case"]["02"]["All_Average"] == 1
+    (problem,) = report["problems"]
+    assert f"a_01_Mask.nii.gz: found the value {number}, expected whole numbers" in problem
+
+
+@pytest.mark.parametrize("challenge", ["toothfairy3-multiclass", "toothfairy3-interactive", "stsr"])
+def test_what_is_odd_about_a_file_is_listed(folders, challenge):
+    """In metres, all surfaces are within two millimetres of each other."""
+    predictions, truths = folders
+    run = "_0" if challenge == "toothfairy3-interactive" else ""
+    paths = [truths / "a_01_Mask.mha", predictions / f"a_01_Mask{run}.mha"]
+    for path in paths:
+        write(path, volume((80, 80, 80), a1=(0, 0, 0)), (0.0003, 0.0003, 0.0003))
+    problems = evaluate(challenge, predictions, truths)["problems"]
+    for path in paths:
+        assert sum(f"{path}: found a voxel size of 0.0003 x 0.0003 x 0.0003 mm" in problem for problem in problems) == 1
+
+
 def test_stsr_ambiguous_or_nameless_files(folders):
     predictions, truths = folders
     write(truths / "nameless.nii.gz", volume())

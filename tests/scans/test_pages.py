@@ -90,6 +90,29 @@ def test_a_calibration_is_said(tmp_path, byteorder):
         assert warnings_of(path) == expected
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"imagej": True, "metadata": {"axes": "ZCYX"}},
+        {"imagej": True, "metadata": {"axes": "TZYX"}},
+        {"ome": True, "metadata": {"axes": "CZYX"}},
+        {"ome": True, "metadata": {"axes": "TZYX"}},
+        {"ome": True, "metadata": {"axes": "TCYX"}},
+        {},
+    ],
+)
+def test_several_volumes_are_not_one(tmp_path, options):
+    """Their pages alternate, or follow each other, and would be slices of one scan."""
+    path, one = tmp_path / "a.tif", {**options}
+    tifffile.imwrite(path, np.stack([SLICES, SLICES[::-1]]), photometric="minisblack", **options)
+    with pytest.raises(InputError, match=r"found several volumes in it \(\d \w+.*, \d .*\), expected one"):
+        read_volume(path)
+    if options:
+        one["metadata"] = {"axes": options["metadata"]["axes"][0] + "YX"}
+    tifffile.imwrite(path, SLICES, photometric="minisblack", **one)
+    assert warnings_of(path) == []
+
+
 def test_white_that_is_0_is_said(tmp_path):
     (warning,) = warnings_of(write(tmp_path / "a.tif", SLICES, photometric="miniswhite"))
     assert "found grey values of which 0 is white" in warning

@@ -75,28 +75,29 @@ def _short(content: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def read_prediction(path: Path | None, case: str) -> tuple[Array | None, Geometry | None, list[str]]:
+def read_prediction(path: Path | None, case: str, odd: list[str]) -> tuple[Array | None, Geometry | None, list[str]]:
     """Read a prediction as the graders do, which compare whatever numbers it holds.
 
     Args:
         path: The file; None if it was not handed in.
         case: What the message calls a missing one.
+        odd: Gets one line for everything that is odd about the file, whatever numbers it holds.
 
     Returns:
         Array (z, y, x) in the file's own type and its grid, None for what is missing or cannot be read; and one line
-        for everything that is odd about it, such as fractions.
+        for everything that is odd about its numbers, such as fractions.
     """
     if path is None or not exists(path):
         return None, None, [f"{case}: found no prediction, scored as missing"]
     try:
-        array, grid = read_array(path)
+        array, grid = read_array(path, odd)
     except (InputError, OSError) as error:
         return None, None, [f"{error}; scored as missing"]
     if array.dtype.kind == "c":
         return None, None, [f"{path}: found complex values, expected whole numbers; scored as missing"]
-    odd = first_odd(array)
-    problem = f"{path}: found the value {odd}, expected whole numbers; scored as it is"
-    return array, grid, [] if odd is None else [problem]
+    fraction = first_odd(array)
+    problem = f"{path}: found the value {fraction}, expected whole numbers; scored as it is"
+    return array, grid, [] if fraction is None else [problem]
 
 
 def elsewhere(path: Path | None, found: Geometry, expected: Geometry, ignored: str) -> list[str]:

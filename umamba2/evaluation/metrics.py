@@ -35,6 +35,15 @@ _ROUNDING = 2.5e-4
 _SPARSE = 150
 
 _FEW = 2**16 - 1  # labels up to here need no renumbering
+MOST_LABELS = 1000  # of a label map; each may lie everywhere, as those of a scan's grey values do
+
+
+class TooManyLabels(ValueError):
+    """A label map has more than `MOST_LABELS`; ``which`` of those that are compared, from 0."""
+
+    def __init__(self, which: int):
+        super().__init__(f"more than {MOST_LABELS:,} labels")
+        self.which = which
 
 
 def dice(truth: Mask, prediction: Mask) -> float:
@@ -119,9 +128,15 @@ def class_masks(truth: Array, prediction: Array) -> Iterator[tuple[float, Mask |
 
     Returns:
         The labels in ascending order; None stands for the mask of a map that lacks the label.
+
+    Raises:
+        TooManyLabels: One of them has more than `MOST_LABELS`.
     """
     labels, maps = _ranked(truth, prediction)
     boxes = [ndimage.find_objects(ranks, len(labels)) for ranks in maps]
+    for which, found in enumerate(boxes):
+        if len(found) - found.count(None) > MOST_LABELS:
+            raise TooManyLabels(which)
     for rank, (label, *found) in enumerate(zip(labels, *boxes), start=1):
         box = joint_box(found)
         if box is not None:
@@ -138,11 +153,21 @@ def _ranked(*maps: Array) -> tuple[Sequence[float], list[Array]]:
         return range(1, int(top) + 1), [labels.astype(kind, copy=False) for labels in positive]
     # Large or fractional ones: a slot for every number up to the largest could exceed any memory.
     where = [labels > 0 for labels in maps]
-    every = np.unique(np.concatenate([np.unique(labels[mask]) for labels, mask in zip(maps, where)]))
+    every = np.unique(np.concatenate([_positive(which, *pair) for which, pair in enumerate(zip(maps, where))]))
     ranks = [np.zeros(labels.shape, np.min_scalar_type(every.size)) for labels in maps]
     for rank, labels, mask in zip(ranks, maps, where):
         rank[mask] = np.searchsorted(every, labels[mask]) + 1
     return every.tolist(), ranks
+
+
+def _positive(which: int, labels: Array, where: Mask) -> Array:
+    """The labels of a map where a mask is true, ascending; TooManyLabels as soon as there are."""
+    found = np.zeros(0, labels.dtype)
+    for plane, there in zip(labels, where):
+        found = np.union1d(found, plane[there])
+        if found.size > MOST_LABELS:
+            raise TooManyLabels(which)
+    return found
 
 
 def joint_box(boxes: list[Box | None]) -> Box | None:

@@ -20,7 +20,17 @@ from umamba2.anatomy.numberings import describe_unknown, ids_of
 from umamba2.challenges import Challenge
 from umamba2.errors import InputError
 from umamba2.evaluation.cases import Report, elsewhere, label_files, mean, read_prediction, run_all
-from umamba2.evaluation.metrics import Spacing, bounding_box, class_masks, dice, iou, joint_box, surface_dice
+from umamba2.evaluation.metrics import (
+    MOST_LABELS,
+    Spacing,
+    TooManyLabels,
+    bounding_box,
+    class_masks,
+    dice,
+    iou,
+    joint_box,
+    surface_dice,
+)
 from umamba2.scans.geometry import Array, Geometry
 from umamba2.scans.volumes import from_image, read_labels, stem, to_image
 
@@ -37,7 +47,7 @@ class CaseScores:
     image: tuple[float, float, float] = (0.0, 0.0, 0.0)
     instances: dict[int, tuple[float, float, float]] = field(default_factory=dict)
     accuracy: float = 0.0
-    predicted: tuple[int, ...] = ()
+    predicted: tuple[float, ...] = ()
     problems: list[str] = field(default_factory=list)
 
 
@@ -83,7 +93,7 @@ def score_case(truth: Array, prediction: Array, spacing: Spacing) -> CaseScores:
     for label, ours, theirs in class_masks(truth, prediction):
         labels += 1
         if theirs is not None:
-            predicted.append(int(label))
+            predicted.append(label)
         if ours is not None:
             instances[int(label)] = (0.0, 0.0, 0.0) if theirs is None else _compare(ours, theirs, spacing)
     matched = sum(overlap >= MATCH for _, overlap, _ in instances.values())
@@ -112,11 +122,13 @@ def _by_case(folder: str | Path, challenge: Challenge) -> tuple[dict[str, Path],
 
 def _score_files(files: tuple[str, Path, Path | None], challenge: Challenge, numbering: str) -> CaseScores:
     case, truth_path, path = files
-    truth, grid = read_labels(truth_path)
-    labels, found, problems = read_prediction(path, f"case {case} ({truth_path.name})")
+    odd: list[str] = []
+    truth, grid = read_labels(truth_path, odd)
+    labels, found, problems = read_prediction(path, f"case {case} ({truth_path.name})", odd)
     if path is None or labels is None or found is None:
-        return CaseScores(problems=problems)
+        return CaseScores(problems=odd + problems)
     fractions = bool(problems)
+    problems = odd + problems
     # The grader looks at nothing else: grids that differ only in origin or direction are compared voxel by voxel.
     if found.size != grid.size or found.spacing != grid.spacing:
         labels = resample(labels, found, grid)
@@ -126,8 +138,15 @@ def _score_files(files: tuple[str, Path, Path | None], challenge: Challenge, num
             problems.append(f"{path}: {grids}; resampled")
     else:
         problems += elsewhere(path, found, grid, "direction origin")
-    scores = score_case(truth, labels, grid.zyx_spacing)
-    for where, ids in ((truth_path, tuple(scores.instances)), (path, () if fractions else scores.predicted)):
+    try:
+        scores = score_case(truth, labels, grid.zyx_spacing)
+    except TooManyLabels as error:
+        expected = f"expected a label map with at most {MOST_LABELS:,}"
+        if error.which == 0:
+            raise InputError(f"{truth_path}: found {error}, {expected}") from None
+        return CaseScores(problems=[*problems, f"{path}: found {error}, {expected}; scored as missing"])
+    predicted = () if fractions else tuple(map(int, scores.predicted))
+    for where, ids in ((truth_path, tuple(scores.instances)), (path, predicted)):
         unknown = describe_unknown(ids, challenge.structures, numbering)
         problems += [f"{where}: {unknown}"] if unknown else []
     return replace(scores, problems=problems)

@@ -225,7 +225,8 @@ def _score_all(challenge: Challenge, cases: list[_Case], numbering: str, workers
 
 
 def _score_case(case: _Case, challenge: Challenge, numbering: str) -> list[_Scores]:
-    labels, expected = read_labels(case.truth)
+    said: list[str] = []
+    labels, expected = read_labels(case.truth, said)
     unknown_ids = partial(_unknown_ids, structures=challenge.structures, numbering=numbering)
     table = to_training(challenge.structures, numbering, released=True)
     truth = _classes(labels, table)
@@ -233,7 +234,7 @@ def _score_case(case: _Case, challenge: Challenge, numbering: str) -> list[_Scor
     table = _graded_ids(challenge, numbering)
     scores = []
     for path, given in case.predictions:
-        found, grid, problems = read_prediction(path if given else None, str(path))
+        found, grid, problems = read_prediction(path if given else None, str(path), said)
         if found is None or grid is None:
             prediction = None
         elif found.shape != truth.shape:
@@ -243,8 +244,8 @@ def _score_case(case: _Case, challenge: Challenge, numbering: str) -> list[_Scor
             problems = problems or unknown_ids(path, found, prediction, table)
             problems += elsewhere(path, grid, expected, "direction spacing origin")
         values = dice_and_hd95(truth, prediction, len(challenge.structures))
-        scores.append(_Scores(path, case.truth, *values, unknown + problems))
-        unknown = []  # said once for all predictions
+        scores.append(_Scores(path, case.truth, *values, said + unknown + problems))
+        said, unknown = [], []  # said once for all predictions
     return scores
 
 

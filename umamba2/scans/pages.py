@@ -93,11 +93,35 @@ def check_pages(path: Path, more: int = 0) -> list[str]:
         said.append(f"{path}: found {spare} bytes that none of its {len(pages)} slices names, expected no more slices")
     if first[_GREYS] == 0:
         said.append(f"{path}: found grey values of which 0 is white, expected 0 to be black; they are not inverted")
-    calibration = re.findall(r"^(?:cf|c\d)=.*", _text(pages[0]), re.MULTILINE)
+    text = _text(pages[0])
+    axes = _axes_of(text)
+    if len(axes) > 1:
+        stated = ", ".join(f"{count} {name}" for name, count in axes.items())
+        raise InputError(f"{path}: found several volumes in it ({stated}), expected one, 3-D")
+    calibration = re.findall(r"^(?:cf|c\d)=.*", text, re.MULTILINE)
     if calibration:  # ImageJ's, as for signed numbers of 16 bits, which it stores without their sign
         found = f"found grey values that need a calibration ({', '.join(calibration)[:80]})"
         said.append(f"{path}: {found}, expected them as they are; it is not applied")
     return said
+
+
+def _axes_of(text: str) -> dict[str, int]:
+    """The axes along which a description says that pages follow each other, with their sizes, of those that have some.
+
+    ImageJ, OME and tifffile write them. A stack whose only such axis is called time or channels is a volume, too.
+    """
+    if text.startswith("ImageJ="):
+        sizes = dict(re.findall(r"^(channels|slices|frames)=(\d{1,9})\s*$", text, re.MULTILINE))
+    elif "<OME" in text[:1000]:
+        pixels = re.search(r"<Pixels\s[^>]*>", text)
+        names = {"C": "channels", "Z": "slices", "T": "frames"}
+        found = re.findall(r"\bSize([CZT])=.(\d{1,9})\b", pixels[0] if pixels else "")
+        sizes = {names[axis]: count for axis, count in found}
+    else:
+        shape = re.match(r'\{"shape": \[([\d, ]+)\]', text)
+        sides = shape[1].split(",")[:-2] if shape else []
+        sizes = {f"along axis {axis}": count for axis, count in enumerate(sides, start=1)}
+    return {name: int(count) for name, count in sizes.items() if int(count) > 1}
 
 
 def _text(page: dict[int, Array]) -> str:

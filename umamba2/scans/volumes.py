@@ -189,10 +189,7 @@ def read_labels(path: str | Path, warnings: list[str] | None = None) -> tuple[Ar
     Raises:
         InputError: As `read_volume`, and for values that are no whole numbers of 64 bits.
     """
-    volume = _read(Path(path))
-    array, geometry = volume.array, volume.geometry
-    if warnings is not None:
-        warnings += volume.warnings
+    array, geometry = read_array(path, warnings)
     if not np.issubdtype(array.dtype, np.integer):
         odd = first_odd(array)
         if odd is not None:
@@ -297,9 +294,11 @@ def read_grid(path: str | Path) -> Geometry:
     return _read(Path(path), grid_only=True).grid
 
 
-def read_array(path: str | Path) -> tuple[Array, Geometry]:
-    """Read a 3-D image of one channel as it is: (z, y, x) array in the file's own type. Errors as `read_volume`."""
+def read_array(path: str | Path, warnings: list[str] | None = None) -> tuple[Array, Geometry]:
+    """Read a 3-D image of one channel as it is: (z, y, x), in the file's own type; otherwise as `read_labels`."""
     volume = _read(Path(path))
+    if warnings is not None:
+        warnings += volume.warnings
     return volume.array, volume.geometry
 
 

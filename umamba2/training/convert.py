@@ -213,8 +213,9 @@ def convert_case(challenge: Challenge, case: str, image: Path, labels: Path, fol
     """
     before = stamps(image, labels)
     volume = read_scan(image)
-    array, geometry = read_labels(labels)
-    warnings = [*volume.warnings, *filter(None, [check_grid(labels, geometry, volume.geometry)])]
+    warnings = list(volume.warnings)
+    array, geometry = read_labels(labels, warnings)
+    warnings += filter(None, [check_grid(labels, geometry, volume.geometry)])
     check_ids(labels, array, *_known_ids(challenge, case))
     code = measured_code(array, challenge.released or challenge.structures, volume.spacing)
     if code and volume.oriented and code != code_of(volume.grid):

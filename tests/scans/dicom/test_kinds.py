@@ -321,6 +321,20 @@ def test_deflated_and_big_endian_and_implicit(tmp_path):
     agrees(write_slices(tmp_path / "big", swap, syntax="1.2.840.10008.1.2.2"))
 
 
+@pytest.mark.parametrize("kind", ["OB", "OW"])
+@pytest.mark.parametrize("columns", [24, 23])
+def test_eight_bits_in_big_endian_words(tmp_path, kind, columns):
+    """Where bytes are written as words of 16 bits, the second of two comes first, across rows and slices too."""
+    numbers = np.random.default_rng(0).integers(0, 256, (4, 5, columns), np.uint8)
+    ds = many_slices()
+    ds.Rows, ds.Columns, ds.NumberOfFrames = numbers.shape[1:] + numbers.shape[:1]
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.RescaleIntercept = 8, 8, 7, 0
+    ds.PixelData = numbers.tobytes() if kind == "OB" else numbers.ravel().view("<u2").astype(">u2").tobytes()
+    ds["PixelData"].VR = kind
+    path = save(ds, tmp_path / "a.dcm", "1.2.840.10008.1.2.2")
+    np.testing.assert_array_equal(read_volume(path).array, numbers)
+
+
 def test_without_the_mark_at_the_beginning(tmp_path):
     folder = write_slices(tmp_path / "a", syntax="1.2.840.10008.1.2")
     for path in folder.iterdir():

@@ -376,6 +376,21 @@ def test_bits_as_stated_or_as_they_are(tmp_path, stored, signed, high, offset, w
     read(write_slices(tmp_path / "a", change), *words)
 
 
+@pytest.mark.parametrize("stated", [None, 2])
+def test_numbers_of_which_it_is_not_said_whether_they_have_a_sign(tmp_path, stated):
+    """What was below 0 would be brighter than all else, wordlessly."""
+
+    def change(ds, k):
+        if stated is None:
+            del ds.PixelRepresentation
+        else:
+            ds.PixelRepresentation = stated
+        ds.RescaleIntercept = -5000
+        ds.PixelData = (plane(place(k)).astype(int) + 5000).astype("<u2").tobytes()
+
+    read(write_slices(tmp_path / "a", change), "found no PixelRepresentation of 0 or 1")
+
+
 def test_high_bits_and_overlays(tmp_path):
     def high(ds, k):
         ds.BitsStored, ds.HighBit, ds.RescaleIntercept = 13, 15, 0

@@ -8,7 +8,7 @@ import numpy as np
 
 from umamba2.errors import InputError
 from umamba2.scans.dicom.frames import Frame
-from umamba2.scans.dicom.headers import is_stated, text
+from umamba2.scans.dicom.headers import is_stated, text, whole
 from umamba2.scans.dicom.pixels import Numbers, meant, numbers_of, padding_of
 from umamba2.scans.geometry import Array
 
@@ -140,6 +140,9 @@ def check_scale(series: list[Frame], name: str, warnings: list[str]) -> None:
     if any(text(frame.header.values, "PhotometricInterpretation") == "MONOCHROME1" for frame in series):
         found = "found MONOCHROME1 (low values shown bright), expected MONOCHROME2"
         warnings.append(f"{name}: {found}; values taken as they are")
+    if not {whole(frame.header.values, "PixelRepresentation") for frame in series} <= {0, 1}:
+        found = "found no PixelRepresentation of 0 or 1, expected whether numbers have a sign"
+        warnings.append(f"{name}: {found}; taken for numbers without")
     for which, what in enumerate(("RescaleSlope", "RescaleIntercept")):
         for frame in series:
             if frame.scale[which] is None and is_stated(frame.header.values, what):

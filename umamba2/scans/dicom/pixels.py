@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from struct import unpack
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -118,7 +119,7 @@ def stored_slices(
     stored = numbers_of(header)
     with opened_content(header.source) as (file, _):
         file.seek(header.pixels_at)
-        length = _start_of_pixels(header, file)
+        length, words = _start_of_pixels(header, file)
         start = file.read(len(_ITEM))
         file.seek(-len(start), 1)
         packed = length == _UNDEFINED or (start == _ITEM and length % (rows * columns) > 0)
@@ -135,6 +136,9 @@ def stored_slices(
             if not size * count <= length <= header.size - file.tell():
                 found = f"found {length} bytes of pixels"
                 raise InputError(f"{header.label}: {found}, expected {count} slices of {columns} x {rows} voxels")
+            if stored.allocated == 8 and words and header.syntax == BIG_ENDIAN:  # the second number of two comes first
+                pairs = file.read(length)
+                file = BytesIO(np.frombuffer(pairs[: len(pairs) // 2 * 2], np.uint16).byteswap().tobytes())
             for _ in range(count):
                 plain = file.read(size)
                 if len(plain) < size:
@@ -147,16 +151,16 @@ def stored_slices(
             yield decoder.decode(header.label, content, how)
 
 
-def _start_of_pixels(header: Header, file: BinaryIO) -> int:
-    """The length of the pixels, at whose first byte the file stands then."""
+def _start_of_pixels(header: Header, file: BinaryIO) -> tuple[int, bool]:
+    """The length of the pixels, at whose first byte the file stands then, and whether they are words of 16 bits."""
     order = ">" if header.syntax == BIG_ENDIAN else "<"
     head = file.read(8).ljust(8, b"\0")
     group, element = unpack(f"{order}HH", head[:4])
     if (group, element) != _PIXELS:
         raise InputError(f"{header.label}: found no pixels, expected a slice with its voxels")
     if head[4:6] not in _KINDS:  # the element says no kind; whatever the file states, it is written so
-        return int(unpack(f"{order}I", head[4:])[0])
-    return int(unpack(f"{order}I", file.read(4).ljust(4, b"\0"))[0])
+        return int(unpack(f"{order}I", head[4:])[0]), False
+    return int(unpack(f"{order}I", file.read(4).ljust(4, b"\0"))[0]), head[4:6] == b"OW"
 
 
 def _packed_frames(header: Header, file: BinaryIO, count: int) -> Iterator[bytes]:
