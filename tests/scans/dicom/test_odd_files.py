@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import io
 import os
 import re
@@ -12,6 +13,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from dicom_cases import write_series
 from dicom_series import (
     ORIGIN,
     SHAPE,
@@ -36,6 +38,7 @@ from umamba2.errors import InputError, MissingExtra
 from umamba2.scans import memory
 from umamba2.scans.dicom import sources
 from umamba2.scans.find import find_scans
+from umamba2.scans.geometry import Geometry
 from umamba2.scans.volumes import read_volume
 
 J2K, LOSSLESS, LS, RLE = (f"1.2.840.10008.1.2.{end}" for end in ("4.90", "4.70", "4.80", "5"))
@@ -694,3 +697,22 @@ def test_jpeg_2000_without_some_of_its_tiles(tmp_path):
 
     read(write_slices(tmp_path / "a", pack=tiled, syntax=J2K))
     refused(write_slices(tmp_path / "b", pack=cut, syntax=J2K), "IM0000", "found pixels with tiles missing")
+
+
+@pytest.mark.parametrize("name", ["IM0000", "1.2.840.77"])
+def test_a_slice_that_cannot_be_opened_is_not_left_out(tmp_path, monkeypatch, name):
+    write_series(tmp_path / "s", Geometry((8, 9, 6), (0.3, 0.3, 0.4)), np.zeros((6, 9, 8), np.int16))
+    files = sorted((tmp_path / "s").iterdir())
+    for number, file in enumerate(files):
+        file.rename(file.with_name(name if number == 0 else f"IM{number:04}"))
+    assert len(read_volume(tmp_path / "s").array) == 6
+    real = builtins.open
+
+    def refusing(file, *arguments, **named):
+        if str(file).endswith(name):
+            raise PermissionError(13, "Permission denied", str(file))
+        return real(file, *arguments, **named)
+
+    monkeypatch.setattr(builtins, "open", refusing)
+    with pytest.raises(InputError, match=f"{name}: could not be read .Permission denied.*, expected a DICOM file"):
+        read_volume(tmp_path / "s")
