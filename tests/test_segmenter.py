@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from small_models import make_model
 from stand_in import OBLIQUE, StandIn, scan, write_clicks, write_image
 
@@ -73,6 +74,9 @@ def test_paths_volumes_and_arrays_are_the_same_scan(tmp_path):
     for wrong in ((array[0], (1, 1, 1)), (array, (1, 1))):
         with pytest.raises(umamba2.InputError, match="scan: found an array of shape"):
             segmenter.segment(wrong)
+    for other in (None, 3, b"a.nii.gz", array, sitk.Image([8, 8, 8], sitk.sitkInt16)):
+        with pytest.raises(umamba2.InputError, match="expected a file, a volume, or an array and its spacing"):
+            segmenter.segment(other)
 
 
 def test_without_a_challenge_the_networks_ids_and_names(tmp_path):

@@ -440,6 +440,8 @@ def _volume(scan: Scan) -> tuple[Volume, str]:
         return scan, scan.name
     if isinstance(scan, (str, Path)):
         return read_volume(scan), str(scan)
+    if not (isinstance(scan, (tuple, list)) and len(scan) == 2):
+        raise InputError(f"scan: found a {type(scan).__name__}, expected a file, a volume, or an array and its spacing")
     array, spacing = scan
     if array.ndim != 3 or len(spacing) != 3:
         found = f"an array of shape {array.shape} with spacing {tuple(spacing)}"

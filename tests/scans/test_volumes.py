@@ -138,3 +138,9 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, name, how):
         read_volume(path)
     monkeypatch.setattr(f"{module}.{function}", read)
     np.testing.assert_array_equal(read_volume(path).array, there.array)
+
+
+@pytest.mark.parametrize("ending", ["", ".mha", ".nii.gz", ".dcm"])
+def test_names_that_no_file_can_have(ending):
+    with pytest.raises(InputError, match="found no such file"):
+        read_volume("a" * 5000 + ending)

@@ -121,9 +121,9 @@ def read_volume(path: str | Path, series: str | None = None) -> Volume:
 
 def is_dicom_scan(path: Path) -> bool:
     """Whether `read_volume` reads a path as DICOM: a folder, a zip, and files that are called so or are so."""
-    if path.is_dir():
+    if os.path.isdir(path):  # not Path.is_dir, which raises where a name is too long
         return True
-    return suffix(path) is None and path.is_file() and (has_dicom_ending(path.name, zips=True) or is_dicom(path))
+    return suffix(path) is None and os.path.isfile(path) and (has_dicom_ending(path.name, zips=True) or is_dicom(path))
 
 
 def as_volume(array: Array, geometry: Geometry, name: str) -> Volume:
@@ -309,7 +309,7 @@ def check_size(path: Path) -> None:
         InputError: As `read_volume`, as far as the header and the length of the file say so.
     """
     ending = suffix(path)
-    if ending is None or not path.is_file():
+    if ending is None or not os.path.isfile(path):
         return
     if ending in (".tif", ".tiff"):
         check_pages(path, _BESIDE)
@@ -328,7 +328,7 @@ def _read(path: Path, more: int = 0, grid_only: bool = False) -> Volume:
     If only the grid is wanted, zeros are in place of the voxels.
     """
     _check_name(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: found {found_at(path)}, expected an image")
     ending = suffix(path)
     if ending is None:
