@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from umamba2.challenges import CHALLENGES
@@ -47,7 +46,6 @@ from umamba2.training.pretrained import read_weights
 from umamba2.training.run import train
 from umamba2.training.workers import run_all
 
-SPACING = (1.0, 1.0, 1.0)  # mm, of the models
 ITERATIONS = 50  # of one patch, per epoch
 VALIDATION = 4  # cases, only to watch the training
 PLAIN = "randomised phantom"  # teeth in line, and a block of flesh about the jaws
@@ -65,7 +63,8 @@ class Recipe:
     ``seeds`` of the training phantoms, and how many more without labels; ``jaws``: how many images of each real label
     map; a ``hidden`` share of the phantoms has invisible alveolar canals, so that only clicks tell where they are;
     ``blend`` is the share of the weights it started from in the final ones (Wortsman et al., arXiv 2109.01903).
-    ``fields`` says what the phantoms show, each as often as its number: `PLAIN` or a part of a head.
+    ``fields`` says what the phantoms show, each as often as its number: `PLAIN` or a part of a head; ``spacing`` is the
+    model's, in mm along each axis.
     """
 
     seeds: range
@@ -77,15 +76,15 @@ class Recipe:
     learning_rate: float = 0.01
     blend: float = 0.0
     fields: Mapping[str, float] = field(default_factory=lambda: FIELDS)
+    spacing: float = 1.0
 
 
 MULTICLASS, INTERACTIVE, STSR = TASKS = tuple(CHALLENGES)
 # What shows no canal teaches the interactive model nothing.
 RECIPES = {
     MULTICLASS: Recipe(range(240), 32, (48, 80, 112)),
-    # Patches of an odd number of cells: the last stage does not halve them, and cells of 8 mm can tell clicks apart.
-    # A fast training forgets the clicks, which the model that this one starts from was taught.
-    INTERACTIVE: Recipe(range(1000, 1160), 6, (56, 72, 104), jaws=10, hidden=0.5, learning_rate=0.002, blend=0.5,
+    # Patches of an odd number of cells: the last stage does not halve them, and cells of 6 mm can tell clicks apart.
+    INTERACTIVE: Recipe(range(1000, 1160), 50, (72, 88, 120), jaws=10, hidden=0.5, learning_rate=0.005, spacing=0.7,
                         fields={PLAIN: 40, "dental field": 40, "head": 10, "half head": 10}),
     STSR: Recipe(range(2000, 2160), 7, (48, 80, 112), unlabelled=30, learning_rate=0.005, blend=0.5),
 }  # fmt: skip
@@ -185,7 +184,8 @@ def make_model(
     split_off(folder, recipe)
     state_settings(folder, task)
     dataset = read_dataset(folder)
-    plan(dataset, preprocessed, CHALLENGES[task], recipe.patch, SPACING, SMALL, harmonised=True, workers=workers)
+    spacing = (recipe.spacing,) * 3
+    plan(dataset, preprocessed, CHALLENGES[task], recipe.patch, spacing, SMALL, harmonised=True, workers=workers)
     preprocess(dataset, preprocessed, workers)
     options = Options(
         preset=task,
@@ -212,19 +212,27 @@ def make_model(
         resume=begun,
     )
     before = read_weights(start) if start and recipe.blend else {}  # it may lie where the new one goes
+    final = copy_final(fold, work / "final" / task, before, recipe.blend)
     shutil.rmtree(out / task, ignore_errors=True)
-    slim(fold.parent, out / task, half=True)
+    slim(final, out / task, half=True)
+
+
+def copy_final(fold: Path, folder: Path, before: Mapping[str, Tensor], share: float) -> Path:
+    """Copy a model with its last weights, mixed with a share of those that the training started from.
+
+    The best weights by validation are often the first ones: a few patches an epoch cannot tell.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    unwanted = shutil.ignore_patterns("validation", "checkpoint_best.pth", "checkpoint_latest.pth")
+    shutil.copytree(fold.parent, folder, ignore=unwanted)
     if before:
-        blend(out / task / "fold_0.safetensors", before, recipe.blend)
-
-
-def blend(file: Path, before: dict[str, Tensor], share: float) -> None:
-    """Mix the weights in a file with those that the training started from."""
-    weights = load_file(file)
-    for key, value in weights.items():
-        weights[key] = torch.lerp(value.float(), before[key].float(), share).to(value.dtype)
-    save_file(weights, file)
-    file.chmod(0o644)  # safetensors keeps it to its owner
+        file = folder / fold.name / "checkpoint_final.pth"
+        checkpoint = torch.load(file, map_location="cpu", weights_only=False)
+        weights = checkpoint["network_weights"]
+        for key, value in weights.items():
+            weights[key] = torch.lerp(value, before[key].to(value.dtype), share)
+        torch.save(checkpoint, file)
+    return folder
 
 
 def split_off(folder: Path, recipe: Recipe) -> None:

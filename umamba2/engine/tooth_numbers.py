@@ -39,7 +39,8 @@ CRUMB = 20.0  # mm^3; the smallest tooth that the published table keeps has 19.7
 # ones too, none of less than 0.75 of its neighbour's volume touches it with more than 0.24 of its surface, and of the
 # molars that lie within 6.5 mm of another none with more than 0.09.
 TOUCHING, SMALL, NEAR = 0.2, 0.25, 7.5
-TOUCHING_MOLAR, SMALL_BY_MOLAR, NEAR_MOLAR = 0.25, 0.75, 6.5  # between molars the first is 0.2, too
+TOUCHING_MOLAR, SMALL_BY_MOLAR, NEAR_MOLAR = 0.25, 0.75, 6.5
+BETWEEN_MOLARS = 0.14  # in place of TOUCHING_MOLAR
 FIRST_MOLAR = 5  # its place in the quadrant, from 0 on
 ONE_TOOTH = 15.0  # mm between the middles of two parts of a tooth, at most
 MOST_NOTES = 10
@@ -226,11 +227,12 @@ class _Pieces:
             return False  # a tooth that the field of view cuts
         share = self.volume[i] / self.volume[j]
         away = float(np.linalg.norm(self.centre[i] - self.centre[j]))
+        molar, by_molar = (_place(self.number[k]) >= FIRST_MOLAR for k in (i, j))
+        enough = BETWEEN_MOLARS if molar else TOUCHING_MOLAR
+        if by_molar and touching >= enough and share < SMALL_BY_MOLAR and away < NEAR_MOLAR:
+            return True
         if touching < TOUCHING:
             return False
-        molar, by_molar = (_place(self.number[k]) >= FIRST_MOLAR for k in (i, j))
-        if by_molar and (molar or touching >= TOUCHING_MOLAR) and share < SMALL_BY_MOLAR and away < NEAR_MOLAR:
-            return True
         too_small = self.volume[i] < SMALLEST_TOOTH[_place(self.number[i])] and away < NEAR
         return share < SMALL and (too_small or not alone)
 
