@@ -146,16 +146,17 @@ def test_the_first_half_of_a_molar_goes_to_the_larger_half():
     np.testing.assert_array_equal(fixed(labels).labels, teeth())
 
 
-def test_a_ball_too_near_to_a_molar_to_be_another_one_is_a_part_of_it():
-    """As on a real scan: half as large, and touching with little more than a fifth of its surface."""
+@pytest.mark.parametrize(("behind", "radius", "least", "most"), [(5.3, 4.5, 0.2, 0.25), (5.9, 3.5, 0.14, 0.18)])
+def test_a_ball_too_near_to_a_molar_to_be_another_one_is_a_part_of_it(behind, radius, least, most):
+    """As on a real scan, by two models: smaller, and touching with a fifth or a seventh of its surface."""
     labels = teeth()
     x, y, z = average_place(37)
     zz, yy, xx = (np.arange(n).reshape(np.roll((-1, 1, 1), a)) for a, n in enumerate(SHAPE))
-    away = ((v * mm + c - at) ** 2 for v, mm, c, at in zip((zz, yy, xx), SPACING, CORNER, (z, y + 5.3, x)))
-    ball = (sum(away) <= 4.5**2) & (labels == BONE)
+    away = ((v * mm + c - at) ** 2 for v, mm, c, at in zip((zz, yy, xx), SPACING, CORNER, (z, y + behind, x)))
+    ball = (sum(away) <= radius**2) & (labels == BONE)
     labels[ball] = TEETH[38]
     surface, contact = _contacts((labels == TEETH[37]) + 2 * ball.astype(np.uint8), 3, SPACING)
-    assert 0.2 < contact[1, 2] / surface[2] < 0.25
+    assert least < contact[1, 2] / surface[2] < most
     expected = np.where(ball, TEETH[37], labels)
     np.testing.assert_array_equal(fixed(labels).labels, expected)
 
