@@ -40,7 +40,7 @@ CRUMB = 20.0  # mm^3; the smallest tooth that the published table keeps has 19.7
 # molars that lie within 6.5 mm of another none with more than 0.09.
 TOUCHING, SMALL, NEAR = 0.2, 0.25, 7.5
 TOUCHING_MOLAR, SMALL_BY_MOLAR, NEAR_MOLAR = 0.25, 0.75, 6.5
-BETWEEN_MOLARS = 0.14  # in place of TOUCHING_MOLAR
+BETWEEN_MOLARS = 0.14  # TOUCHING_MOLAR if both are molars: parts of a real scan's second molars had 0.155 and 0.175
 FIRST_MOLAR = 5  # its place in the quadrant, from 0 on
 ONE_TOOTH = 15.0  # mm between the middles of two parts of a tooth, at most
 MOST_NOTES = 10

@@ -73,7 +73,7 @@ async def _close_idle(desk: Desk) -> None:
 
 async def _refused(request: Request, error: Exception) -> Response:
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 400)
-    # Who sends too much or too slowly is not listened to any longer.
+    # Who sends too much or too slowly is not listened to for long.
     return (LastAnswer if code in (408, 413) else Answer)({"error": str(error)}, code)
 
 

@@ -91,15 +91,18 @@ def source_of(path: Path) -> Source | None:
         return None
     empty = "." not in path.name and path.stat().st_size == 0  # a slice whose copy failed
     sure = is_marked(path) or has_dicom_ending(path.name) or empty
-    if not sure and not is_dicom(path):
-        if path.suffix[1:].strip("0123456789"):
-            return None
-        try:
-            open(path, "rb").close()
-            return None
-        except OSError:  # as slices are called, which are not left out without a word
-            sure = True
-    return Source(str(path), _file_opener(path), sure)
+    found = sure or is_dicom(path)
+    if not found and not path.suffix[1:].strip("0123456789"):  # as slices are called, which are not left out wordlessly
+        found = sure = not _opens(path)
+    return Source(str(path), _file_opener(path), sure) if found else None
+
+
+def _opens(path: Path) -> bool:
+    try:
+        open(path, "rb").close()
+    except OSError:
+        return False
+    return True
 
 
 def _of_zip(path: Path, archive: zipfile.ZipFile) -> list[Source]:
