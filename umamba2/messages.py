@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import threading
 import traceback
@@ -84,6 +85,12 @@ def end_with_parent() -> None:
             os._exit(1)
 
         threading.Thread(target=wait, daemon=True).start()
+
+
+def leave_quietly() -> None:
+    """What a process of a pool does first: the one with the terminal reports an interrupt, and this one just ends."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_with_parent()
 
 
 def exit_code(command: Callable[[], int]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from umamba2.errors import InputError
-from umamba2.messages import end_with_parent
+from umamba2.messages import leave_quietly
 from umamba2.scans.geometry import Array, Geometry
 from umamba2.scans.parts import parts_of
 from umamba2.scans.volumes import first_odd, list_volumes, read_array, suffix
@@ -147,18 +146,13 @@ def run_all(score: Callable[[Work], Result], cases: Sequence[Work], workers: int
     if min(workers, len(cases)) < 2:
         return [score(case) for case in cases]
     # Forked processes inherit the locks of ITK's threads, spawned ones do not.
-    pool = ProcessPoolExecutor(min(workers, len(cases)), get_context("spawn"), _leave_quietly)
+    pool = ProcessPoolExecutor(min(workers, len(cases)), get_context("spawn"), leave_quietly)
     try:
         return list(pool.map(score, cases))
     except BrokenProcessPool:
         raise InputError(f"workers: found one of {workers} ended by the system, expected memory for all") from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _leave_quietly() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the process that has the terminal reports the interrupt
-    end_with_parent()
 
 
 def mean(values: Sequence[float]) -> float:

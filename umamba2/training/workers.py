@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +18,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from umamba2.errors import InputError
-from umamba2.messages import end_with_parent, unexpected
+from umamba2.messages import leave_quietly, unexpected
 from umamba2.scans.memory import available
 
 Result = TypeVar("Result")
@@ -87,8 +86,7 @@ def _calls(work: Callable[..., Result], tasks: Tasks, workers: int) -> Iterator[
 
 def _one_thread() -> None:
     """The processes are the parallelism; libraries that start threads in each only get in each other's way."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the process that has the terminal reports the interrupt
-    end_with_parent()
+    leave_quietly()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import SimpleITK as sitk
 
