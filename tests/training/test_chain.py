@@ -98,10 +98,11 @@ def test_from_download_to_scores(command, tmp_path):
     write(truth, phantom(9).labels)
     command("predict", "-i", scan.parent, "-o", tmp_path / "out", "-m", tmp_path / "slim", "--device", "cpu", "--quiet")
     assert read_labels(tmp_path / "out" / "unseen.nii.gz")[0].shape == phantom(9).labels.shape
-    command(
-        "evaluate", "toothfairy3-multiclass", "-p", tmp_path / "out", "-g", truth.parent, "-o", tmp_path / "scores.json"
-    )
+    scored = ("-p", tmp_path / "out", "-g", truth.parent, "-o", tmp_path / "scores.json")
+    command("evaluate", "toothfairy3-multiclass", *scored, code=1)
     scores = json.loads((tmp_path / "scores.json").read_text())
+    assert len(scores["problems"]) == 2  # these phantoms are coarse
+    assert all("found a voxel size of 2 x 2 x 2 mm" in problem for problem in scores["problems"])
     assert np.isfinite(scores["aggregates"]["Dice Average"]["mean"])
 
 
