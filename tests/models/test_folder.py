@@ -226,6 +226,10 @@ def change_plans(folder, change):
         ("patch_size", [float("inf")] * 3, "expected nnU-Net plans"),
         ("spacing", [0.3, -0.3, 0.3], r"found spacing \(0\.3, -0\.3, 0\.3\)"),
         ("spacing", [0.3, float("nan"), 0.3], "found spacing"),
+        ("spacing", ["0.3", 0.3, 0.3], "plans with '0.3' in place of a number"),
+        ("spacing", [True, 0.3, 0.3], "plans with True in place of a number"),
+        ("patch_size", [True, 32, 16], "plans with True in place of a number"),
+        ("patch_size", [12.5, 32, 16], "plans with 12.5 in place of a whole number"),
         ("resampling_fn_data_kwargs", 5, "expected nnU-Net plans"),
         ("architecture", {}, "no entry 'network_class_name'"),
     ],
@@ -243,6 +247,7 @@ def test_plans_that_cannot_be_served_are_refused(folder, entry, value, message):
         (lambda p: p["foreground_intensity_properties_per_channel"]["0"].update(std=0), "found intensities"),
         (lambda p: p["foreground_intensity_properties_per_channel"]["0"].update(percentile_00_5=4e3), "found intens"),
         (lambda p: p["foreground_intensity_properties_per_channel"]["0"].pop("mean"), "no entry 'mean'"),
+        (lambda p: p["foreground_intensity_properties_per_channel"]["0"].update(mean="7"), "'7' in place of a number"),
         (lambda p: p.update(configurations=[]), "expected"),
     ],
 )
@@ -275,7 +280,7 @@ def test_networks_that_cannot_be_are_refused(folder, entry, value, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("axes", [7, [7], ["1"], [1, 1], {"a": 1}])
+@pytest.mark.parametrize("axes", [7, [7], ["1"], [True], [1, 1], {"a": 1}])
 def test_damaged_mirror_axes_are_refused(folder, axes):
     path = folder / "fold_0" / "checkpoint_best.pth"
     checkpoint = torch.load(path, weights_only=False)
@@ -287,7 +292,15 @@ def test_damaged_mirror_axes_are_refused(folder, axes):
 
 @pytest.mark.parametrize(
     ("entry", "value"),
-    [("folds", 3), ("plans", []), ("configuration", ["a"]), ("dataset", 5), ("mirror_axes", "x"), ("plans", None)],
+    [
+        ("folds", 3),
+        ("plans", []),
+        ("configuration", ["a"]),
+        ("dataset", 5),
+        ("mirror_axes", "x"),
+        ("plans", None),
+        ("crc32", {"0": "1"}),
+    ],
 )
 def test_damaged_slim_descriptions_are_refused(folder, tmp_path, entry, value):
     out = slim(folder, tmp_path / "slim")

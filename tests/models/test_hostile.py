@@ -22,8 +22,7 @@ from small_models import make_model
 
 from umamba2.errors import InputError, ModelError
 from umamba2.files import write_file
-from umamba2.models import checkpoint, weights, zips
-from umamba2.models import folder as folders
+from umamba2.models import checkpoint, plain, weights, zips
 from umamba2.models.checkpoint import read_checkpoint
 from umamba2.models.folder import describe, load_model, slim
 from umamba2.models.weights import read_weights
@@ -416,7 +415,7 @@ def test_an_interrupt_while_weights_are_read_is_one(tmp_path, whole, monkeypatch
 
 
 def test_large_descriptions_are_refused(tmp_path, whole, monkeypatch):
-    monkeypatch.setattr(folders, "LARGEST_JSON", 1000)
+    monkeypatch.setattr(plain, "LARGEST_JSON", 1000)
     refused(load_model, whole / "slim", r"model\.json: found no file or one of more than 1000 bytes")
 
 
@@ -468,6 +467,7 @@ def test_plans_of_another_network(tmp_path, whole):
         ({"normalisation": "HarmonisedCTNormalization"}, "harmonise True, expected False"),
         ({"patch": (12, 32, 32)}, "patch_size"),
         ({"description": {"labels": {"background": 0, "class 2": 1, "class 1": 2}}}, "labels"),
+        ({"mirror_axes": (0, 1)}, r"mirror axes \(0, 1\), expected \(\)"),
     ],
 )
 def test_folds_of_several_trainings(folder, tmp_path, options, found):
@@ -548,7 +548,7 @@ def test_plans_with_other_values_than_names(folder, whole, tmp_path, entry, valu
         ("patch_size", [4, 32, 16], r"patch_size \(4, 32, 16\), expected 4096 to 67108864 voxels"),
         ("patch_size", [4096, 4096, 16], r"patch_size \(4096, 4096, 16\), expected 4096 to 67108864 voxels"),
         ("patch_size", [12, 32, 16.5], "16.5 in place of a whole number"),
-        ("patch_size", [12, 32, float("nan")], "NaN to integer"),
+        ("patch_size", [12, 32, float("nan")], "nan in place of a whole number"),
         ("transpose_forward", [0, 1, 2.5], "2.5 in place of a whole number"),
         ("resampling_fn_data_kwargs", {"force_separate_z": "maybe"}, "force_separate_z maybe"),
         ("resampling_fn_data_kwargs", {"separate_z_anisotropy_threshold": 0.5}, "separate_z_anisotropy_threshold 0.5"),

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError
-from umamba2.files import found_at, read_json, replacing
+from umamba2.files import found_at, replacing
 from umamba2.models.checkpoint import read_checkpoint
 from umamba2.models.labels import check_labels, labels_of, pairs_by_name
 from umamba2.models.network import Plan, build_network, read_plan, resolve, uninitialised
+from umamba2.models.plain import as_object, read_object, to_plain
 from umamba2.models.published import Origin
 from umamba2.models.weights import CHECKPOINT_NAMES, bare_weights, checksum, find_checkpoint, read_weights
 from umamba2.nets.umamba2 import UMamba2
@@ -36,7 +37,6 @@ SLIM_FILE = "model.json"
 SLIM_FORMAT = "umamba2-slim-1"
 Sides = tuple[tuple[float, float], ...]  # mm, towards lower and higher indices along (z, y, x)
 Folds = int | str | Iterable[int | str] | None
-LARGEST_JSON, DEEPEST_JSON = 2**24, 32  # bytes and levels; a dataset.json of 10,000 cases has a tenth
 LARGEST_SIDE = 500  # mm of a dental field; a head is half as long
 MOST_FOLDS, _FOLD = 32, r"[0-9]{1,3}|all"
 MOST_CLASSES = 256  # background included: label maps are uint8
@@ -251,7 +251,7 @@ def available_folds(folder: Path) -> dict[str, Path]:
         raise ModelError(f"{folder}: found {found_at(folder, 'folder')}, expected a model folder")
     found: dict[str, Path] = {}
     if (folder / SLIM_FILE).is_file():
-        files = _object(folder / SLIM_FILE, "folds", _read_json(folder / SLIM_FILE).get("folds", {}))
+        files = as_object(folder / SLIM_FILE, "folds", read_object(folder / SLIM_FILE).get("folds", {}))
         found = {fold: folder / Path(str(name)).name for fold, name in files.items()}
     else:
         for path in sorted(folder.glob("fold_*")):  # but no fold_0_old
@@ -292,13 +292,15 @@ def _load_nnunet(folder: Path, paths: dict[str, Path]) -> Model:
     for fold, file in paths.items():
         checkpoint = read_checkpoint(file)
         folds[fold] = _segmentation(file, bare_weights(file, checkpoint))
-        heads[fold] = _to_json(file, {key: checkpoint.get(key) for key in keys})
+        heads[fold] = to_plain(file, {key: checkpoint.get(key) for key in keys})
     first, path = next(iter(paths.items()))
     head = heads[first]
-    arguments = _object(path, "init_args", head["init_args"] or {})
+    arguments = as_object(path, "init_args", head["init_args"] or {})
     where = "it there or inside the checkpoint"
-    plans = _object(path, "plans", arguments.get("plans") or _read_json(folder / "plans.json", where))
-    dataset = _object(path, "dataset_json", arguments.get("dataset_json") or _read_json(folder / "dataset.json", where))
+    plans = as_object(path, "plans", arguments.get("plans") or read_object(folder / "plans.json", where))
+    dataset = as_object(
+        path, "dataset_json", arguments.get("dataset_json") or read_object(folder / "dataset.json", where)
+    )
     configuration = str(arguments.get("configuration", "3d_fullres"))
     resolved = resolve(path, plans, configuration)
     source = {
@@ -308,19 +310,22 @@ def _load_nnunet(folder: Path, paths: dict[str, Path]) -> Model:
     }
     model = _model(folder, path, folds, head["inference_allowed_mirroring_axes"], dataset, source)
     for fold, file in paths.items():
-        _check_training(file, _object(file, "init_args", heads[fold]["init_args"] or {}), first, model)
+        _check_training(file, heads[fold], first, model)
     return model
 
 
-def _check_training(path: Path, arguments: dict[str, Any], first: str, model: Model) -> None:
-    """Raise ModelError if a checkpoint states other plans or classes than the one that the model was read from."""
+def _check_training(path: Path, head: dict[str, Any], first: str, model: Model) -> None:
+    """Raise ModelError if a checkpoint states another training than the one that the model was read from."""
+    arguments = as_object(path, "init_args", head["init_args"] or {})
     plans, dataset = arguments.get("plans"), arguments.get("dataset_json")
-    pairs: list[tuple[str, Any, Any]] = []
+    origin = _origin({**model.source, "trainer": head["trainer_name"]}, model.num_classes, model.plan)
+    axes, _ = origin.mirror_axes(_axes(path, head["inference_allowed_mirroring_axes"]), "")
+    pairs: list[tuple[str, Any, Any]] = [("mirror axes", axes, model.mirror_axes)]
     if plans:
-        plan = read_plan(path, _object(path, "plans", plans), str(arguments.get("configuration", "3d_fullres")))
+        plan = read_plan(path, as_object(path, "plans", plans), str(arguments.get("configuration", "3d_fullres")))
         pairs += [(name, value, getattr(model.plan, name)) for name, value in vars(plan).items()]
     if dataset:
-        pairs.append(("labels", labels_of(_object(path, "dataset_json", dataset)), model.labels))
+        pairs.append(("labels", labels_of(as_object(path, "dataset_json", dataset)), model.labels))
     for name, found, expected in pairs:
         if found != expected:
             problem = f"found {name} {found!s:.100}, expected {expected!s:.100} as in fold {first}"
@@ -329,13 +334,15 @@ def _check_training(path: Path, arguments: dict[str, Any], first: str, model: Mo
 
 def _load_slim(folder: Path, paths: dict[str, Path]) -> Model:
     path = folder / SLIM_FILE
-    text = _read_json(path)
+    text = read_object(path)
     if text.get("format") != SLIM_FORMAT:
         raise ModelError(f"{path}: found format {text.get('format')!r:.100}, expected {SLIM_FORMAT!r}")
-    sums = _object(path, "crc32", text.get("crc32") or {})
+    sums = as_object(path, "crc32", text.get("crc32") or {})
+    if any(type(value) is not int for value in sums.values()):
+        raise ModelError(f"{path}: found crc32 {sums!s:.100}, expected a whole number for each fold")
     folds = {fold: _segmentation(file, read_weights(file, sums.get(fold))) for fold, file in paths.items()}
     source = {key: text.get(key) for key in ("trainer", "configuration", "plans")}
-    dataset = _object(path, "dataset", text.get("dataset") or {})
+    dataset = as_object(path, "dataset", text.get("dataset") or {})
     return _model(folder, path, folds, text.get("mirror_axes"), dataset, source)
 
 
@@ -348,7 +355,7 @@ def _model(
     source: dict[str, Any],
 ) -> Model:
     """A model from what either layout holds, checked; ``path`` is the file that all but the weights came from."""
-    plan = read_plan(path, _object(path, "plans", source["plans"]), str(source["configuration"]))
+    plan = read_plan(path, as_object(path, "plans", source["plans"]), str(source["configuration"]))
     orientation, stated = plan.orientation or dataset.get("orientation"), dataset.get("challenge")
     where = SLIM_FILE if path.name == SLIM_FILE else None
     if orientation is not None and not re.fullmatch(r"(?=.*[LR])(?=.*[PA])(?=.*[SI]).{3}", str(orientation)):
@@ -358,15 +365,17 @@ def _model(
         raise ModelError(f"{path}: found fix_numbers {fix_numbers!r:.100}, expected true or false")
     if _classes(folds) > 1:  # pretraining leaves one channel, whatever the dataset's classes are
         check_labels(path, dataset, _classes(folds))
-    origin = Origin(
-        str(source["trainer"]), str(source["plans"].get("dataset_name")), _classes(folds), plan.takes_clicks
-    )
+    origin = _origin(source, _classes(folds), plan)
     if stated is None:
         challenge, how = origin.challenge(pairs_by_name(labels_of(dataset)))
     else:
         challenge, how = str(stated), f"stated in {where or 'dataset.json'}"
     axes, why = origin.mirror_axes(_axes(path, mirror_axes), where or "the checkpoint")
     return Model(folder, plan, folds, challenge, how, axes, why, orientation, field, fix_numbers, dataset, source)
+
+
+def _origin(source: dict[str, Any], classes: int, plan: Plan) -> Origin:
+    return Origin(str(source["trainer"]), str(source["plans"].get("dataset_name")), classes, plan.takes_clicks)
 
 
 def _classes(folds: dict[str, dict[str, Tensor]]) -> int:
@@ -392,9 +401,10 @@ def _axes(path: Path, axes: Any) -> tuple[int, ...] | None:
     """The mirror axes of a model, which may be none."""
     if axes is None:
         return None
-    if not isinstance(axes, list) or len(set(map(str, axes))) != len(axes) or any(a not in (0, 1, 2) for a in axes):
+    known = [a for a in axes if type(a) is int and a in (0, 1, 2)] if isinstance(axes, list) else []
+    if known != axes or len(set(known)) != len(known):
         raise ModelError(f"{path}: found mirror axes {axes!r:.100}, expected different ones of 0, 1, 2")
-    return tuple(int(a) for a in axes)
+    return tuple(known)
 
 
 def _sides(path: Path, sides: Any) -> Sides | None:
@@ -412,39 +422,3 @@ def _sides(path: Path, sides: Any) -> Sides | None:
 def _extent(sides: Sides | None) -> str:
     """The dental field in a word."""
     return "not stated" if sides is None else "x".join(f"{low + high:g}" for low, high in sides) + " mm (z, y, x)"
-
-
-def _object(path: Path, name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: found {name} of type {type(value).__name__}, expected an object")
-    return value
-
-
-def _read_json(path: Path, what: str = "a JSON object") -> dict[str, Any]:
-    if path.exists() and not (path.is_file() and path.stat().st_size <= LARGEST_JSON):
-        raise ModelError(f"{path}: found no file or one of more than {LARGEST_JSON} bytes, expected {what}")
-    content: dict[str, Any] = _to_json(path, read_json(path, what))
-    return content
-
-
-def _to_json(path: Path, value: Any) -> Any:
-    """Numpy numbers, tuples and the like as what JSON can hold, up to a size that no plans have.
-
-    The limit is for pickled lists that hold the same list twice, and so on: tiny in the file, without end as JSON.
-    """
-    left = LARGEST_JSON
-
-    def plain(value: Any, depth: int) -> Any:
-        nonlocal left
-        left -= 16 + (len(value) if isinstance(value, str) else 0)
-        if left < 0 or depth > DEEPEST_JSON:
-            raise ModelError(f"{path}: found values nested into one another without end, expected plans and the like")
-        if isinstance(value, dict):
-            return {plain(str(k), depth): plain(v, depth + 1) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(v, depth + 1) for v in value]
-        if isinstance(value, np.generic):
-            return value.item()
-        return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
-
-    return plain(value, 0)

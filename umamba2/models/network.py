@@ -78,11 +78,11 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
             network_class_name=str(architecture["network_class_name"]),
             arch_kwargs=dict(architecture["arch_kwargs"]),
             patch_size=tuple(map(_whole, _list(configuration["patch_size"]))),
-            spacing=tuple(float(n) for n in _list(configuration["spacing"])),
+            spacing=tuple(map(_number, _list(configuration["spacing"]))),
             transpose=tuple(map(_whole, _list(plans.get("transpose_forward", [0, 1, 2])))),
-            intensity={k: float(plans["foreground_intensity_properties_per_channel"]["0"][k]) for k in INTENSITIES},
+            intensity={k: _number(plans["foreground_intensity_properties_per_channel"]["0"][k]) for k in INTENSITIES},
             force_separate_z=kwargs["force_separate_z"],
-            separate_z_threshold=float(kwargs["separate_z_anisotropy_threshold"]),
+            separate_z_threshold=_number(kwargs["separate_z_anisotropy_threshold"]),
             harmonise=schemes == [HARMONISED],
             orientation=_TURNING.get(str(plans.get("image_reader_writer"))),
         )
@@ -102,7 +102,7 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
         (
             "force_separate_z",
             plan.force_separate_z,
-            plan.force_separate_z in (None, False, True),
+            any(plan.force_separate_z is value for value in (None, False, True)),
             "true, false or null",
         ),
         ("separate_z_anisotropy_threshold", plan.separate_z_threshold, plan.separate_z_threshold >= 1, "1 or more"),
@@ -152,8 +152,14 @@ def _list(value: Any) -> list[Any] | tuple[Any, ...]:
     return value
 
 
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):  # float() takes texts as well
+        raise TypeError(f"{value!r:.60} in place of a number")
+    return float(value)
+
+
 def _whole(value: Any) -> int:
-    if int(value) != value:
+    if not _number(value).is_integer():
         raise ValueError(f"{value!r:.60} in place of a whole number")
     return int(value)
 

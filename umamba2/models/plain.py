@@ -1,0 +1,51 @@
+"""Descriptions of models as plain values: what JSON can hold, of a size that plans have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from umamba2.errors import ModelError
+from umamba2.files import read_json
+
+LARGEST_JSON, DEEPEST_JSON = 2**24, 32  # bytes and levels; a dataset.json of 10,000 cases has a tenth
+
+
+def as_object(path: Path, name: str, value: Any) -> dict[str, Any]:
+    """A value that must be an object; ModelError with its name if it is none."""
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: found {name} of type {type(value).__name__}, expected an object")
+    return value
+
+
+def read_object(path: Path, what: str = "a JSON object") -> dict[str, Any]:
+    """The JSON object in a file; ModelError says ``what`` was expected."""
+    if path.exists() and not (path.is_file() and path.stat().st_size <= LARGEST_JSON):
+        raise ModelError(f"{path}: found no file or one of more than {LARGEST_JSON} bytes, expected {what}")
+    content: dict[str, Any] = to_plain(path, read_json(path, what))
+    return content
+
+
+def to_plain(path: Path, value: Any) -> Any:
+    """Numpy numbers, tuples and the like as what JSON can hold, up to a size that no plans have.
+
+    The limit is for pickled lists that hold the same list twice, and so on: tiny in the file, without end as JSON.
+    """
+    left = LARGEST_JSON
+
+    def plain(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 16 + (len(value) if isinstance(value, str) else 0)
+        if left < 0 or depth > DEEPEST_JSON:
+            raise ModelError(f"{path}: found values nested into one another without end, expected plans and the like")
+        if isinstance(value, dict):
+            return {plain(str(k), depth): plain(v, depth + 1) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v, depth + 1) for v in value]
+        if isinstance(value, np.generic):
+            return value.item()
+        return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+    return plain(value, 0)
