@@ -5,12 +5,15 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from dataclasses import replace
+from itertools import permutations, product
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 from stand_in import OBLIQUE, write_image
 
 from umamba2.errors import InputError
@@ -18,6 +21,12 @@ from umamba2.scans.volumes import from_image, read_array, read_labels, read_volu
 
 SHAPE = OBLIQUE.size[::-1]
 TYPES = [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64, np.float32, np.float64]
+# Every way to lie along the patient's axes, each a little turned.
+OBLIQUES = [
+    tuple((np.eye(3)[list(order)] * signs @ Rotation.from_rotvec([0.2, -0.1, 0.15]).as_matrix()).ravel().tolist())
+    for order in permutations(range(3))
+    for signs in product((1, -1), repeat=3)
+]
 ENDINGS = [".mha", ".nii", ".nii.gz", ".nrrd", ".tif", ".MHA", ".Nii.GZ", ".NRRD", ".TIFF"]
 
 
@@ -319,3 +328,42 @@ def test_a_compressed_header_that_is_cut_off(tmp_path):
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:200]))
     with pytest.raises(InputError, match="could not be read"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("letters", ["RAI", "LPS", "???", "ASL", "RAS", "PSR"])
+@pytest.mark.parametrize("matrix", ["1 0 0 0 1 0 0 0 1", "0 1 0 0 0 1 -1 0 0"])
+def test_letters_and_matrix_of_a_metaimage_must_not_contradict(tmp_path, matrix, letters):
+    """MetaIO names where axes come from, others where they go to; the second matrix is ASL or PIR to them."""
+    place = f"TransformMatrix = {matrix}\nOffset = 0 0 0\nAnatomicalOrientation = {letters}\n"
+    write_metaimage(tmp_path / "a.mha", place)
+    said = read_volume(tmp_path / "a.mha").warnings
+    goes = "LPS" if matrix[0] == "1" else "PSR"
+    comes = "RAI" if matrix[0] == "1" else "AIL"
+    if letters in (goes, comes, "???"):
+        assert said == ()
+    else:
+        (line,) = said
+        assert f"found AnatomicalOrientation = {letters}, but a TransformMatrix of {comes}, expected the same" in line
+
+
+@pytest.mark.parametrize("turn", OBLIQUES)
+def test_the_letters_that_itk_writes_are_right(tmp_path, turn):
+    write_image(tmp_path / "a.mha", noise(), replace(OBLIQUE, direction=turn))
+    assert read_volume(tmp_path / "a.mha").warnings == ()
+
+
+def test_directions_without_an_origin_are_said(tmp_path):
+    write_metaimage(tmp_path / "a.mha", "TransformMatrix = 1 0 0 0 1 0 0 0 1\n")
+    header = "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 4 4\nencoding: raw\nendian: little\n"
+    lies = "space: LPS\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n"
+    for name, text in (("a", header + lies), ("bare", header)):
+        (tmp_path / f"{name}.nrrd").write_bytes(f"{text}\n".encode() + bytes(128))
+    for path, field in ((tmp_path / "a.mha", "Offset"), (tmp_path / "a.nrrd", "space origin")):
+        (line,) = read_volume(path).warnings
+        assert line == f"{path}: found no {field}, expected where the first voxel lies; taken as 0, 0, 0"
+    assert not any("first voxel" in line for line in read_volume(tmp_path / "bare.nrrd").warnings)
+
+
+def write_metaimage(path, place):
+    size = "NDims = 3\nDimSize = 4 4 4\nElementSpacing = 1 1 1\nElementType = MET_SHORT\n"
+    path.write_bytes(f"ObjectType = Image\n{size}{place}ElementDataFile = LOCAL\n".encode() + bytes(128))

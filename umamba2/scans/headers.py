@@ -19,6 +19,7 @@ import numpy as np
 
 from umamba2.errors import InputError
 from umamba2.scans.geometry import Geometry
+from umamba2.scans.orientation import code, tilt
 
 _LONGEST_HEADER = 1 << 18  # bytes; segmentations by 3D Slicer name all their structures, in some 60,000
 
@@ -59,6 +60,7 @@ _META_FIELDS = (
     "ElementDataFile",
     *(name for names in _META_NAMES.values() for name in names),
 )  # fmt: skip
+_LEANING = 30  # degrees; of what leans more, programs name other axes
 _META_GRID = re.compile(rf"\b({'|'.join(name for names in _META_NAMES.values() for name in names)})\s*[=:]")
 # Fields that ITK and others pass over, with the value for which that does not matter, and how it is written.
 _META_IGNORED = {
@@ -137,6 +139,7 @@ def metaimage_header(path: Path) -> Header:
         raise InputError(f"{path}: found HeaderSize = {skip}, expected -1 or more")
     if local and 0 < skip < position:
         raise InputError(f"{path}: found HeaderSize = {skip}, expected at least the {position} bytes of the header")
+    geometry = _meta_geometry(path, fields)
     swapped = [_yes(path, fields, order) for order in _META_NAMES["byte order"] if order in fields]
     return Header(
         data,
@@ -147,8 +150,8 @@ def metaimage_header(path: Path) -> Header:
         sized=bool(fields.keys() & _META_NAMES["spacing"]),
         oriented=bool(fields.keys() & _META_NAMES["direction"]),
         dtype=np.dtype(_META_TYPES[kind]),
-        geometry=_meta_geometry(path, fields),
-        said=(*odd[:5], *_odd_meta_fields(path, fields)),
+        geometry=geometry,
+        said=(*odd[:5], *_odd_meta_fields(path, fields), *_odd_place(path, fields, geometry)),
     )
 
 
@@ -168,6 +171,29 @@ def _odd_meta_fields(path: Path, fields: dict[str, str]) -> list[str]:
             found = ", ".join(f"{key} = {value[:40]!r}" for key, value in stated.items())
             said.append(f"{path}: found {found}, expected one of them; the first counts")
     return said
+
+
+def _odd_place(path: Path, fields: dict[str, str], geometry: Geometry) -> list[str]:
+    """What the fields of a MetaImage say of its place in the patient that does not go together, one line each.
+
+    The letters of an anatomical orientation are by MetaIO where the indices x, y and z come from, by others where they
+    go to; either is taken as right.
+    """
+    said, letters = [], fields.get("AnatomicalOrientation", "").upper()
+    stated = fields.keys() & _META_NAMES["direction"]
+    if stated and not fields.keys() & _META_NAMES["origin"]:
+        said.append(_no_origin(path, "Offset"))
+    if stated and re.fullmatch("[LRPASI]{3}", letters) and tilt(geometry) < _LEANING:
+        goes = code(geometry)
+        comes = goes.translate(str.maketrans("LRPASI", "RLAPIS"))
+        if letters not in (goes, comes):
+            found = f"AnatomicalOrientation = {letters}, but a TransformMatrix of {comes}"
+            said.append(f"{path}: found {found}, expected the same of both; the matrix counts")
+    return said
+
+
+def _no_origin(path: Path, name: str) -> str:
+    return f"{path}: found no {name}, expected where the first voxel lies; taken as 0, 0, 0"
 
 
 def _misspelt(path: Path, found: Iterable[str], known: tuple[str, ...]) -> list[str]:
@@ -253,6 +279,10 @@ def nrrd_header(path: Path) -> Header:
     raw = encoding == "raw"
     vectors = fields.get("spacedirections", "")
     whole = vectors.count("(") > 2 and "nan" not in vectors.lower()  # each axis of the volume has one
+    # "scanner-xyz" and "3D-right-handed" are not the patient's.
+    oriented = whole and fields.get("space", "").lower().startswith(("l", "r"))
+    if oriented and "spaceorigin" not in fields:
+        said.append(_no_origin(path, "space origin"))
     return Header(
         path if name is None else _beside(path, name),
         begin + (skip if raw and skip > 0 else 0),
@@ -261,10 +291,7 @@ def nrrd_header(path: Path) -> Header:
         0 if raw else skip,
         ">" if fields.get("endian", "").lower() == "big" else "<",
         whole or "nan" not in fields.get("spacings", "nan").lower(),
-        whole
-        and fields.get("space", "")
-        .lower()
-        .startswith(("l", "r")),  # "scanner-xyz" and "3D-right-handed" are not the patient's,
+        oriented,
         said=tuple(said),
     )
 
