@@ -415,6 +415,28 @@ def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        ((), "found OSError ([Errno 5] Input/output error), expected to finish; UMAMBA2_DEBUG=1 shows where"),
+        (("a",), "a: found no usable one (Input/output error), expected a file or folder"),
+        (("a", None, "b"), "a -> b: found no usable one (Input/output error), expected a file or folder"),
+    ],
+)
+def test_what_the_system_says(monkeypatch, capsys, names, line):
+    """Of a copy, it may be either file."""
+    checkpoints = types.ModuleType("umamba2.models.folder")
+
+    def describe(folder):
+        raise OSError(5, "Input/output error", *names)
+
+    checkpoints.describe = describe
+    monkeypatch.setitem(sys.modules, "umamba2.models.folder", checkpoints)
+    monkeypatch.delenv("UMAMBA2_DEBUG", raising=False)
+    assert cli.main(["info", "some/model"]) == 1
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
 @pytest.mark.parametrize("closed", ["2>&-", "1>&-", "0<&-", "0<&- 1>&- 2>&-"])
 def test_a_process_without_standard_streams(tmp_path, closed):
     """The next file that is opened gets the number of one that is closed, and with it what is printed there."""

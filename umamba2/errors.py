@@ -57,6 +57,17 @@ def needing(extra: str, what: str) -> Iterator[None]:
         raise MissingExtra(f"{what}: found no {name}, expected pip install 'umamba2[{extra}]'") from None
 
 
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Around what is done with a file: an error of the system that names none, as of reading, gets its name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
 class Cancelled(Exception):
     """What somebody who watches a computation raises to have it stopped."""
 

@@ -9,8 +9,9 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from umamba2.errors import InputError
 
@@ -22,6 +23,17 @@ except ImportError:  # not on Windows
 _OWN = re.compile(r"\.umamba2-[0-9a-f]{16}(\..*)?")
 _swept: set[str] = set()
 _DEVICES = "/dev"
+
+
+class _Whole(NamedTuple):
+    """A file that is written: where it shall be, where it is until then, and the handle that holds its lock."""
+
+    path: Path
+    partial: Path
+    handle: int | None
+
+
+_waiting: ContextVar[list[_Whole] | None] = ContextVar("_waiting", default=None)  # in `together`
 
 
 def read_json(path: str | Path, what: str = "a JSON object") -> dict[str, Any]:
@@ -86,27 +98,70 @@ def replacing(path: str | Path, ending: str | None = None) -> Iterator[Path]:
     path = Path(path)
     if not path.name:
         raise InputError(f"{path}: found a folder, expected a file name")
-    partial, handle = None, None
+    new, kept, waiting = None, False, _waiting.get()
     try:
         # Root could put a file in the place of /dev/null, or of the link that /dev/stdout is.
         if (path.exists() and not path.is_file()) or os.path.realpath(path.parent) == _DEVICES:
             raise OSError(None, "it is no regular file")
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
-        partial, handle = _new_file(path.parent, _ending(path) if ending is None else ending)
-        yield partial
-        if handle is not None:
-            os.fsync(handle)  # a full disk or a lost connection may only show now
-        os.replace(partial, path)
+        new = _Whole(path, *_new_file(path.parent, _ending(path) if ending is None else ending))
+        yield new.partial
+        if new.handle is not None:
+            os.fsync(new.handle)  # a full disk or a lost connection may only show now
+        if waiting is None:
+            os.replace(new.partial, path)
+        else:
+            waiting.append(new)
+            kept = True
     except OSError as error:
-        why = error.strerror or error
-        raise InputError(f"{path}: could not be written ({why}), expected a writable folder") from None
+        raise InputError(_not_written(path, error, new and new.partial)) from None
     finally:
-        if partial is not None:
-            with suppress(OSError):
-                partial.unlink()
-        if handle is not None:
-            os.close(handle)
+        if new is not None and not kept:
+            _discard(new)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Have all files that this thread writes inside (see `replacing`) take their places at the end, or none of them.
+
+    Raises:
+        InputError: A file could not take its place. Should others have done so before, the message names them.
+    """
+    if _waiting.get() is not None:  # all is done at the end of the outer one
+        yield
+        return
+    waiting: list[_Whole] = []
+    before = _waiting.set(waiting)
+    done: list[str] = []
+    try:
+        yield
+        for path, partial, _ in waiting:
+            try:
+                os.replace(partial, path)
+            except OSError as error:
+                those = f"; already new: {', '.join(done)}" if done else ""
+                raise InputError(_not_written(path, error, partial) + those) from None
+            done.append(path.name)
+    finally:
+        _waiting.reset(before)
+        for new in waiting:
+            _discard(new)
+
+
+def _not_written(path: Path, error: OSError, partial: Path | None) -> str:
+    why = f"{error.strerror or error}"
+    if error.filename is not None and os.fspath(error.filename) not in map(str, (path, path.parent, partial)):
+        why += f" with {error.filename!s:.300}"  # such as what is copied
+    return f"{path}: could not be written ({why}), expected a writable folder"
+
+
+def _discard(new: _Whole) -> None:
+    with suppress(OSError):
+        new.partial.unlink()
+    if new.handle is not None:
+        with suppress(OSError):  # of what is on the disk, nothing can be lost any more
+            os.close(new.handle)
 
 
 def _ending(path: Path) -> str:

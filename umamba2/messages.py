@@ -100,9 +100,10 @@ def exit_code(command: Callable[[], int]) -> int:
     except InputError as error:
         problem = str(error)
     except OSError as error:  # a folder that cannot be listed, a name that is too long
-        problem = str(error)
-        if error.filename is not None and error.strerror:
-            problem = f"{error.filename!s:.300}: found no usable one ({error.strerror}), expected a file or folder"
+        names = [f"{name!s:.300}" for name in (error.filename, error.filename2) if name is not None]
+        problem = f"found {unexpected(error)}, expected to finish; UMAMBA2_DEBUG=1 shows where"
+        if names and error.strerror:
+            problem = f"{' -> '.join(names)}: found no usable one ({error.strerror}), expected a file or folder"
     except KeyboardInterrupt:
         say("error: interrupted", sys.stderr)
         return 130  # as shells say of what SIGINT has ended

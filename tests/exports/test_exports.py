@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 import highdicom as hd
@@ -117,6 +119,36 @@ def test_one_file_per_structure(mouth, tmp_path, kind):
         np.testing.assert_allclose(mesh.bounds, [points.min(0), points.max(0)], atol=0.8)
         if kind == "obj":
             assert tuple(mesh.visual.vertex_colors[0][:3]) == one.structure.colour
+
+
+@pytest.mark.parametrize("kind", ["obj", "nii.gz"])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("after", [0, 2])
+def test_one_file_of_many_that_cannot_be_written(mouth, tmp_path, monkeypatch, kind, step, after):
+    """No new ones beside old ones; should the disk fail when all are whole, it is said which are new."""
+    export(mouth, tmp_path, kind, ["36", "11", "46"])
+    before = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    labels, geometry = read_labels(mouth)
+    swapped = np.where((labels == 36) | (labels == 46), 82 - labels, labels)
+    source = write_image(tmp_path / "other/mouth.nii.gz", swapped, geometry)
+    done, real = [], getattr(os, step)
+
+    def failing(*arguments):
+        if len(done) == after:
+            raise OSError(errno.EIO, "Input/output error")
+        done.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(os, step, failing)
+    with pytest.raises(InputError, match=r"could not be written \(Input/output error\), expected a") as error:
+        export(source, tmp_path, kind, ["36", "11", "46"])
+    monkeypatch.undo()
+    source.unlink()
+    found = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found.keys() == before.keys()  # and none of our own
+    new = [os.path.basename(path) for _, path in done] if step == "replace" else []
+    assert str(error.value).partition("; already new: ")[2] == ", ".join(new)
+    assert {name for name in found if found[name] != before[name]} <= set(new)
 
 
 @pytest.mark.parametrize("kind", ["stl", "glb"])

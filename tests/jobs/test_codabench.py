@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from umamba2.cli import main
 from umamba2.errors import InputError
 from umamba2.jobs.codabench import package_predictions
+from umamba2.jobs.fingerprint import fingerprint
 
 GOOD = ("STS25_Validation_0001_Mask.nii.gz", "STS25_Validation_0042_Mask.nii.gz")
 
@@ -30,6 +32,25 @@ def test_the_zip_is_flat_and_whole(tmp_path, capsys):
         assert archive.read(GOOD[0]) == b"mask of " + GOOD[0].encode()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.zip"]
     assert capsys.readouterr().out == f"{tmp_path / 'out.zip'}  0.0 MB\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that cannot be read")
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys):
+    folder = fill(tmp_path / "out", GOOD[0])
+    bad = fill(tmp_path / "other") / "bad"
+    bad.symlink_to("/proc/self/mem")
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(bad if path.name == GOOD[0] else path))
+    assert main(["package-predictions", str(folder)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"error: {tmp_path}/out.zip: could not be written (Input/output error with {folder / GOOD[0]})"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
+    assert fingerprint([tmp_path / "none"]) is None
+    with pytest.raises(OSError, match="Input/output error") as error:
+        fingerprint([bad])
+    assert error.value.filename == str(bad)
 
 
 @pytest.mark.parametrize(

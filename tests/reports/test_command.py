@@ -17,6 +17,7 @@ from test_cli import predict  # noqa: F401  a fixture
 from umamba2 import cli
 from umamba2.anatomy.numberings import from_training, to_training
 from umamba2.anatomy.structures import ANATOMY
+from umamba2.errors import InputError
 from umamba2.reports.reading import read_case
 
 
@@ -144,6 +145,26 @@ def test_what_lies_beside_is_of_one_scan_and_of_now(predict, tmp_path):  # noqa:
     assert code == 0
     assert "found no structure" in warning
     assert not statistics.exists()
+
+
+def test_what_lies_beside_stays_until_there_is_a_new_one(predict, tmp_path, monkeypatch):  # noqa: F811
+    image = write_image(tmp_path / "a.mha", scan((1, 2), (16, 4)))
+    options = ["--challenge", MULTICLASS, "--no-postprocess", "--statistics", "--report"]
+    assert predict(MULTICLASS, image, tmp_path / "o.mha", *options)[0] == 0
+    files = [tmp_path / "o.statistics.json", tmp_path / "o.report.html"]
+    before = [path.read_bytes() for path in files]
+    write_image(image, scan((1, 2)))
+
+    def full(path, case):
+        assert [path.read_bytes() for path in files] == before
+        raise InputError(f"{path}: could not be written (No space left on device), expected a writable folder")
+
+    for name in ("write_statistics", "write_report"):
+        monkeypatch.setattr(f"umamba2.reports.{name}", full)
+    code, (error,) = predict(MULTICLASS, image, tmp_path / "o.mha", *options)
+    said = "could not be written (No space left on device), expected a writable folder; the one there is of an earlier"
+    assert (code, error) == (1, f"error: {'; '.join(f'{path}: {said} segmentation' for path in files)}")
+    assert [path.read_bytes() for path in files] == before
 
 
 def test_a_report_never_overwrites_what_it_is_about(tmp_path, capsys):

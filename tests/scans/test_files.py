@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +18,7 @@ from stand_in import OBLIQUE
 
 from umamba2 import files
 from umamba2.errors import InputError
-from umamba2.files import OutputRegistry, replacing, write_file
+from umamba2.files import OutputRegistry, replacing, together, write_file
 from umamba2.scans.volumes import read_labels, write_labels, write_volume
 
 SHAPE = OBLIQUE.size[::-1]
@@ -66,6 +68,48 @@ def test_files_are_whole_or_not_there(tmp_path, error):
     for place in (".", "/"):
         with pytest.raises(InputError, match="found a folder, expected a file name"), replacing(place):
             pass
+
+
+def test_files_written_together(tmp_path):
+    def write(content, fault=None):
+        with together():
+            for name in "ab":
+                write_file(tmp_path / name, content)
+            with together():  # which ends with the outer one
+                write_file(tmp_path / "c", content)
+            assert not any((tmp_path / name).exists() and (tmp_path / name).read_text() == content for name in "abc")
+            if fault:
+                raise fault
+
+    write("first")
+    for fault in (KeyboardInterrupt, ValueError):
+        with pytest.raises(fault):
+            write("second", fault)
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys("abc", "first")
+    write("third")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys("abc", "third")
+    write_file(tmp_path / "a", "alone")
+    assert (tmp_path / "a").read_text() == "alone"
+
+
+def test_what_the_system_says_is_said_with_the_file(tmp_path, monkeypatch):
+    """Also of a handle that cannot be closed, which harms nothing; and of another file that is copied."""
+    close = os.close
+
+    def failing(handle):
+        close(handle)
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", failing)
+        write_file(tmp_path / "a", "text")
+        unreadable = pytest.raises(InputError, match=r"b: could not be written \(Input/output error\), expected")
+        with unreadable, replacing(tmp_path / "b"):
+            raise OSError(errno.EIO, "Input/output error")
+    missing = pytest.raises(InputError, match=r"b: could not be written \(No such file or directory with .*/c\), exp")
+    with missing, replacing(tmp_path / "b") as partial:
+        shutil.copyfile(tmp_path / "c", partial)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "text"}
 
 
 def test_places_know_files_by_any_name(tmp_path, monkeypatch):

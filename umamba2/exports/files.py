@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from umamba2.engine.pulp import pulp_per_tooth as split_pulp
 from umamba2.errors import InputError
 from umamba2.exports.formats import DICOM_SEG, ENDINGS, FORMATS, MESHES, SEGMENT_TYPES
 from umamba2.exports.tables import itksnap_table, segmentation, slicer_table
-from umamba2.files import OutputRegistry, replacing, write_file
+from umamba2.files import OutputRegistry, together, write_file
 from umamba2.scans.geometry import Geometry
 from umamba2.scans.parts import parts_of
 from umamba2.scans.volumes import read_labels, stem, write_image, write_labels
@@ -134,9 +133,10 @@ def export(
     elif kind == "seg.nrrd":
         write_image(path, segmentation(shown, geometry, table))
     else:
-        write_labels(path, shown, geometry)
-        write_file(tables[0], slicer_table(table))
-        write_file(tables[1], itksnap_table(table))
+        with together():
+            write_labels(path, shown, geometry)
+            write_file(tables[0], slicer_table(table))
+            write_file(tables[1], itksnap_table(table))
     counts = {s: np.count_nonzero(labels[boxes[s.training]] == s.training) for s in present}
     return [Exported(structure, count * float(np.prod(geometry.spacing))) for structure, count in counts.items()]
 
@@ -158,7 +158,7 @@ def _write_meshes(
     from umamba2.exports.meshes import encode, encode_scene, make_surface
 
     surfaces, exported, step = [], [], steps(watch, len(boxes))
-    with ExitStack() as files:  # all of them take their places at its end, or none
+    with together():
         for structure, box in boxes.items():
             surface = make_surface(labels, box, structure, geometry, smooth)
             mesh = surface.mesh
@@ -166,8 +166,7 @@ def _write_meshes(
             if kind == "glb":
                 surfaces.append(surface)
             else:
-                path = files.enter_context(replacing(_mesh_file(folder, source, structure, kind)))
-                path.write_bytes(encode(surface, kind))
+                write_file(_mesh_file(folder, source, structure, kind), encode(surface, kind))
             step()
     if surfaces:
         write_file(folder / f"{stem(source)}.glb", encode_scene(surfaces))

@@ -7,7 +7,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from umamba2.errors import InputError
+from umamba2.errors import InputError, naming
 from umamba2.files import OutputRegistry, replacing
 from umamba2.jobs.manifest import MANIFEST
 
@@ -39,5 +39,7 @@ def package_predictions(folder: str | Path, out: str | Path | None = None) -> Pa
     OutputRegistry(files).claim(target, folder)
     with replacing(target) as partial, zipfile.ZipFile(partial, "w", strict_timestamps=False) as archive:
         for path in files:  # compressed already
-            archive.write(path, path.name)
+            with naming(path):
+                content = path.read_bytes()
+            archive.writestr(zipfile.ZipInfo.from_file(path, path.name, strict_timestamps=False), content)
     return target

@@ -14,6 +14,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
+from umamba2.errors import naming
 from umamba2.scans.dicom.files import files_below
 from umamba2.scans.parts import parts_of
 
@@ -108,7 +109,7 @@ def _lies_in(folder: Path, other: Path) -> bool:
 
 def _sha256(file: Path) -> str:
     checksum = hashlib.sha256()
-    with open(file, "rb") as content:
+    with naming(file), open(file, "rb") as content:
         while block := content.read(1 << 22):
             checksum.update(block)
     return checksum.hexdigest()

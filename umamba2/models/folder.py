@@ -13,7 +13,6 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError
-from umamba2.files import found_at, replacing
+from umamba2.files import found_at, replacing, together, write_file
 from umamba2.models.checkpoint import read_checkpoint
 from umamba2.models.labels import check_labels, labels_of, pairs_by_name
 from umamba2.models.network import Plan, build_network, read_plan, resolve, uninitialised
@@ -188,17 +187,16 @@ def slim(model: str | Path, out: str | Path, half: bool = False) -> Path:
     loaded.check()
     sums: dict[str, int] = {}
     files = {fold: f"fold_{fold}.safetensors" for fold in loaded.folds}
-    with ExitStack() as whole:  # all take their places at its end, the description last, or none
-        description = whole.enter_context(replacing(out / SLIM_FILE))
+    with together():  # the description last
         for fold, weights in loaded.folds.items():
             kept = {key: value.contiguous().clone() for key, value in weights.items()}  # no two share memory
             for key in [k for k in kept if half and not k.startswith("mamba_layer.")]:
                 lower = kept[key].half()
                 if lower.isfinite().all():  # else it is beyond fp16
                     kept[key] = lower
-            partial = whole.enter_context(replacing(out / files[fold]))
-            partial.write_bytes(save(kept))  # the library's own way puts another file in this one's place
-            sums[fold] = checksum(partial)
+            with replacing(out / files[fold]) as partial:
+                partial.write_bytes(save(kept))  # the library's own way puts another file in this one's place
+                sums[fold] = checksum(partial)
         text = {
             "format": SLIM_FORMAT,
             "folds": files,
@@ -207,7 +205,7 @@ def slim(model: str | Path, out: str | Path, half: bool = False) -> Path:
             "dataset": loaded.dataset,
             **loaded.source,
         }
-        description.write_bytes(json.dumps(text, indent=1).encode() + b"\n")
+        write_file(out / SLIM_FILE, json.dumps(text, indent=1) + "\n")
     return out
 
 

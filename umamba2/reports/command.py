@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from umamba2.anatomy.structures import WRITTEN_NUMBERINGS
 from umamba2.challenges import CHALLENGES, MULTICLASS, Challenge, find_challenge
-from umamba2.errors import InputError, needing
+from umamba2.errors import InputError, NothingFound, needing
 from umamba2.files import OutputRegistry
 from umamba2.messages import say, unexpected
 from umamba2.scans.command import add_series
@@ -96,9 +96,12 @@ def side_files(preview: bool, statistics: bool, report: bool, challenge: Challen
         files = {output.with_name(name + ending): function for wanted, ending, function in kinds if wanted}
         for path in files:
             OutputRegistry(parts_of(image)).claim(path, image)
-        for path in files:
-            path.unlink(missing_ok=True)  # whatever happens now, what lies there is of an earlier segmentation
-        found = as_training(labels, str(output), challenge.structures, numbering)
+        try:
+            found = as_training(labels, str(output), challenge.structures, numbering)
+        except NothingFound:
+            for path in files:
+                path.unlink(missing_ok=True)  # what lies there shows structures that were found before
+            raise
         case = reports.ReportCase.of_volume(volume, image.name, found, challenge, numbering)
         case = replace(case, notes=tuple(notes))
         problems = []
@@ -107,7 +110,8 @@ def side_files(preview: bool, statistics: bool, report: bool, challenge: Challen
                 function(path, case)
             except Exception as error:  # the other files can still be written
                 known = isinstance(error, InputError)
-                problems.append(str(error) if known else f"{path}: found {unexpected(error)}, expected to write it")
+                problem = str(error) if known else f"{path}: found {unexpected(error)}, expected to write it"
+                problems.append(problem + "; the one there is of an earlier segmentation" * path.exists())
         if problems:
             raise InputError("; ".join(problems))
         return list(files)

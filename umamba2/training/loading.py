@@ -14,7 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from umamba2.challenges.recipe import Recipe
-from umamba2.errors import InputError
+from umamba2.errors import InputError, naming
 from umamba2.messages import end_with_parent
 from umamba2.training import augment
 from umamba2.training.dataset import Split, read_splits
@@ -105,7 +105,7 @@ class DataLoading(nnUNetTrainer):
             raise InputError(f"{folder}: found no {some}, expected all cases of the splits (`umamba2 preprocess`)")
         for case in cases:
             file = folder / f"{case}.pkl"
-            with open(file, "rb") as content:
+            with naming(file), open(file, "rb") as content:
                 content.seek(max(0, file.stat().st_size - 1))
                 if content.read() != b".":  # with which every pickle ends
                     raise InputError(f"{file}: found it cut off, expected it whole: remove it and preprocess again")

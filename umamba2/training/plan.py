@@ -18,7 +18,7 @@ from typing import Any
 
 from umamba2.challenges import Challenge
 from umamba2.challenges.recipe import FULL, Architecture, Recipe
-from umamba2.errors import InputError, needing
+from umamba2.errors import InputError, naming, needing
 from umamba2.files import read_json, write_file
 from umamba2.models.network import HARMONISED
 from umamba2.training import nnunet
@@ -180,4 +180,6 @@ def _check_splits(source: Path, target: Path) -> None:
     new, old = ([{kind: sorted(fold[kind]) for kind in KINDS[:2]} for fold in read_splits(p)] for p in (source, target))
     if new != old:
         raise InputError(f"{target}: found other folds than in {source}, expected the same (remove what is outdated)")
-    write_file(target, source.read_bytes())
+    with naming(source):
+        content = source.read_bytes()
+    write_file(target, content)

@@ -28,7 +28,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from umamba2.engine.harmonise import harmonise
 from umamba2.engine.preprocess import ct_normalise
-from umamba2.errors import InputError
+from umamba2.errors import InputError, naming
 from umamba2.files import read_json, write_file
 from umamba2.models.network import HARMONISED
 from umamba2.training.dataset import Dataset, read_scan
@@ -98,7 +98,9 @@ def preprocess(dataset: Dataset, preprocessed: Path, workers: int = 1) -> Path:
     truth = target / "gt_segmentations"
     truth.mkdir(exist_ok=True)
     for _, labels in dataset.cases.values():
-        write_file(truth / labels.name, labels.read_bytes())
+        with naming(labels):
+            voxels = labels.read_bytes()
+        write_file(truth / labels.name, voxels)
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import io
 import os
 import re
@@ -36,7 +37,7 @@ from pydicom.encaps import encapsulate
 
 from umamba2.errors import InputError, MissingExtra
 from umamba2.scans import memory
-from umamba2.scans.dicom import sources
+from umamba2.scans.dicom import pixels, sources
 from umamba2.scans.find import find_scans
 from umamba2.scans.geometry import Geometry
 from umamba2.scans.volumes import read_volume
@@ -713,6 +714,28 @@ def test_a_slice_that_cannot_be_opened_is_not_left_out(tmp_path, monkeypatch, na
             raise PermissionError(13, "Permission denied", str(file))
         return real(file, *arguments, **named)
 
-    monkeypatch.setattr(builtins, "open", refusing)
-    with pytest.raises(InputError, match=f"{name}: could not be read .Permission denied.*, expected a DICOM file"):
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "open", refusing)
+        with pytest.raises(InputError, match=f"{name}: could not be read .Permission denied.*, expected a DICOM file"):
+            read_volume(tmp_path / "s")
+    (tmp_path / "s" / name).unlink()
+    (tmp_path / "s" / name).symlink_to("/proc/self/mem")  # which opens, and fails at the first byte
+    with pytest.raises(InputError, match=f"{name}: could not be read .Input/output error., expected a DICOM file"):
         read_volume(tmp_path / "s")
+
+
+def test_the_slice_is_named_whose_voxels_cannot_be_read(tmp_path, monkeypatch):
+    """The system says nothing but "Input/output error"."""
+    write_series(tmp_path / "s", Geometry((8, 9, 6), (0.3, 0.3, 0.4)), np.zeros((6, 9, 8), np.int16))
+    bad = sorted((tmp_path / "s").iterdir())[2]
+
+    def failing(header, file):
+        if header.label == str(bad):
+            raise OSError(errno.EIO, "Input/output error")
+        return whole(header, file)
+
+    whole = pixels._start_of_pixels
+    monkeypatch.setattr(pixels, "_start_of_pixels", failing)
+    with pytest.raises(OSError, match="Input/output error") as error:
+        read_volume(tmp_path / "s")
+    assert error.value.filename == str(bad)

@@ -13,7 +13,7 @@ from itertools import count
 from struct import unpack
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from umamba2.errors import InputError, needing
+from umamba2.errors import InputError, naming, needing
 from umamba2.scans.dicom.files import START, is_dicom_start
 from umamba2.scans.dicom.sources import MOST_EXPANSION, SMALL, Source
 from umamba2.scans.voxels import check_memory
@@ -122,7 +122,7 @@ def bounded(label: str, file: BinaryIO) -> BinaryIO:
 @contextmanager
 def opened_content(source: Source) -> Iterator[tuple[BinaryIO, str]]:
     """A file's content to read, inflated if it is deflated, and its transfer syntax, "" where it states none."""
-    with source.open() as file:
+    with naming(source.label), source.open() as file:
         syntax = _stated_syntax(file)
         if syntax != DEFLATED:
             file.seek(0)

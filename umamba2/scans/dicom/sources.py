@@ -93,13 +93,14 @@ def source_of(path: Path) -> Source | None:
     sure = is_marked(path) or has_dicom_ending(path.name) or empty
     found = sure or is_dicom(path)
     if not found and not path.suffix[1:].strip("0123456789"):  # as slices are called, which are not left out wordlessly
-        found = sure = not _opens(path)
+        found = sure = not _is_readable(path)
     return Source(str(path), _file_opener(path), sure) if found else None
 
 
-def _opens(path: Path) -> bool:
+def _is_readable(path: Path) -> bool:
     try:
-        open(path, "rb").close()
+        with open(path, "rb") as file:
+            file.read(1)
     except OSError:
         return False
     return True
