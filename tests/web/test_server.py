@@ -186,6 +186,45 @@ def test_a_label_map_is_loaded_if_it_belongs_to_the_scan(server, scan, tmp_path)
     assert list(study.sent.iterdir()) == []
 
 
+def test_uploads_of_one_name_at_once_keep_apart(server, scan):
+    desk, page = server
+    path = f"/api/scans/{page.open(scan)['result']['scan']}/clicks"
+    (study,) = desk.studies
+
+    def content(z: int) -> str:
+        return json.dumps({"points": [{"point": [z, 11, 12], "name": "Left_IAC"}]})
+
+    head = f"PUT {path}?name=c.json HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n"
+    with connection(page) as slow:
+        slow.sendall(f"{head}Content-Length: {500 + len(content(12))}\r\n\r\n".encode() + b" " * 500)
+        until(lambda: any(file.is_file() for file in study.sent.rglob("*")))
+        task = page.done(page.http.put(path, params={"name": "c.json"}, content=content(10)))
+        assert [click["voxel"] for click in task["result"]["clicks"]] == [[10, 11, 12]]
+        slow.sendall(content(12).encode())
+        until(lambda: not list(study.sent.iterdir()))
+    clicks = page.http.get(f"/api/scans/{study.name}").json()["clicks"]
+    assert [click["voxel"] for click in clicks] == [[12, 11, 12]]
+
+
+def test_what_was_sent_for_a_task_goes_with_it(server, scan):
+    """Names that a client has used as a folder or a file, and tasks that are cancelled before they begin."""
+    desk, page = server
+    facts = page.open(scan)["result"]
+    path = f"/api/scans/{facts['scan']}/clicks"
+    (study,) = desk.studies
+    for name in ("a/b.json", "a", "a/b.json"):
+        answer = page.http.put(path, params={"name": name}, content=b"nonsense")
+        assert page.done(answer)["error"].startswith(f"{name}: "), name
+    hold = threading.Event()
+    first = desk.line.add("first", study.name, lambda task: {"held": hold.wait(20)})
+    waits = page.http.put(path, params={"name": "c.json"}, content=b"nonsense").json()["task"]
+    assert list(study.sent.iterdir())
+    assert page.http.delete(f"/api/tasks/{waits}").json()["state"] == "cancelled"
+    assert list(study.sent.iterdir()) == []
+    hold.set()
+    until(lambda: first.over)
+
+
 @pytest.mark.parametrize(
     ("files", "line"),
     [

@@ -164,14 +164,12 @@ class Adapter:
 
     async def _set_image(self, request: Request) -> Response:
         study, client = self._lease(request)
-        path = study.sent / "image"
-        path.unlink(missing_ok=True)
-        await intake.save_body(request, path)
         spacing, warnings = _spacing(_meta(request))
+        path = study.place_apart()  # a client may send two at once
+        await intake.save_body(request, path)
 
         def work(task: Task) -> dict[str, Any]:
             content = path.read_bytes()
-            path.unlink()
             shape, dtype = packing.announced(content)
             if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
                 raise InputError(f"image: found shape {shape}, expected (1, z, y, x)")
@@ -188,7 +186,10 @@ class Adapter:
             client.mask, client.waiting, client.last = np.zeros(session.labels.shape, bool), [], {}
             return {"original_image_shape": list(shape), "warnings": [*warnings, *session.warnings]}
 
-        return Answer(await self._run(request, "open the image", study, work))
+        try:
+            return Answer(await self._run(request, "open the image", study, work))
+        finally:
+            path.unlink(missing_ok=True)
 
     async def _set_buffer(self, request: Request) -> Response:
         _, client = self._lease(request)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,21 +143,16 @@ class Desk:
         challenge = request.query_params.get("challenge", "")
         if challenge not in self.models.names:
             raise InputError(f"challenge: found {challenge[:80]!r}, expected one of {', '.join(self.models.names)}")
-        path = await self._sent(request, study, intake.MOST_BYTES)
-        return self._asked("read the label map", study, work.read_label_map(path, study, challenge))
+        async with self._sent(request, study, intake.MOST_BYTES) as (path, forget):
+            return self._asked("read the label map", study, work.read_label_map(path, study, challenge), forget)
 
     async def _click_file(self, request: Request) -> Response:
         study = self._study(request)
         study.scan  # noqa: B018
-        path = await self._sent(request, study, intake.MOST_JSON)
-
-        def change(session: Any, task: Task) -> Any:
-            try:
-                return session.replace(path, watch=task.watch)
-            finally:
-                path.unlink(missing_ok=True)
-
-        return self._clicked("read the click file", study, change)
+        async with self._sent(request, study, intake.MOST_JSON) as (path, forget):
+            return self._clicked(
+                "read the click file", study, lambda s, task: s.replace(path, watch=task.watch), forget
+            )
 
     async def _click(self, request: Request) -> Response:
         study, asked = self._study(request), await intake.read_json(request)
@@ -177,9 +173,11 @@ class Desk:
         number = request.path_params["click"]
         return self._clicked("remove a click", self._study(request), lambda s, task: s.remove(number, watch=task.watch))
 
-    def _clicked(self, what: str, study: Study, change: Callable[[Any, Task], Any]) -> Response:
+    def _clicked(
+        self, what: str, study: Study, change: Callable[[Any, Task], Any], at_end: Callable[[], None] = lambda: None
+    ) -> Response:
         study.scan  # noqa: B018
-        return self._asked(what, study, work.click(study, self.studies, self.models, change))
+        return self._asked(what, study, work.click(study, self.studies, self.models, change), at_end)
 
     # --- saving
 
@@ -229,13 +227,29 @@ class Desk:
                 self.studies.find(study.name)  # somebody waits for it
         return task
 
-    async def _sent(self, request: Request, study: Study, most: int) -> Path:
-        path = intake.safe_path(study.sent, request.query_params.get("name", ""))
-        path.unlink(missing_ok=True)  # from the time before
-        await intake.save_body(request, path, most=most)
-        return path
+    @asynccontextmanager
+    async def _sent(self, request: Request, study: Study, most: int) -> AsyncIterator[tuple[Path, Callable[[], None]]]:
+        """What was sent, in a folder of its own, and what removes it; that is done here if no task comes of it."""
+        folder = study.place_apart()
+        path = intake.safe_path(folder, request.query_params.get("name", ""))
 
-    def _asked(self, what: str, study: Study, to_do: Callable[[Task], dict[str, Any]]) -> Response:
+        def forget() -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+        try:
+            await intake.save_body(request, path, most=most)
+            yield path, forget
+        except BaseException:
+            forget()
+            raise
+
+    def _asked(
+        self,
+        what: str,
+        study: Study,
+        to_do: Callable[[Task], dict[str, Any]],
+        at_end: Callable[[], None] = lambda: None,
+    ) -> Response:
         if len(self.line.of(study.name)) >= _MOST_AT_ONCE:
             raise InputError(f"{what}: found {_MOST_AT_ONCE} tasks of this scan in line, expected fewer")
 
@@ -248,7 +262,7 @@ class Desk:
                 if study not in self.studies:  # closed meanwhile: nothing of what was written since may stay
                     shutil.rmtree(study.folder, ignore_errors=True)
 
-        return Answer(self._told(self.line.add(what, study.name, plainly)), 202)
+        return Answer(self._told(self.line.add(what, study.name, plainly, at_end)), 202)
 
     def _told(self, task: Task) -> dict[str, Any]:
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import threading
@@ -95,7 +96,12 @@ class Study:
 
     def plainly(self, line: str) -> str:
         """A message without the temporary folder, which says nothing to whoever opened the file."""
-        return line.replace(f"{self.sent}/", "").replace(str(self.sent), "scan").replace(f"{self.folder}/", "")
+        line = re.sub(rf"{re.escape(str(self.sent))}/(?:\.[0-9a-f]{{16}}/)?", "", line)
+        return line.replace(str(self.sent), "scan").replace(f"{self.folder}/", "")
+
+    def place_apart(self) -> Path:
+        """A new place among what was sent, which no name that a client chooses can reach."""
+        return self.sent / f".{secrets.token_hex(8)}"
 
 
 class Studies:

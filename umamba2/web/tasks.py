@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,10 @@ QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed"
 
 class Busy(InputError):
     """More waits in line than is sensible."""
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(eq=False)
@@ -41,6 +46,7 @@ class Task:
         result: What ``work`` returned.
         error: One line, if it failed.
         version: Grows whenever any of this changes.
+        at_end: Called once nothing will happen any more, also if the task is cancelled before it has begun.
     """
 
     what: str
@@ -55,6 +61,7 @@ class Task:
     error: str = ""
     version: int = 0
     asked_to_stop: bool = False
+    at_end: Callable[[], None] = _nothing
 
     @property
     def over(self) -> bool:
@@ -69,6 +76,11 @@ class Task:
         self.version += 1
 
     def _becomes(self, state: str) -> None:
+        if state not in (QUEUED, RUNNING):
+            self.work = _forgotten  # with what it holds
+            at_end, self.at_end = self.at_end, _nothing
+            with suppress(OSError):
+                at_end()
         self.state = state
         self.version += 1
 
@@ -83,9 +95,11 @@ class Line:
         self._thread = threading.Thread(target=self._run, name="umamba2-line", daemon=True)
         self._thread.start()
 
-    def add(self, what: str, owner: str, work: Callable[[Task], dict[str, Any]]) -> Task:
+    def add(
+        self, what: str, owner: str, work: Callable[[Task], dict[str, Any]], at_end: Callable[[], None] = _nothing
+    ) -> Task:
         """Put a task at the end of the line. Raises Busy if the line is full."""
-        task = Task(what, owner, work)
+        task = Task(what, owner, work, at_end=at_end)
         with self._changed:
             if len(self._waiting()) >= MOST_WAITING:
                 raise Busy(f"{what}: found {MOST_WAITING} tasks waiting, expected fewer; try again later")
@@ -152,7 +166,6 @@ def _do(task: Task) -> None:
         task.error, state = f"{task.what}: found too little memory, expected more; close other scans", FAILED
     except BaseException as error:  # the thread must outlive whatever a task does
         task.error, state = f"{task.what}: found {unexpected(error)}, expected to finish", FAILED
-    task.work = _forgotten  # with what it holds
     task._becomes(state)
 
 

@@ -150,10 +150,7 @@ def read_label_map(path: Path, study: Study, challenge: str) -> Work:
 
     def work(task: Task) -> dict[str, Any]:
         chosen = find_challenge(challenge)
-        try:
-            training = read_ids(path, study.scan, chosen, chosen.numbering)
-        finally:
-            path.unlink(missing_ok=True)  # all that is sent together would fill the disk
+        training = read_ids(path, study.scan, chosen, chosen.numbering)
         labels = from_training(chosen.structures, chosen.numbering)[training]
         put(study, Layer(WHOLE, chosen, chosen.numbering, labels, f"from {path.name}"))
         return listed(study, WHOLE)
