@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+
+from umamba2.errors import InputError
+from umamba2.evaluation import cases
+from umamba2.training import workers
 
 TESTS = Path(__file__).parent
 WORK = """
@@ -81,3 +86,20 @@ def test_no_worker_outlives_a_command_that_is_killed(tmp_path, command):
         parent.wait()
         for worker in filter(alive, workers):
             os.kill(worker, signal.SIGKILL)
+
+
+def test_no_place_for_the_locks_of_processes(monkeypatch):
+    """As where /dev/shm is full, read-only or not there."""
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", full)
+    said = r"^workers: found no shared memory for 2 processes \(No space left on device\), expected a /dev/shm that can"
+    for run_all in (
+        lambda: cases.run_all(abs, [1, 2], 2),
+        lambda: workers.run_all(abs, {"a": (1,), "b": (2,)}, 2, "preprocessing"),
+    ):
+        with pytest.raises(InputError, match=said):
+            run_all()
+    assert cases.run_all(abs, [-1, 2], 1) == [1, 2]

@@ -10,9 +10,12 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from umamba2.errors import InputError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 # Held while a line goes to stderr, or while a C library's own lines are kept from it (`umamba2.scans.itk`): what one
 # thread says must not be taken for what a library said in another.
@@ -91,6 +94,19 @@ def leave_quietly() -> None:
     """What a process of a pool does first: the one with the terminal reports an interrupt, and this one just ends."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent()
+
+
+def pool_of_processes(workers: int, begin: Callable[[], None]) -> ProcessPoolExecutor:
+    """Processes that each call ``begin`` first; InputError if the system has no place for their locks."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    try:
+        # Forked processes would inherit the locks of torch's and ITK's threads.
+        return ProcessPoolExecutor(workers, get_context("spawn"), begin)
+    except OSError as error:
+        found = f"found no shared memory for {workers} processes ({error.strerror or error})"
+        raise InputError(f"workers: {found}, expected a /dev/shm that can be written to, or 1 worker") from None
 
 
 def exit_code(command: Callable[[], int]) -> int:

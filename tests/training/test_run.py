@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -127,6 +128,26 @@ def test_a_scan_that_cannot_be_read_is_named(scans, trained, tmp_path, caplog):
     scans["scan_0"].write_bytes(b"nothing")
     with pytest.raises(InputError, match="reading headers: found 1 of 3 cases that failed, expected none"):
         pretrain(scans, tmp_path / "out", CHALLENGES[STSR], Options(), patch=(16, 32, 32), architecture=SMALL)
+
+
+@pytest.mark.parametrize(("free", "more"), [(10**12, ""), (200_000, r"; 0\.2 MB of disk are left for .*x\.partial")])
+def test_a_full_disk_of_which_the_library_says_nothing(tmp_path, monkeypatch, free, more):
+    class Full:
+        warnings = ()
+
+        def __init__(self, verbose):
+            pass
+
+        def run_case_save(self, *arguments):
+            raise RuntimeError("Error while creating the NDArray")
+
+    monkeypatch.setattr(preprocess, "Preprocessor", Full)
+    monkeypatch.setattr(preprocess, "PlansManager", lambda plans: SimpleNamespace(get_configuration=lambda name: None))
+    monkeypatch.setattr(preprocess, "stamps", lambda *files: None)
+    monkeypatch.setattr(preprocess.shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
+    said = rf"a.mha: found nnU-Net stopped \(Error while creating the NDArray\), expected it to finish{more}$"
+    with pytest.raises(InputError, match=said):
+        preprocess.preprocess_case(tmp_path / "plans.json", "a", tmp_path / "a.mha", None, tmp_path / "x")
 
 
 # --- dry runs ---------------------------------------------------------------------------------------------------------

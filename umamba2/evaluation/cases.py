@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from os.path import exists, isfile
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -14,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from umamba2.errors import InputError
-from umamba2.messages import leave_quietly
+from umamba2.messages import leave_quietly, pool_of_processes
 from umamba2.scans.geometry import Array, Geometry
 from umamba2.scans.parts import parts_of
 from umamba2.scans.volumes import first_odd, list_volumes, read_array, suffix
@@ -145,8 +143,7 @@ def run_all(score: Callable[[Work], Result], cases: Sequence[Work], workers: int
         raise ValueError(f"workers: found {workers}, expected at least 1")
     if min(workers, len(cases)) < 2:
         return [score(case) for case in cases]
-    # Forked processes inherit the locks of ITK's threads, spawned ones do not.
-    pool = ProcessPoolExecutor(min(workers, len(cases)), get_context("spawn"), leave_quietly)
+    pool = pool_of_processes(min(workers, len(cases)), leave_quietly)
     try:
         return list(pool.map(score, cases))
     except BrokenProcessPool:

@@ -70,7 +70,10 @@ def plan(
         read_json(path, "plans, or no such file")  # nnU-Net keeps what older plans hold
     if not is_current(fingerprint, dataset, harmonised):
         take_fingerprint(dataset, fingerprint, workers, harmonised)
-    with TemporaryDirectory(prefix="umamba2-") as apart:  # nnU-Net writes its files in place, whole or not
+    with (
+        TemporaryDirectory(prefix="umamba2-") as apart,
+        naming(apart),
+    ):  # nnU-Net writes its files in place, whole or not
         place = Path(apart) / target.name
         place.mkdir()
         for known in (fingerprint, path):

@@ -43,6 +43,7 @@ Grids = Sequence[tuple[Sequence[int], Sequence[float]]]  # shape (z, y, x) in vo
 # Memory and disk, measured with nnU-Net 2.8.1 on phantoms of ToothFairy3's size (see docs/training.md).
 PROCESS_BYTES = 0.45e9  # a worker that has imported torch and nnU-Net
 STORED_BYTES = 4  # per voxel of a preprocessed case: 0.5 to 4 of the 6 that float32 and int16 take
+_LITTLE = 2e9  # bytes: where less is free, what went wrong may be that
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")  # of a case's files
 
 
@@ -204,15 +205,21 @@ def preprocess_case(plans: Path, case: str, image: Path, labels: Path | None, fo
     folder.mkdir(exist_ok=True)
     manager = PlansManager(str(plans))
     preprocessor = Preprocessor(verbose=False)
-    with quietly(image):
-        preprocessor.run_case_save(
-            str(partial / case),
-            [str(image)],
-            None if labels is None else str(labels),
-            manager,
-            manager.get_configuration(CONFIGURATION),
-            str(plans.parent / "dataset.json"),
-        )
+    try:
+        with quietly(image):
+            preprocessor.run_case_save(
+                str(partial / case),
+                [str(image)],
+                None if labels is None else str(labels),
+                manager,
+                manager.get_configuration(CONFIGURATION),
+                str(plans.parent / "dataset.json"),
+            )
+    except InputError as error:
+        free = shutil.disk_usage(partial).free
+        if free > _LITTLE:
+            raise
+        raise InputError(f"{error}; {free / 1e6:.1f} MB of disk are left for {partial.parent}") from None
     if stamps(*_sources(image, labels)) != before:  # nnU-Net reads labelled cases without looking
         raise InputError(f"{image}: found a scan or labels that changed while they were read, expected complete ones")
     for ending in ENDINGS:

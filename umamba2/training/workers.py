@@ -9,16 +9,15 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from umamba2.errors import InputError
-from umamba2.messages import leave_quietly, unexpected
+from umamba2.messages import leave_quietly, pool_of_processes, unexpected
 from umamba2.scans.memory import available
 
 Result = TypeVar("Result")
@@ -74,8 +73,7 @@ def _calls(work: Callable[..., Result], tasks: Tasks, workers: int) -> Iterator[
         for case, arguments in tasks.items():
             yield case, lambda arguments=arguments: work(*arguments)  # type: ignore[misc]
         return
-    # Forked processes inherit the locks of torch's and ITK's threads, spawned ones do not.
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn"), _one_thread)
+    pool = pool_of_processes(min(workers, len(tasks)), _one_thread)
     try:
         futures = {pool.submit(work, *arguments): case for case, arguments in tasks.items()}
         for future in as_completed(futures):

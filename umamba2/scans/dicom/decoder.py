@@ -17,7 +17,7 @@ from typing import cast
 
 import numpy as np
 
-from umamba2.errors import InputError
+from umamba2.errors import InputError, naming
 from umamba2.scans.geometry import Array
 
 _SECONDS, _BYTES_PER_SECOND = 60, 1_000_000  # for one slice: a hundredth of what even a slow machine does
@@ -116,7 +116,8 @@ class Decoder:
         child = self._started(how)
         path = Path(self._folder.name if self._folder else "", "slice.dcm")
         high = bits - 1 if stated else how.high
-        path.write_bytes(_bare_file(packed, how, allocated, bits, high, signed))
+        with naming(path):
+            path.write_bytes(_bare_file(packed, how, allocated, bits, high, signed))
         size = how.rows * how.columns
         timer = Timer(_SECONDS + size / _BYTES_PER_SECOND, child.kill)
         timer.start()
