@@ -327,6 +327,12 @@ def remove(name):
         (STSR, lambda s: shutil.rmtree(s / "Labeled"), "found 0 labelled cases, expected at least 2 images"),
         (
             MULTICLASS,
+            lambda s: write(s / "imagesTr" / "_0000.nii.gz", phantom(0).image),
+            "_0000.nii.gz: found no case in its name",
+        ),
+        (STSR, lambda s: write(s / "_Mask.nii.gz", phantom(0).labels), "_Mask.nii.gz: found no case in its name"),
+        (
+            MULTICLASS,
             lambda s: write(s / "imagesTr" / "ToothFairy3F_001_0000.mha", phantom(0).image),
             "found .*ToothFairy3F_001_0000.mha for the same case, expected one file",
         ),

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,8 +14,8 @@ from urllib.parse import urlsplit
 
 from umamba2.errors import InputError, ModelError
 from umamba2.files import found_at
-from umamba2.models.archives import LARGEST_MODEL, check_kind, is_model_file, unpack
-from umamba2.models.folder import load_model
+from umamba2.models.archives import LARGEST_MODEL, check_kind, unpack
+from umamba2.models.folder import SLIM_FILE, available_folds, load_model
 from umamba2.models.locate import SHELVES, is_model, shelves
 
 try:
@@ -66,14 +65,17 @@ def add_model(name: str, source: str, sha256: str | None = None, progress: Progr
                 raise ModelError(str(error).replace(str(partial), source)) from None
             _publish(partial, folder)
     except OSError as error:
-        place, why = error.filename or folder, error.strerror or error
+        place, why = error.filename or f"{source} or {folder}", error.strerror or error
         raise InputError(f"{place}: could not be copied ({why}), expected a model and a writable folder") from None
     return folder, found
 
 
 def _bring(source: str, partial: Path, sha256: str | None, progress: Progress | None) -> str:
     """Put the files of a source into a folder; the checksum of an archive, "" for a folder."""
-    address = urlsplit(source) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) else None
+    try:
+        address = urlsplit(source) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) else None
+    except ValueError as error:  # such as brackets around no IPv6 address
+        raise InputError(f"{source}: found no address ({error}), expected one such as https://host/model.zip") from None
     if address is not None and address.scheme.lower() != "file":
         from umamba2.models.fetching import fetch
 
@@ -111,14 +113,15 @@ def _bring(source: str, partial: Path, sha256: str | None, progress: Progress | 
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy the files that a model consists of, and no logs or validation results."""
+    """Copy what `load_model` reads of a model, and nothing that lies beside it or that a link leads to from there."""
     if not is_model(source):
         raise ModelError(f"{source}: found no model, expected model.json or fold_*/checkpoint_best.pth")
-    files = [
-        path
-        for path in sorted([*source.iterdir(), *source.glob("fold_*/*")])
-        if is_model_file(path.relative_to(source).as_posix()) and stat.S_ISREG(path.stat().st_mode)
-    ]
+    described = (
+        [source / SLIM_FILE]
+        if (source / SLIM_FILE).is_file()
+        else [source / name for name in ("plans.json", "dataset.json")]
+    )
+    files = [*filter(os.path.isfile, described), *available_folds(source).values()]
     size = sum(path.stat().st_size for path in files)
     room = min(LARGEST_MODEL, shutil.disk_usage(target).free)
     if size > room:

@@ -31,7 +31,8 @@ _PIECE = 2**20  # bytes that are read at a time
 _FILE = re.compile(
     r"(?P<folder>(?:[^/]+/)*)"
     r"(?P<file>model\.json|[\w.-]{1,100}\.safetensors|plans\.json|dataset\.json|"
-    r"fold_\w{1,8}/checkpoint_(?:best|final)\.pth)"
+    r"fold_\w{1,8}/checkpoint_(?:best|final)\.pth)",
+    re.ASCII,
 )
 
 
@@ -94,12 +95,6 @@ def check_kind(file: IO[bytes], name: str) -> bytes:
     return start
 
 
-def is_model_file(path: str) -> bool:
-    """Whether a path, relative to a model's folder and with slashes, is one of a model's files."""
-    match = _FILE.fullmatch(path)
-    return match is not None and not match["folder"]
-
-
 class _Room:
     """How many bytes may still be written."""
 
@@ -160,6 +155,8 @@ def _tar_entries(file: IO[bytes], start: bytes, room: _Room) -> Iterator[tuple[s
                 continue
             if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
                 raise InputError(f"found the link or device {path[:100]!r} in it, expected files and folders")
+            if entry.issparse():  # holes, which a few bytes may declare any number of
+                raise InputError(f"found the sparse file {path[:100]!r} in it, expected a plain tar")
             yield path, partial(archive.extractfile, entry)
         # The checksum of a .gz comes last.
         while archive.fileobj is not None and archive.fileobj.read(_PIECE):

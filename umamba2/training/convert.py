@@ -143,6 +143,8 @@ def recognise(source: Path, may_lack_labels: bool) -> Download:
         is_mask = _MASK.search(stem(path)) or any(_MASK_FOLDER.fullmatch(part) for part in inside.parts[:-1])
         case = _MASK.sub("", stem(path)).removesuffix(CHANNEL)
         kind = masks if is_mask else images
+        if not case:
+            raise InputError(f"{path}: found no case in its name, expected one, as in case_0000 and case_Mask")
         if case in kind:
             raise InputError(f"{path}: found {kind[case]} for the same case, expected one file")
         kind[case] = path
