@@ -14,6 +14,7 @@ import pytest
 
 from umamba2.errors import InputError
 from umamba2.evaluation import cases
+from umamba2.jobs.cluster import local_workers
 from umamba2.training import workers
 
 TESTS = Path(__file__).parent
@@ -103,3 +104,15 @@ def test_no_place_for_the_locks_of_processes(monkeypatch):
         with pytest.raises(InputError, match=said):
             run_all()
     assert cases.run_all(abs, [-1, 2], 1) == [1, 2]
+
+
+def test_no_place_for_the_locks_of_local_workers(monkeypatch):
+    pytest.importorskip("distributed")
+
+    def full(context):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("multiprocessing.context.BaseContext.Lock", full)
+    said = r"^workers: found no shared memory for 2 processes \(Read-only file system\), expected a /dev/shm that can"
+    with pytest.raises(InputError, match=said), local_workers(2, "cpu"):
+        pass

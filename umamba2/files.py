@@ -115,7 +115,7 @@ def replacing(path: str | Path, ending: str | None = None) -> Iterator[Path]:
             waiting.append(new)
             kept = True
     except OSError as error:
-        raise InputError(_not_written(path, error, new and new.partial)) from None
+        raise InputError(_not_written(path, error)) from None
     finally:
         if new is not None and not kept:
             _discard(new)
@@ -141,7 +141,7 @@ def together() -> Iterator[None]:
                 os.replace(partial, path)
             except OSError as error:
                 those = f"; already new: {', '.join(done)}" if done else ""
-                raise InputError(_not_written(path, error, partial) + those) from None
+                raise InputError(_not_written(path, error) + those) from None
             done.append(path.name)
     finally:
         _waiting.reset(before)
@@ -149,10 +149,10 @@ def together() -> Iterator[None]:
             _discard(new)
 
 
-def _not_written(path: Path, error: OSError, partial: Path | None) -> str:
-    why = f"{error.strerror or error}"
-    if error.filename is not None and os.fspath(error.filename) not in map(str, (path, path.parent, partial)):
-        why += f" with {error.filename!s:.300}"  # such as what is copied
+def _not_written(path: Path, error: OSError) -> str:
+    why, named = f"{error.strerror or error}", Path(str(error.filename or path))
+    if named not in (path, *path.parents) and not _OWN.fullmatch(named.name):
+        why += f" with {named!s:.300}"  # such as what is copied
     return f"{path}: could not be written ({why}), expected a writable folder"
 
 

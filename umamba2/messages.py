@@ -8,8 +8,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from umamba2.errors import InputError
@@ -101,12 +101,20 @@ def pool_of_processes(workers: int, begin: Callable[[], None]) -> ProcessPoolExe
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    try:
-        # Forked processes would inherit the locks of torch's and ITK's threads.
+    with making_locks(workers):  # forked processes would inherit the locks of torch's and ITK's threads
         return ProcessPoolExecutor(workers, get_context("spawn"), begin)
+
+
+@contextmanager
+def making_locks(workers: int) -> Iterator[None]:
+    """Around what makes locks for processes; InputError if the system has no place for them."""
+    try:
+        yield
     except OSError as error:
         found = f"found no shared memory for {workers} processes ({error.strerror or error})"
-        raise InputError(f"workers: {found}, expected a /dev/shm that can be written to, or 1 worker") from None
+        raise InputError(
+            f"workers: {found}, expected a /dev/shm that can be written to, or work in one process"
+        ) from None
 
 
 def exit_code(command: Callable[[], int]) -> int:

@@ -109,7 +109,18 @@ def test_what_the_system_says_is_said_with_the_file(tmp_path, monkeypatch):
     missing = pytest.raises(InputError, match=r"b: could not be written \(No such file or directory with .*/c\), exp")
     with missing, replacing(tmp_path / "b") as partial:
         shutil.copyfile(tmp_path / "c", partial)
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "text"}
+    (tmp_path / "d").mkdir()
+    for fault in ("mkdir", "open"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, fault, refusing)
+            with pytest.raises(InputError, match=r"d/e/c: could not be written \(Permission denied\), expected"):
+                write_file(tmp_path / "d/e/c", "text")
+    assert not (tmp_path / "c").exists()
+    assert (tmp_path / "a").read_text() == "text"
+
+
+def refusing(path, *arguments, **named):
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
 def test_places_know_files_by_any_name(tmp_path, monkeypatch):

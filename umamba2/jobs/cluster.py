@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 from umamba2.errors import InputError, needing
 from umamba2.jobs.batch import Batch, Plan, Tools
 from umamba2.jobs.job import Case, in_one_line
 from umamba2.jobs.manifest import Manifest
+from umamba2.messages import making_locks
 
 TRIES = 2  # for a scan whose worker dies, beside others; then it gets one more with all other workers idle
 LOCAL_WAIT, REMOTE_WAIT = 300, 3600  # seconds without any worker before giving up
@@ -48,6 +50,8 @@ def local_workers(count: int, device: str) -> Iterator[Any]:
     with needing("cluster", "--workers"):
         from dask import config
         from distributed import Client, Nanny, Scheduler, SpecCluster
+    with making_locks(count):
+        get_context("spawn").Lock()  # without one, Dask would say no more than that its workers do not start
     quiet = logging.CRITICAL + 1
     host = {"host": "127.0.0.1", "dashboard": False}
     options = {"nthreads": 1, "memory_limit": None, "death_timeout": _START, "silence_logs": quiet, **host}
