@@ -195,11 +195,23 @@ def test_entries_of_results_json_that_make_no_sense_are_listed(folders):
     (predictions / "results.json").write_text(json.dumps([*bad, good]))
     report = evaluate_multiclass(predictions, truths)
     assert list(report["case"]["Dice Average"].values()) == [1, 0]
-    missing, *listed = report["problems"]
+    missing, line = report["problems"]
     assert missing == f"{predictions / 'B.mha'}: found no prediction, scored as missing"
-    assert [line.partition(" = ")[0] for line in listed] == [
-        f"{predictions / 'results.json'}: found the entry {number}" for number in range(len(bad))
-    ]
+    expected = "expected file names of an input and an output; left out"
+    path = predictions / "results.json"
+    assert line == f"{path}: found {len(bad)} entries, the first of them 0 = null, {expected}"
+    path.write_text(json.dumps([good, 7]))
+    assert evaluate_multiclass(predictions, truths)["problems"][-1] == f"{path}: found the entry 1 = 7, {expected}"
+    path.write_text(json.dumps([7] * 20_000 + [good]))
+    assert evaluate_multiclass(predictions, truths)["problems"][1].startswith(f"{path}: found 20,000 entries")
+    results(predictions, *((f"{number}.mha", "A.mha") for number in range(3)))
+    assert (
+        f"{path}: found A.mha for 0.mha and 1.mha and 1 more of that kind, expected one; the last counts"
+        in (evaluate_multiclass(predictions, truths)["problems"])
+    )
+    path.write_text('[{"inputs": [{"filename": "A.mha"}], "outputs": [{"filename": "A.mha", "filename": "B.mha"}]}]')
+    with pytest.raises(InputError, match=r"results.json: could not be read .it has 'filename' twice"):
+        evaluate_multiclass(predictions, truths)
     strange = [("A.mha", "A.mha"), ("B.mha", "x" * 500), ("B\0.mha", "B\0.mha"), ("C.mha", ".."), ("D.mha", "")]
     results(predictions, *strange)
     assert list(evaluate_multiclass(predictions, truths)["case"]["Dice Average"].values()) == [1, 0]

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from umamba2.errors import InputError
+from umamba2.files import once
 from umamba2.messages import leave_quietly, pool_of_processes
 from umamba2.scans.geometry import Array, Geometry
 from umamba2.scans.parts import parts_of
@@ -45,26 +46,30 @@ def first_existing(folder: Path, name: str) -> Path | None:
 
 
 def read_results(path: Path) -> tuple[list[tuple[str, str]], list[str]]:
-    """(input, output) file names from a platform's ``results.json``, and a line for each entry that has none.
+    """(input, output) file names from a platform's ``results.json``, and a line if entries have none.
 
-    Cases without inputs or outputs are left out, as the graders do. Raises InputError if the file holds no list.
+    Cases without inputs or outputs are left out, as the graders do. Raises InputError if the file holds no list,
+    or a key twice.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))
+        entries = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: could not be read ({error}), expected the JSON that evalutils writes") from None
     if not isinstance(entries, list):
         raise InputError(f"{path}: found no list of results ({_short(entries)}), expected what evalutils writes")
-    names, problems = [], []
+    names, bad = [], []
     for number, entry in enumerate(entries):
         try:
             if entry.get("inputs") and entry.get("outputs"):
                 scan, output = entry["inputs"][0]["filename"], entry["outputs"][0]["filename"]
                 names.append((scan + "", output + ""))  # a TypeError if they are no text
         except (LookupError, TypeError, AttributeError):
-            expected = "expected file names of an input and an output"
-            problems.append(f"{path}: found the entry {number} = {_short(entry)}, {expected}; left out")
-    return names, problems
+            bad.append(number)
+    if not bad:
+        return names, []
+    which = f"{len(bad):,} entries, the first of them" if len(bad) > 1 else "the entry"
+    found = f"{which} {bad[0]} = {_short(entries[bad[0]])}"
+    return names, [f"{path}: found {found}, expected file names of an input and an output; left out"]
 
 
 def _short(content: object) -> str:

@@ -189,11 +189,14 @@ def _predictions(challenge: Challenge, folder: str | Path) -> tuple[dict[str, li
         return found, problems
     entries, problems = read_results(folder / RESULTS)
     scans: dict[str, str] = {}
+    twice = []
     for scan, output in entries:
         if scans.get(output, scan) != scan:
-            both = f"{scans[output]} and {scan}"
-            problems.append(f"{folder / RESULTS}: found {output} for {both}, expected one; the last counts")
+            twice.append(f"{output} for {scans[output]} and {scan}")
         scans[output] = scan
+    if twice:
+        more = f" and {len(twice) - 1:,} more of that kind" if len(twice) > 1 else ""
+        problems.append(f"{folder / RESULTS}: found {twice[0][:300]}{more}, expected one; the last counts")
     for output, scan in scans.items():
         found.setdefault(_scan(scan), []).append(_output(images, output))
     return found, problems

@@ -35,7 +35,7 @@ class ReportCase:
         numbering: The ids by which the report calls them.
         truth: The true segmentation in training ids, if it is known.
         oriented: Whether the file says how it lies in the patient; if not, no picture is marked and no side is checked.
-        warnings: What is odd about the file, one line each.
+        warnings: What is odd about the files, one line each.
         notes: What was changed in the segmentation after the network, one line each.
     """
 
@@ -114,11 +114,13 @@ def read_case(
     """
     volume = read_volume(image, series)
     files = [labels] if truth is None else [labels, truth]
-    maps = [_read_map(path, volume) for path in files]
+    odd: list[str] = []
+    maps = [_read_map(path, volume, odd) for path in files]
     challenge = challenge.as_found(numbering, *map(ids_in, maps))
     found = [as_training(one, str(path), challenge.structures, numbering) for one, path in zip(maps, files)]
     true = None if truth is None else found[1]
-    return ReportCase.of_volume(volume, Path(image).name, found[0], challenge, numbering, true)
+    case = ReportCase.of_volume(volume, Path(image).name, found[0], challenge, numbering, true)
+    return replace(case, warnings=(*case.warnings, *odd))
 
 
 def span(profile: npt.NDArray[np.int64]) -> slice:
@@ -154,7 +156,10 @@ def read_ids(path: str | Path, volume: Volume, challenge: Challenge, numbering: 
     return as_training(_read_map(path, volume), str(path), challenge.structures, numbering)
 
 
-def _read_map(path: str | Path, volume: Volume) -> npt.NDArray[Any]:
-    labels, geometry = read_labels(path)
+def _read_map(path: str | Path, volume: Volume, odd: list[str] | None = None) -> npt.NDArray[Any]:
+    said: list[str] = []
+    labels, geometry = read_labels(path, said)
+    if odd is not None:
+        odd += [line.replace(str(path), Path(path).name) for line in said]
     check_same_grid(str(path), geometry, volume.name, volume.geometry)
     return labels
