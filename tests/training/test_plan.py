@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -297,6 +298,34 @@ def test_a_case_whose_files_change_while_they_are_read_is_none(tmp_path, monkeyp
     with pytest.raises(InputError, match=r"scan.nii.gz: found a scan or labels that changed while they were read"):
         preprocessing.preprocess_case(path, "a", *files.values(), folder)
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("module", "place", "error", "message"),
+    [
+        ("reading", "read_scan", OSError(5, "Input/output error"), r"a: .*Input/output error: '.*scan\.nii\.gz'"),
+        ("writing", "save_case", OSError(122, "Disk quota exceeded"), r"a: .*quota exceeded: '.*cases\.partial/a'"),
+        ("writing", "save_case", RuntimeError("Error while creating the NDArray"), r"cases\.partial/a: could not be w"),
+    ],
+)
+def test_errors_of_the_system_name_a_file(tmp_path, monkeypatch, caplog, module, place, error, message):
+    from nnunetv2.preprocessing.preprocessors import default_preprocessor
+
+    def fail(*_, **__):
+        raise error
+
+    scan = write(tmp_path / "scan.nii.gz", phantom(0).image)
+    path, folder = tmp_path / f"{PLANS}.json", tmp_path / "cases"
+    plans = {"dataset_name": "X", **_plans(CHALLENGES[STSR].recipe, (16, 32, 32), (4.0, 4.0, 4.0), SMALL)}
+    path.write_text(json.dumps(plans))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "x": 1}}))
+    where = preprocessing if module == "reading" else default_preprocessor.nnUNetDatasetBlosc2
+    monkeypatch.setattr(where, place, fail)
+    with pytest.raises(InputError, match="found 1 of 1 cases that failed"):
+        workers.run_all(preprocessing.preprocess_case, {"a": (path, "a", scan, None, folder)}, 1, "preprocessing")
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert re.search(message, line)
+    assert "\n" not in line
 
 
 def test_damaged_plans_are_named(tmp_path):

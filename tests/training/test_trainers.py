@@ -395,6 +395,25 @@ def test_validation_mirrors_no_sides_and_needs_no_clicks(interactive, tmp_path):
         assert trainer.network(torch.zeros(1, 1, *PATCH)).shape == (1, 3, *PATCH)
 
 
+def test_validation_scores_no_label_map_of_an_earlier_run(multiclass, tmp_path):
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    with environment(multiclass, tmp_path):
+        trainer = make_trainer(TRAINER)
+        folder = Path(trainer.output_folder, "validation")
+        folder.mkdir(parents=True)
+        for name in ("case_0.nii.gz", "case_of_other_splits.nii.gz", "summary.json", "notes.txt"):
+            (folder / name).write_bytes(b"half")
+        seen = []
+
+        def validate(self, save_probabilities=False):
+            seen.extend(path.name for path in folder.iterdir())
+
+        with mock.patch.object(nnUNetTrainer, "perform_actual_validation", validate):
+            trainer.perform_actual_validation()
+    assert seen == ["notes.txt"]
+
+
 # --- unlabelled scans -------------------------------------------------------------------------------------------------
 
 

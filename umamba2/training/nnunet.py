@@ -17,7 +17,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from umamba2.errors import InputError, needing
+from umamba2.errors import InputError, naming, needing
 from umamba2.training import PLUGIN
 from umamba2.training.options import Options
 
@@ -116,9 +116,10 @@ def quietly(what: Path) -> Iterator[None]:
     Raises:
         MissingExtra: nnU-Net is not installed.
         InputError: It has stopped.
+        OSError: The system has; the error names a file.
     """
     try:
-        with needing("train", "training"), redirect_stdout(io.StringIO()):
+        with needing("train", "training"), redirect_stdout(io.StringIO()), naming(what):
             yield
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]

@@ -57,11 +57,12 @@ class Preprocessor(DefaultPreprocessor):
         """
         self.scan, self.warnings = image_files[0], list[str]()
         labels, *settings = arguments
-        if labels is not None:
-            return super().run_case(image_files, *arguments)
-        volume = read_scan(Path(self.scan))
-        self.warnings += volume.warnings
-        return self.run_case_npy(volume.array[None], None, {"spacing": list(volume.spacing)}, *settings)
+        with quietly(Path(self.scan)):
+            if labels is not None:
+                return super().run_case(image_files, *arguments)
+            volume = read_scan(Path(self.scan))
+            self.warnings += volume.warnings
+            return self.run_case_npy(volume.array[None], None, {"spacing": list(volume.spacing)}, *settings)
 
     def _normalize(self, data: npt.NDArray[Any], seg: Any, configuration: Any, intensities: Any) -> npt.NDArray[Any]:
         if not np.isfinite(data).all() or data.min() == data.max():
@@ -206,7 +207,7 @@ def preprocess_case(plans: Path, case: str, image: Path, labels: Path | None, fo
     manager = PlansManager(str(plans))
     preprocessor = Preprocessor(verbose=False)
     try:
-        with quietly(image):
+        with naming(partial):
             preprocessor.run_case_save(
                 str(partial / case),
                 [str(image)],
@@ -215,11 +216,11 @@ def preprocess_case(plans: Path, case: str, image: Path, labels: Path | None, fo
                 manager.get_configuration(CONFIGURATION),
                 str(plans.parent / "dataset.json"),
             )
-    except InputError as error:
+    except RuntimeError as error:  # blosc2's word for whatever keeps it from writing; reading has words of its own
         free = shutil.disk_usage(partial).free
-        if free > _LITTLE:
-            raise
-        raise InputError(f"{error}; {free / 1e6:.1f} MB of disk are left for {partial.parent}") from None
+        left = f"; {free / 1e6:.1f} MB of disk are left" if free <= _LITTLE else ""
+        found = f"could not be written ({error!s:.200}{left})"
+        raise InputError(f"{partial}: {found}, expected a writable folder") from None
     if stamps(*_sources(image, labels)) != before:  # nnU-Net reads labelled cases without looking
         raise InputError(f"{image}: found a scan or labels that changed while they were read, expected complete ones")
     for ending in ENDINGS:

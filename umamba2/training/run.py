@@ -17,7 +17,7 @@ from safetensors.torch import save
 from umamba2.challenges import Challenge
 from umamba2.challenges.recipe import FULL, Architecture, Recipe
 from umamba2.engine.network import resolve_device
-from umamba2.errors import InputError, needing
+from umamba2.errors import InputError, naming, needing
 from umamba2.files import read_json, replacing, write_file
 from umamba2.models.weights import CHECKPOINT_NAMES
 from umamba2.scans.volumes import read_grid
@@ -72,7 +72,7 @@ def train(
         raise InputError(f"--gpus: found {torch.cuda.device_count()} GPUs, expected {gpus}")
     with _kept(results, options.dry_run) as where:
         folder = where / dataset / f"{trainer}__{PLANS}__{CONFIGURATION}" / f"fold_{fold}"
-        with alone_in(folder):
+        with naming(folder), alone_in(folder):
             saved = [name for name in _SAVED if (folder / name).is_file()]
             if saved and not resume:
                 expected = "expected --continue, or another or no folder of that name"

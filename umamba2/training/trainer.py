@@ -308,9 +308,19 @@ class UMamba2Trainer(Resuming):
             raise LossNotFinite(f"{when}, cases {cases}: found {float(value)} in {what}")
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's, which averages over mirror images without swapping sides, so not left to right; no clicks."""
+        """nnU-Net's, which averages over mirror images without swapping sides, so not left to right; no clicks.
+
+        It scores whatever label maps it finds in its folder: those of an earlier run, perhaps of other splits or cut
+        off when it was killed, go first.
+        """
         if self.options.dry_run:
             return
+        if self.local_rank == 0:
+            folder = Path(self.output_folder, "validation")
+            for path in (folder / "summary.json", *folder.glob("*" + self.dataset_json["file_ending"])):
+                path.unlink(missing_ok=True)
+        if self.is_ddp:
+            dist.barrier()
         axes = self.inference_allowed_mirroring_axes
         unsided = tuple(a for a in axes or () if not self.pairs or a != self.left_right_axis)
         self.inference_allowed_mirroring_axes = unsided or None
