@@ -145,7 +145,7 @@ def test_a_full_disk_of_which_the_library_says_nothing(tmp_path, monkeypatch, fr
     monkeypatch.setattr(preprocess, "PlansManager", lambda plans: SimpleNamespace(get_configuration=lambda name: None))
     monkeypatch.setattr(preprocess, "stamps", lambda *files: None)
     monkeypatch.setattr(preprocess.shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
-    said = rf"x\.partial/a: could not be written \(Error while creating the NDArray{more}\), expected a writable folder$"
+    said = rf"x\.partial/a: could not be written \(Error while creating the NDArray{more}\), expected a writable"
     with pytest.raises(InputError, match=said):
         preprocess.preprocess_case(tmp_path / "plans.json", "a", tmp_path / "a.mha", None, tmp_path / "x")
 
