@@ -72,6 +72,11 @@ def test_programs_send_the_token_as_a_header():
         ("192.168.1.7:8765", "127.0.0.1", False),
         ("192.168.1.7:8765", "0.0.0.0", True),
         ("", "127.0.0.1", False),
+        ("127.0.0.1:", "127.0.0.1", True),
+        ("127.0.0.1:1@evil.example", "127.0.0.1", False),  # ours would be the name of a user there
+        ("127.0.0.1:1/x", "127.0.0.1", False),
+        ("127.0.0.1:[", "127.0.0.1", False),
+        ("[::1]evil.example", "127.0.0.1", False),
     ],
 )
 def test_hosts(host, listening, fine):

@@ -102,6 +102,16 @@ def test_a_point_goes_to_the_nearest_canal_and_the_answer_says_so(server, opened
     assert mask.sum() == ball(RIGHT, (8, 9, 25)).sum()
 
 
+@pytest.mark.parametrize("name", ["9" * 5000 + "i4", ",i4", "(1,)*9", "\ud800", "(2,)u1", [], None])
+def test_types_that_are_none_are_refused(server, opened, name):
+    desk, url = server
+    (study,) = desk.studies
+    headers = {"authorization": f"Bearer {TOKEN}", "x-lease-token": study.name, "content-type": "application/json"}
+    asked = json.dumps({"shape": SHAPE, "dtype": name})
+    answer = httpx.post(f"{url}set_target_buffer", headers=headers, content=asked)
+    assert (answer.status_code, answer.json()["detail"][:24]) == (400, "target buffer: found typ")
+
+
 def test_the_nearest_side_is_measured_in_millimetres():
     labels = np.zeros((20, 20, 20), np.uint8)
     labels[4, 10, 10], labels[10, 10, 15] = 1, 2

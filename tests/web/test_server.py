@@ -569,6 +569,8 @@ def test_two_at_once_wait_for_each_other_and_keep_apart(server, scan):
         ("clicks", {"side": "left", "position": [True, 1, 1]}, "position: found"),
         ("segment", {"challenge": "tongue"}, "challenge: found 'tongue', expected one of"),
         ("saved", {"kind": "whole", "what": "money"}, "save: found 'money'"),
+        ("saved", {"kind": "whole", "what": []}, "save: found '[]'"),
+        ("saved", {"kind": {}, "what": {}}, "save: found '{}'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(server, scan, path, content, line):
@@ -601,6 +603,36 @@ def test_what_is_not_there(server, scan):
     )
     for box in ("1", "0,0,0,1,1,999", "3,0,0,2,1,1", "a,b,c,d,e,f", "0,0,0,0,1,1"):
         assert page.http.get(f"/api/scans/{facts['scan']}/drawn", params={"box": box}).status_code == 400
+
+
+def test_clicks_of_no_number_are_not_there(server, scan):
+    _, page = server
+    clicks = f"/api/scans/{page.open(scan)['result']['scan']}/clicks"
+    for number in ("9" * 5000, "-1", "1.5", "%D9%A3", "one"):
+        assert page.http.delete(f"{clicks}/{number}").status_code == 404
+        assert page.http.post(f"{clicks}/{number}", json={"position": [1, 1, 1]}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "Content-Length: 50\r\n\r\n{}",
+        "Transfer-Encoding: chunked\r\n\r\nzz\r\n{}",
+        "Transfer-Encoding: chunked\r\n\r\n-1\r\n{}",
+        "Transfer-Encoding: chunked\r\n\r\n1\r\n{}\r\n0\r\n\r\n",
+    ],
+)
+def test_a_body_that_breaks_off_is_no_error_of_the_server(capsys, server, rest):  # in this order: it logs to stderr
+    _, page = server
+    scan, url = page.send(), page.http.base_url
+    head = f"POST /api/scans/{scan}/open HTTP/1.1\r\nHost: {url.host}:{url.port}\r\nAuthorization: Bearer {TOKEN}\r\n"
+    with socket.create_connection((url.host, url.port), timeout=20) as client:
+        client.sendall((head + rest).encode())
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(1 << 16):
+            pass
+    assert page.http.get("/api").status_code == 200
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_dicom_comes_as_files_of_a_folder_or_as_a_zip(server, tmp_path):

@@ -56,6 +56,7 @@ def make_app(desk: Desk, more: Sequence[BaseRoute] = ()) -> Starlette:
         exception_handlers={
             InputError: _refused,
             KeyError: _gone,
+            ClientDisconnect: _hung_up,
             HTTPException: _as_json,
             Exception: _failed,
         },
@@ -81,12 +82,14 @@ async def _gone(request: Request, error: Exception) -> Response:
     return Answer({"error": "found nothing of that name (any more), expected an open scan; open it again"}, 404)
 
 
+async def _hung_up(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # an answer to nobody; as an unexpected error it would be logged
+
+
 async def _as_json(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return Answer({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code)
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    if isinstance(error, ClientDisconnect):
-        return Response(status_code=400)
     return Answer({"error": f"found {unexpected(error)}, expected to answer"}, 500)

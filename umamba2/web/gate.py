@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from urllib.parse import parse_qs, urlencode
@@ -131,9 +132,9 @@ class Gate:
 
 
 def _hostname(stated: str) -> str:
-    """The host in a Host header, without port and brackets."""
-    name, bracket, _ = stated.partition("]")
-    return name.removeprefix("[") if bracket else stated.rpartition(":")[0] or stated
+    """The host in a Host header, without port and brackets; empty if what should be a port is none."""
+    parts = re.fullmatch(r"(?:\[([^]]*)\]|([^][:]*))(?::[0-9]{0,5})?", stated)
+    return "" if parts is None else parts[1] or parts[2] or ""
 
 
 def _with_headers(send: Send) -> Send:

@@ -199,7 +199,7 @@ class Adapter:
             raise InputError(f"target buffer: found shape {str(shape)[:60]}, expected the image's, {client.shape}")
         try:
             dtype = np.dtype(str(name))
-        except TypeError:
+        except (TypeError, ValueError, SyntaxError):  # NumPy reads it as a part of Python
             dtype = np.dtype(float)
         if dtype.kind not in "bui":
             raise InputError(f"target buffer: found type {str(name)[:40]!r}, expected bool or whole numbers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -62,8 +63,8 @@ class Desk:
             ("PUT", "/api/scans/{scan}/clicks", self._click_file),
             ("POST", "/api/scans/{scan}/clicks", self._click),
             ("POST", "/api/scans/{scan}/clicks/undo", self._undo),
-            ("POST", "/api/scans/{scan}/clicks/{click:int}", self._move),
-            ("DELETE", "/api/scans/{scan}/clicks/{click:int}", self._remove),
+            ("POST", "/api/scans/{scan}/clicks/{click}", self._move),
+            ("DELETE", "/api/scans/{scan}/clicks/{click}", self._remove),
             ("POST", "/api/scans/{scan}/saved", self._save),
             ("GET", "/api/scans/{scan}/saved/{file}", self._saved),
             ("GET", "/api/tasks/{task}", self._news),
@@ -165,12 +166,12 @@ class Desk:
         return self._clicked("undo", self._study(request), lambda s, task: s.undo(watch=task.watch))
 
     async def _move(self, request: Request) -> Response:
-        study, number = self._study(request), request.path_params["click"]
+        study, number = self._study(request), _click_number(request)
         voxel = _voxel(await intake.read_json(request), study)
         return self._clicked("move a click", study, lambda s, task: s.move(number, voxel=voxel, watch=task.watch))
 
     async def _remove(self, request: Request) -> Response:
-        number = request.path_params["click"]
+        number = _click_number(request)
         return self._clicked("remove a click", self._study(request), lambda s, task: s.remove(number, watch=task.watch))
 
     def _clicked(
@@ -184,7 +185,7 @@ class Desk:
     async def _save(self, request: Request) -> Response:
         study, asked = self._study(request), await intake.read_json(request)
         kind, what = asked.get("kind"), asked.get("what")
-        if kind not in (WHOLE, CANALS) or what not in SAVED:
+        if kind not in (WHOLE, CANALS) or what not in list(SAVED):  # a list: what was sent may be no key
             raise InputError(f"save: found {str(what)[:80]!r}, expected one of {', '.join(SAVED)}")
         return self._asked(f"save {what}", study, save(study, kind, what))
 
@@ -277,6 +278,14 @@ class Desk:
             "error": task.error,
             "version": task.version,
         }
+
+
+def _click_number(request: Request) -> int:
+    """Which click a path names. Raises KeyError if it is no number, or one that Python turns no text into."""
+    text: str = request.path_params["click"]
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise KeyError(text)
+    return int(text)
 
 
 def _voxel(asked: dict[str, Any], study: Study) -> tuple[float, float, float]:
