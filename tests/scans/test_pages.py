@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 from scans.test_hostile import tiff
 from stand_in import write_image
 
@@ -217,3 +218,15 @@ def test_slices_that_begin_where_a_block_of_memory_does(tmp_path):
     path.write_bytes(content)
     (warning,) = check_pages(path)
     assert "bytes that none of its 2 slices names" in warning
+
+
+def test_slices_that_jpeg_has_changed_are_said(tmp_path):
+    voxels = np.random.default_rng(1).integers(0, 255, (4, 32, 32)).astype(np.uint8)
+    slices = [Image.fromarray(plane) for plane in voxels]
+    for packed in ("jpeg", "tiff_lzw"):
+        slices[0].save(tmp_path / f"{packed}.tif", save_all=True, append_images=slices[1:], compression=packed)
+    jpeg, exact = (read_volume(tmp_path / f"{packed}.tif") for packed in ("jpeg", "tiff_lzw"))
+    assert (jpeg.array != voxels).any()
+    assert any("jpeg.tif: found slices packed as JPEG" in line for line in jpeg.warnings)
+    assert (exact.array == voxels).all()
+    assert not any("JPEG" in line for line in exact.warnings)

@@ -45,7 +45,7 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _GREYS = 256, 257, 258, 259, 262
 _ORIENTATION, _SAMPLES, _TILES, _FORMAT = 274, 277, 322, 339
 _OFFSETS, _ROWS, _COUNTS = 273, 278, 279  # of strips
 _TEXT, _LONGEST_TEXT = 270, 1 << 16  # a description, of which so many bytes are looked at
-_UNPACKED, _DEFLATED = 1, (8, 32946)
+_UNPACKED, _JPEG, _DEFLATED = 1, (6, 7), (8, 32946)
 # Bits a voxel and sample format (1: without a sign, 2: with one, 3: floating point) that ITK reads as what they are.
 _KINDS = {(8, 1), (8, 2), (16, 1), (16, 2), (32, 1), (32, 2), (32, 3)}
 
@@ -91,6 +91,8 @@ def check_pages(path: Path, more: int = 0) -> list[str]:
     size = int((strips[:, 1] - strips[:, 0]).sum()) // len(pages)  # of a slice
     if spare > _PADDING * len(regions) + max(_RESERVE, min(_BLOCK, size - 1)):
         said.append(f"{path}: found {spare} bytes that none of its {len(pages)} slices names, expected no more slices")
+    if first[_COMPRESSION] in _JPEG:
+        said.append(f"{path}: found slices packed as JPEG, which changes values, expected all as they were")
     if first[_GREYS] == 0:
         said.append(f"{path}: found grey values of which 0 is white, expected 0 to be black; they are not inverted")
     text = _text(pages[0])
