@@ -247,10 +247,14 @@ def split_off(folder: Path, recipe: Recipe) -> None:
 
 
 def state_settings(folder: Path, task: str) -> None:
-    """Have the model say what of a larger scan shall be segmented, and that its teeth shall be tidied up."""
+    """Have the model say how phantoms lie, what of a larger scan is segmented, and whether teeth are tidied up."""
     file, structures = folder / "dataset.json", CHALLENGES[task].structures
     field = field_for("on", None, "LPS", structures)
-    stated = {"dental_field": field and field.sides, "fix_numbers": any(s.fdi for s in structures)}
+    stated = {
+        "orientation": "LPS",
+        "dental_field": field and field.sides,
+        "fix_numbers": any(s.fdi for s in structures),
+    }
     file.write_text(json.dumps({**json.loads(file.read_text()), **stated}, indent=1) + "\n")
 
 

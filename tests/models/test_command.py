@@ -34,7 +34,7 @@ def test_slim_says_how_large_it_is(tmp_path, capsys):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file/slim/model\.json: could not be written"):
+    with pytest.raises(InputError, match=r"file/slim/fold_0\.safetensors: could not be written"):
         run("slim", make_model(tmp_path / "model"), tmp_path / "file" / "slim")
 
 
