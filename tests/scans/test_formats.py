@@ -356,9 +356,11 @@ def test_directions_without_an_origin_are_said(tmp_path):
     write_metaimage(tmp_path / "a.mha", "TransformMatrix = 1 0 0 0 1 0 0 0 1\n")
     header = "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 4 4\nencoding: raw\nendian: little\n"
     lies = "space: LPS\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n"
-    for name, text in (("a", header + lies), ("bare", header)):
+    unknown = f"{header}{lies}space origin: (nan,nan,nan)\n"
+    for name, text in (("a", header + lies), ("nan", unknown), ("bare", header)):
         (tmp_path / f"{name}.nrrd").write_bytes(f"{text}\n".encode() + bytes(128))
-    for path, field in ((tmp_path / "a.mha", "Offset"), (tmp_path / "a.nrrd", "space origin")):
+    fields = {"a.mha": "Offset", "a.nrrd": "space origin", "nan.nrrd": "space origin"}
+    for path, field in ((tmp_path / name, field) for name, field in fields.items()):
         (line,) = read_volume(path).warnings
         assert line == f"{path}: found no {field}, expected where the first voxel lies; taken as 0, 0, 0"
     assert not any("first voxel" in line for line in read_volume(tmp_path / "bare.nrrd").warnings)

@@ -281,7 +281,7 @@ def nrrd_header(path: Path) -> Header:
     whole = vectors.count("(") > 2 and "nan" not in vectors.lower()  # each axis of the volume has one
     # "scanner-xyz" and "3D-right-handed" are not the patient's.
     oriented = whole and fields.get("space", "").lower().startswith(("l", "r"))
-    if oriented and "spaceorigin" not in fields:
+    if oriented and re.search("nan|none", fields.get("spaceorigin", "none").lower()):
         said.append(_no_origin(path, "space origin"))
     return Header(
         path if name is None else _beside(path, name),
