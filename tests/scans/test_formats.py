@@ -292,6 +292,42 @@ def test_units_of_nifti(tmp_path):
         assert read_array(path)[1] == grid
 
 
+@pytest.mark.parametrize("kind", ["Nifti1Image", "Nifti2Image"])
+@pytest.mark.parametrize("codes", [(1, 0), (0, 1), (1, 1), (2, 1)])
+@pytest.mark.parametrize(("unit", "factor"), [("meter", 1000), ("mm", 1), ("micron", 0.001)])
+def test_places_of_nifti_are_in_the_units_of_its_voxel_sizes(tmp_path, kind, codes, unit, factor):
+    nib = pytest.importorskip("nibabel")
+    from umamba2.scans.nifti import nifti_header
+
+    path = tmp_path / "a.nii"
+    matrix = np.diag([-0.4, -0.4, 0.5, 1])
+    matrix[:3, 3] = -10, -20, 30
+    matrix[:3] /= factor
+    image = getattr(nib, kind)(np.zeros((80, 80, 80), np.int16), matrix)
+    image.set_qform(matrix, codes[0])
+    image.set_sform(matrix, codes[1])
+    image.header.set_xyzt_units(unit)
+    nib.save(image, path)
+    volume = read_volume(path)
+    assert not [line for line in volume.warnings if "voxel" not in line or "two" in line]
+    for grid in (volume.geometry, nifti_header(path).geometry()[0]):
+        np.testing.assert_allclose(grid.spacing, (0.4, 0.4, 0.5), rtol=1e-6)
+        np.testing.assert_allclose(grid.origin, (10, 20, 30), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("length", "odd"), [(1, False), (1.00001, False), (1.001, True), (1.5, True), (50, True)])
+def test_a_quaternion_that_is_none_is_said(tmp_path, length, odd):
+    path = write_image(tmp_path / "a.nii", noise())
+    content = bytearray(path.read_bytes())
+    for code in (1, 0):
+        struct.pack_into("<2h", content, 252, code, 1 - code)
+        struct.pack_into("<3f", content, 256, 0.0, 0.6 * length, 0.8 * length)
+        path.write_bytes(content)
+        warnings = [line for line in read_volume(path).warnings if "quaternion" in line]
+        assert len(warnings) == (odd and code == 1)
+        assert all(f"found a quaternion of length {length:.4g}, expected at most 1" in line for line in warnings)
+
+
 def test_sheared_axes(tmp_path):
     nib = pytest.importorskip("nibabel")
     for degrees, ok in ((0.11, True), (0.9, True), (1.1, False)):

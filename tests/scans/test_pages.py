@@ -114,6 +114,48 @@ def test_several_volumes_are_not_one(tmp_path, options):
     assert warnings_of(path) == []
 
 
+PLANES = "".join(f'<TiffData IFD="{n}"><UUID FileName="a.tif">urn:uuid:{n:032}</UUID></TiffData>' for n in range(2000))
+OME = '<OME><Image><Pixels SizeX="17" SizeZ="{z}" SizeC="{c}" SizeT="1"/></Image></OME>'
+# Ways to say that there are so many slices and channels.
+TEXTS = {
+    "plain": OME,
+    "prefix": OME.replace("<", "<ome:").replace("<ome:/", "</ome:"),
+    "spaces": OME.replace("=", " =\n"),
+    "long": OME.replace("/></Im", f">{PLANES}</Pixels></Im"),
+    "late": "<?xml?><!-- " + "a warning of many words " * 100 + "-->" + OME,
+    "comment": '<!-- <Pixels SizeZ="5" SizeC="1"> -->' + OME,
+    "ImageJ": "ImageJ=1.54f\nchannels={c}\nslices={z}\n",
+    "ImageJ2": "SCIFIO=0.46.0\naxes=X,Y,Z,Channel\nlengths=17,31,{z},{c}\nimages=5\n",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_slices_of_a_description(tmp_path, text):
+    """Several axes are several volumes; one must have as many slices as there are, or they are elsewhere or others."""
+    path = tmp_path / "a.tif"
+    for z, c in ((5, 1), (1, 5), (1, 1)):
+        tifffile.imwrite(path, SLICES, photometric="minisblack", metadata=None, description=text.format(z=z, c=c))
+        assert warnings_of(path) == []
+    for z, c in ((4, 1), (1, 6)):
+        tifffile.imwrite(path, SLICES, photometric="minisblack", metadata=None, description=text.format(z=z, c=c))
+        (warning,) = warnings_of(path)
+        assert f"found 5 slices and a description of {max(z, c)}, expected as many" in warning
+    tifffile.imwrite(path, SLICES, photometric="minisblack", metadata=None, description=text.format(z=3, c=2))
+    with pytest.raises(InputError, match=r"several volumes in it \((3 slices, 2 channels|2 channels, 3 slices)\)"):
+        read_volume(path)
+
+
+def test_page_numbers_out_of_order_are_said(tmp_path):
+    for numbers, says in (((0, 1, 2, 3, 4), 0), ((7, 7, 7, 7, 7), 0), ((4, 3, 2, 1, 0), 1), ((0, 2, 1, 3, 4), 1)):
+        with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+            for page, number in zip(SLICES, numbers):
+                tag = (297, "H", 2, (number, 5), True)
+                file.write(page, metadata=None, contiguous=False, photometric="minisblack", extratags=[tag])
+        warnings = warnings_of(tmp_path / "a.tif")
+        assert len(warnings) == says, numbers
+        assert all("found page numbers that are out of order" in line for line in warnings)
+
+
 def test_white_that_is_0_is_said(tmp_path):
     (warning,) = warnings_of(write(tmp_path / "a.tif", SLICES, photometric="miniswhite"))
     assert "found grey values of which 0 is white" in warning
@@ -216,8 +258,9 @@ def test_slices_that_begin_where_a_block_of_memory_does(tmp_path):
     count = struct.unpack_from("<H", content, places[1])[0]
     struct.pack_into("<I", content, places[1] + 2 + 12 * count, 0)  # the others are not named
     path.write_bytes(content)
-    (warning,) = check_pages(path)
+    warning, other = check_pages(path)
     assert "bytes that none of its 2 slices names" in warning
+    assert "found 2 slices and a description of 5, expected as many" in other
 
 
 def test_slices_that_jpeg_has_changed_are_said(tmp_path):

@@ -310,6 +310,8 @@ def test_many_fields_cost_little(tmp_path):
         ({"Offset": "1 2 3 4"}, "found Offset = 1 2 3 4, expected 3 finite numbers"),
         ({"TransformMatrix": "1 0 0 0 1 0 0 0 1 0"}, "expected 9 finite numbers"),
         ({"HeaderSize": "-1_0"}, "found HeaderSize '-1_0', expected a whole number"),
+        ({"HeaderSizePerSlice": "8"}, "found HeaderSizePerSlice = 8, expected 0"),
+        ({"HeaderSizePerSlice": "-1"}, "found HeaderSizePerSlice = -1, expected 0"),
         ({"CompressedData": "Crue"}, "found CompressedData = crue, expected True or False"),
         ({"BinaryDataByteOrderMSB": "Falte"}, "found BinaryDataByteOrderMSB = falte, expected True or False"),
         ({"ElementSpacing": "1e-300 1e-300 1e-300"}, "found the spacing (1e-300, 1e-300, 1e-300), expected"),

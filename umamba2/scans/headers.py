@@ -139,6 +139,9 @@ def metaimage_header(path: Path) -> Header:
         raise InputError(f"{path}: found HeaderSize = {skip}, expected -1 or more")
     if local and 0 < skip < position:
         raise InputError(f"{path}: found HeaderSize = {skip}, expected at least the {position} bytes of the header")
+    if _number(path, "HeaderSizePerSlice", fields.get("HeaderSizePerSlice") or "0"):
+        found = f"HeaderSizePerSlice = {fields['HeaderSizePerSlice'][:40]}"
+        raise InputError(f"{path}: found {found}, expected 0: voxels without anything between the slices")
     geometry = _meta_geometry(path, fields)
     swapped = [_yes(path, fields, order) for order in _META_NAMES["byte order"] if order in fields]
     return Header(

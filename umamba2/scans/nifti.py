@@ -36,6 +36,7 @@ _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 7
 _MM = {1: 1000.0, 3: 0.001}  # mm per metre and per micron; all else is taken for mm
 _TO_LPS = np.diag([-1.0, -1.0, 1.0])
 LARGEST_SHEAR = 1.0  # degree
+_ROUNDED = 1e-4  # by which a quaternion may be too long
 _PACKED_START = 1 << 16  # bytes of a packed file in which its header must be
 _GZIP = 31  # for zlib
 
@@ -159,8 +160,12 @@ def nifti_header(path: Path) -> Nifti:
     for name, parts in (("qform", ("quaternion", "qoffset")), ("sform", ("sform",))):
         if fields[f"{name}_code"] > 0 and not all(np.isfinite(fields[part]).all() for part in parts):
             raise InputError(f"{path}: found NaN or infinity in its {name}, expected finite numbers")
-    qform = _qform(fields) if fields["qform_code"] > 0 else None
-    sform = _TO_LPS @ fields["sform"].astype(float) if fields["sform_code"] > 0 else None
+    qform = _qform(fields, unit) if fields["qform_code"] > 0 else None
+    sform = _TO_LPS @ fields["sform"].astype(float) * unit if fields["sform_code"] > 0 else None
+    length_of_turn = float(np.linalg.norm(fields["quaternion"].astype(float)))
+    if qform is not None and length_of_turn > 1 + _ROUNDED:
+        found = f"a quaternion of length {length_of_turn:.4g}"
+        said.append(f"{path}: found {found}, expected at most 1; taken for half a turn")
     if sform is not None and abs(np.linalg.det(sform[:, :3])) <= 1e-3 * np.linalg.norm(sform[:, :3], axis=0).prod():
         raise InputError(f"{path}: found an sform of determinant 0, expected three different directions")
     x, y, z = (float(mm) * unit if np.isfinite(mm) else 0.0 for mm in fields["pixdim"][1:4])
@@ -212,7 +217,7 @@ def _unpacked(packed: bytes, size: int) -> bytes:
     return content
 
 
-def _qform(fields: np.void) -> Array:
+def _qform(fields: np.void, unit: float) -> Array:
     b, c, d = (float(q) for q in fields["quaternion"])
     rest = 1 - b * b - c * c - d * d
     if rest < 1e-7:  # half a turn, but for rounding
@@ -223,5 +228,5 @@ def _qform(fields: np.void) -> Array:
     cross = np.array([[0, -d, c], [d, 0, -b], [-c, b, 0]])
     rotation = np.eye(3) + 2 * a * cross + 2 * cross @ cross
     mirror = -1.0 if fields["pixdim"][0] < 0 else 1.0
-    form: Array = _TO_LPS @ np.column_stack([rotation * [1, 1, mirror], fields["qoffset"].astype(float)])
+    form: Array = _TO_LPS @ np.column_stack([rotation * [1, 1, mirror], fields["qoffset"].astype(float) * unit])
     return form

@@ -44,7 +44,9 @@ _ALIKE = {
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _GREYS = 256, 257, 258, 259, 262
 _ORIENTATION, _SAMPLES, _TILES, _FORMAT = 274, 277, 322, 339
 _OFFSETS, _ROWS, _COUNTS = 273, 278, 279  # of strips
-_TEXT, _LONGEST_TEXT = 270, 1 << 16  # a description, of which so many bytes are looked at
+_TEXT, _LONGEST_TEXT = 270, 1 << 24  # a description, of which so many bytes are looked at; OME names each page
+_PAGE = 297  # its number
+_MORE = (_OFFSETS, _ROWS, _COUNTS, _PAGE)  # fields that are read besides those that are alike
 _UNPACKED, _JPEG, _DEFLATED = 1, (6, 7), (8, 32946)
 # Bits a voxel and sample format (1: without a sign, 2: with one, 3: floating point) that ITK reads as what they are.
 _KINDS = {(8, 1), (8, 2), (16, 1), (16, 2), (32, 1), (32, 2), (32, 3)}
@@ -100,6 +102,12 @@ def check_pages(path: Path, more: int = 0) -> list[str]:
     if len(axes) > 1:
         stated = ", ".join(f"{count} {name}" for name, count in axes.items())
         raise InputError(f"{path}: found several volumes in it ({stated}), expected one, 3-D")
+    if any(count != len(pages) for count in axes.values()):
+        found = f"{len(pages)} slices and a description of {', '.join(map(str, axes.values()))}"
+        said.append(f"{path}: found {found}, expected as many; those that are there are taken for all")
+    numbers = [int(page[_PAGE][0]) for page in pages if _PAGE in page]
+    if sorted(numbers) != numbers:
+        said.append(f"{path}: found page numbers that are out of order, expected rising ones; they are passed over")
     calibration = re.findall(r"^(?:cf|c\d)=.*", text, re.MULTILINE)
     if calibration:  # ImageJ's, as for signed numbers of 16 bits, which it stores without their sign
         found = f"found grey values that need a calibration ({', '.join(calibration)[:80]})"
@@ -110,14 +118,23 @@ def check_pages(path: Path, more: int = 0) -> list[str]:
 def _axes_of(text: str) -> dict[str, int]:
     """The axes along which a description says that pages follow each other, with their sizes, of those that have some.
 
-    ImageJ, OME and tifffile write them. A stack whose only such axis is called time or channels is a volume, too.
+    ImageJ, ImageJ2 (SCIFIO), OME and tifffile write them. A stack whose only such axis is called time or channels is a
+    volume, too.
     """
     if text.startswith("ImageJ="):
         sizes = dict(re.findall(r"^(channels|slices|frames)=(\d{1,9})\s*$", text, re.MULTILINE))
-    elif "<OME" in text[:1000]:
-        pixels = re.search(r"<Pixels\s[^>]*>", text)
+    elif text.startswith("SCIFIO="):
+        rows = (re.search(rf"^{row}=(.*)$", text, re.MULTILINE) for row in ("axes", "lengths"))
+        axes, lengths = (row[1].strip().split(",") if row else [] for row in rows)
+        named = {"Channel": "channels", "Z": "slices", "Time": "frames"}
+        stated = {named.get(axis, axis): count for axis, count in zip(axes, lengths) if axis not in ("X", "Y")}
+        sizes = {name: count for name, count in stated.items() if re.fullmatch(r"\d{1,9}", count, re.ASCII)}
+    elif re.search(r"<(?:[\w.-]+:)?OME[\s>]", text):
+        start, *behind = text.split("<!--")
+        text = start + "".join(part.partition("-->")[2] for part in behind)
+        pixels = re.search(r"<(?:[\w.-]+:)?Pixels\s[^<>]*>", text)
         names = {"C": "channels", "Z": "slices", "T": "frames"}
-        found = re.findall(r"\bSize([CZT])=.(\d{1,9})\b", pixels[0] if pixels else "")
+        found = re.findall(r"\bSize([CZT])\s*=\s*.(\d{1,9})\b", pixels[0] if pixels else "")
         sizes = {names[axis]: count for axis, count in found}
     else:
         shape = re.match(r'\{"shape": \[([\d, ]+)\]', text)
@@ -174,13 +191,13 @@ def _directories(path: Path, file: BinaryIO) -> tuple[list[dict[int, Array]], se
             size = _BYTES.get(kind, 0) * amount
             if size > width:
                 parts.add((min(away, _FAR), min(away + size, _FAR)))
-            if kind in _WHOLE and (tag in _ALIKE or tag in (_OFFSETS, _ROWS, _COUNTS)) and 0 < amount <= _LARGEST_SIZE:
+            if kind in _WHOLE and (tag in _ALIKE or tag in _MORE) and 0 < amount <= _LARGEST_SIZE:
                 whole = f"{order}{_WHOLE[kind]}"
                 fields[tag] = (
                     read(away, whole, amount) if size > width else np.frombuffer(value.tobytes()[:size], whole)
                 )
-            elif tag == _TEXT and not pages and width < size <= _LONGEST_TEXT:
-                fields[tag] = read(away, "u1", size)
+            elif tag == _TEXT and not pages and width < size:
+                fields[tag] = read(away, "u1", min(size, _LONGEST_TEXT))
         pages.append({tag: values for tag, values in fields.items() if values.size})
         behind = at + count * layout.itemsize
         parts.add((place, behind + width))
