@@ -36,7 +36,7 @@ def find_scans(source: Path) -> list[Path]:
       there are other scans below it and no DICOM file right in it: then the folders below are looked at one by one.
     - Where they are of several, these are looked at, too; each file right in the folder that holds several slices is
       a scan, and what else is right in the folder is one.
-    - A zip is a scan if it holds DICOM, or cannot be opened, for its reader to say why.
+    - A zip is a scan if it holds DICOM, or cannot be opened, for its reader to say why; so is a folder that cannot.
 
     Hidden files are left out. Without pydicom, every folder with DICOM files right in it is one scan, whose reader
     says what is missing.
@@ -47,8 +47,8 @@ def find_scans(source: Path) -> list[Path]:
     root = Path(source)
     if not root.is_dir():
         return [root]
-    scans, dicom = list[Path](), dict[Path, list[_Owned]]()
-    for folder, files in files_below(root):
+    scans, unread, dicom = list[Path](), list[Path](), dict[Path, list[_Owned]]()
+    for folder, files in files_below(root, unread):
         for path in files:
             if suffix(path):
                 if not path.is_dir():
@@ -58,7 +58,7 @@ def find_scans(source: Path) -> list[Path]:
                     scans.append(path)
             elif (found := _source_of(path)) is not None:
                 dicom.setdefault(folder, []).append(_owned(found, path))
-    return sorted({*scans, *_dicom_scans(root, dicom, scans)})
+    return sorted({*scans, *unread, *_dicom_scans(root, dicom, scans)})
 
 
 def _dicom_scans(folder: Path, dicom: dict[Path, list[_Owned]], others: list[Path]) -> Iterable[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import zipfile
 from pathlib import Path
 
@@ -372,6 +373,49 @@ def test_one_position_for_all_slices(tmp_path):
 
 def test_low_values_shown_bright_are_values_all_the_same(tmp_path):
     agrees(write_slices(tmp_path / "a", setting(PhotometricInterpretation="MONOCHROME1")), "found MONOCHROME1")
+
+
+@pytest.mark.parametrize(
+    ("stated", "says"),
+    [
+        ({"RescaleType": "OD"}, "found a RescaleType of OD, expected grey values as of a CT"),
+        ({"RescaleType": "US"}, None),
+        ({"RescaleType": "HU"}, None),
+        ({"RescaleType": ""}, None),
+        ({"PixelIntensityRelationship": "LOG"}, "found a PixelIntensityRelationship of LOG"),
+        ({"PixelIntensityRelationship": "LIN"}, None),
+        ({"PresentationLUTShape": "INVERSE"}, "found a PresentationLUTShape of INVERSE"),
+        ({"PresentationLUTShape": "IDENTITY"}, None),
+        ({"FrameOfReferenceUID": "1.2.3"}, None),
+    ],
+)
+def test_grey_values_of_another_meaning_are_said(tmp_path, stated, says):
+    agrees(write_slices(tmp_path / "a", setting(**stated)), *([says] if says else []))
+
+
+def test_slices_of_several_frames_of_reference_are_said(tmp_path):
+    folder = write_slices(tmp_path / "a", lambda ds, k: setattr(ds, "FrameOfReferenceUID", f"1.2.{k // 6}"))
+    agrees(folder, "found 2 frames of reference (FrameOfReferenceUID), expected one for all slices")
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path, monkeypatch):
+    from umamba2.scans.find import find_scans
+
+    write_slices(tmp_path / "a")
+    (tmp_path / "a/more").mkdir()
+    (tmp_path / "a/lost+found").mkdir()
+    there = os.scandir
+
+    def refuse(place):
+        if os.path.basename(place) in ("more", "lost+found"):
+            raise PermissionError(13, "Permission denied", place)
+        return there(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert tmp_path / "a/more" in find_scans(tmp_path)
+    for which in ("a", "a/more"):
+        with pytest.raises(InputError, match="more: could not be read, expected a folder that can be"):
+            read_volume(tmp_path / which)
 
 
 def test_slope_and_intercept_of_each_slice(tmp_path):

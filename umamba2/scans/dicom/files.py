@@ -57,14 +57,23 @@ def without_dicom_ending(name: str) -> str:
     return next((name[: -len(end)] for end in (*ENDINGS, ".zip") if name.lower().endswith(end)), name)
 
 
-def files_below(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+def files_below(folder: Path, unread: list[Path] | None = None) -> Iterator[tuple[Path, list[Path]]]:
     """Every folder below one, itself first, with its files, sorted by name.
 
     Hidden files and folders are left out, and so are those that macOS puts into archives. Links are followed, each
     folder once. Raises InputError for folders within folders beyond all measure.
+
+    Args:
+        folder: Where to begin.
+        unread: Gets the folders that cannot be read.
     """
     seen = set[str]()
-    for place, folders, names in os.walk(folder, followlinks=True):
+
+    def failed(error: OSError) -> None:
+        if unread is not None:
+            unread.append(Path(error.filename))
+
+    for place, folders, names in os.walk(folder, onerror=failed, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()
@@ -78,4 +87,4 @@ def files_below(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of that name is none to look at."""
-    return (name.startswith(".") and name not in (".", "..")) or name == "__MACOSX"
+    return (name.startswith(".") and name not in (".", "..")) or name in ("__MACOSX", "lost+found")

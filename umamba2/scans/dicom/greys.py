@@ -14,6 +14,13 @@ from umamba2.scans.geometry import Array
 
 # Of X-rays, and what programs state that do not know: CBCT comes as any of these.
 _MODALITIES = ("CT", "CR", "DX", "IO", "OT", "PX", "RF", "SC", "XA")
+# What says that grey values are no Hounsfield units or like them: all but these, or (True) just these. CBCT often
+# comes with units that are not specified (US).
+_MEANINGS = {
+    "RescaleType": (("HU", "HU_MOD", "US"), False),
+    "PixelIntensityRelationship": (("LOG",), True),
+    "PresentationLUTShape": (("INVERSE",), True),
+}
 _WHOLE = np.iinfo(np.int16)
 _MOST_WHOLE = 1 << 30  # of a slope or an intercept that is taken as a whole number
 
@@ -140,6 +147,16 @@ def check_scale(series: list[Frame], name: str, warnings: list[str]) -> None:
     if any(text(frame.header.values, "PhotometricInterpretation") == "MONOCHROME1" for frame in series):
         found = "found MONOCHROME1 (low values shown bright), expected MONOCHROME2"
         warnings.append(f"{name}: {found}; values taken as they are")
+    for what, (named, doubtful) in _MEANINGS.items():
+        stated = sorted({text(frame.header.values, what) for frame in series} - {""})
+        odd = [told for told in stated if (told in named) == doubtful]
+        if odd:
+            found = f"found a {what} of {odd[0][:16]}"
+            warnings.append(f"{name}: {found}, expected grey values as of a CT; values taken as they are")
+    places = {text(frame.header.values, "FrameOfReferenceUID") for frame in series} - {""}
+    if len(places) > 1:
+        found = f"found {len(places)} frames of reference (FrameOfReferenceUID)"
+        warnings.append(f"{name}: {found}, expected one for all slices; taken for one")
     if not {whole(frame.header.values, "PixelRepresentation") for frame in series} <= {0, 1}:
         found = "found no PixelRepresentation of 0 or 1, expected whether numbers have a sign"
         warnings.append(f"{name}: {found}; taken for numbers without")

@@ -65,8 +65,12 @@ def opened(path: Path) -> Iterator[list[Source]]:
     if path.name.upper() == "DICOMDIR" and path.is_file():
         path = path.parent  # it lists what lies beside it
     if path.is_dir():
-        files = (file for _, inner in files_below(path) for file in inner)
-        yield [source for file in files if (source := source_of(file)) is not None]
+        unread = list[Path]()
+        files = (file for _, inner in files_below(path, unread) for file in inner)
+        sources = [source for file in files if (source := source_of(file)) is not None]
+        if unread:
+            raise InputError(f"{unread[0]}: could not be read, expected a folder that can be: slices may lie in it")
+        yield sources
     elif path.suffix.lower() != ".zip" or is_dicom(path):
         yield [Source(str(path), _file_opener(path))]
     else:
