@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -288,3 +289,14 @@ def test_clicks_that_are_stated_twice_are_not_half_read(tmp_path):
     path.write_text('{"points": [{"point": [1, 2, 3], "name": "Left_IAC"}], "points": []}')
     with pytest.raises(InputError, match=r"found no readable JSON \(it has 'points' twice\), expected a click file"):
         read_clicks(path, (7, 11, 13))
+
+
+@pytest.mark.parametrize("shape", [(12, 12, 12), (9, 512, 801), (1, 2, 65536)])
+def test_clicks_at_the_very_edge_stay_in_the_image(tmp_path, shape):
+    path = tmp_path / "clicks.json"
+    points = [[math.nextafter(size - 0.5, 0) for size in shape], [-0.5, -0.5, -0.5], [size - 1 for size in shape]]
+    path.write_text(json.dumps({"points": [{"point": point, "name": "Left_IAC"} for point in points]}))
+    clicks, warnings = read_clicks(path, shape)
+    assert warnings == ()
+    last = [size - 1 for size in shape]
+    np.testing.assert_array_equal(np.rint(clicks.coordinates), [last, [0, 0, 0], last])

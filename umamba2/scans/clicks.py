@@ -141,7 +141,9 @@ def read_clicks(path: str | Path, shape: tuple[int, int, int]) -> tuple[Clicks, 
     if len(labels) > MOST_CLICKS:
         warnings.append(f"{path}: found {len(labels):,} clicks, expected at most {MOST_CLICKS:,}; the others left out")
         del coordinates[MOST_CLICKS:], labels[MOST_CLICKS:]
-    clicks = Clicks(np.array(coordinates, np.float32).reshape(-1, 3), np.array(labels, np.int64))
+    # Just within the last voxel, single precision would round a click up and out of the image.
+    last = np.nextafter(np.array(shape, np.float32) - np.float32(0.5), np.float32(0))
+    clicks = Clicks(np.minimum(np.array(coordinates, np.float32).reshape(-1, 3), last), np.array(labels, np.int64))
     return clicks, tuple(warnings)
 
 
