@@ -255,6 +255,32 @@ def test_sigterm_waits_for_no_slow_client(tmp_path, model):
     assert served.process.wait(30) == 0  # the client would go on for a minute
 
 
+# A server whose signals take longer to handle than it waits for calls at a time.
+DAWDLING = """
+import sys, time
+from umamba2.serving import server
+from umamba2.serving.__main__ import main
+def stop(*arguments, original=server.Server._stop):
+    time.sleep(3 * server._POLL)
+    original(*arguments)
+    time.sleep(3 * server._POLL)
+server.Server._stop = stop
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_that_outlast_the_wait_for_calls_end_an_idle_server(tmp_path, model, number):
+    served = Served(tmp_path, model, DAWDLING)
+    wait_until(lambda: served.ask("GET", "/health")[0] == 200, "the model")
+    time.sleep(0.5)  # it waits by now
+    served.process.send_signal(number)
+    try:
+        assert served.process.wait(30) == 0
+    finally:
+        served.process.kill()
+
+
 # A server with little patience and few places, whose calls take until somebody says "go".
 BUSY = """
 import sys, time

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any
 
 from umamba2.jobs import container
@@ -57,7 +57,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int]):
         super().__init__(address, _Handler)
         self.ready = self.stopping = False
-        self._calls: SimpleQueue[Future[Answer]] = SimpleQueue()
+        # Not SimpleQueue: up to Python 3.12 its timed wait may never end if a signal interrupts it.
+        self._calls: Queue[Future[Answer]] = Queue()
         self._accepting = threading.Lock()
         self._connections = threading.Semaphore(MOST_CONNECTIONS)
         self._callers = threading.Semaphore(MOST_CALLS)
