@@ -202,7 +202,7 @@ class FirstLook:
 
 def described(box: Box, spacing: Sequence[float]) -> dict[str, list[Any]]:
     """A part of a scan as a record has it: first voxels and those behind the last, and mm, along the array's axes."""
-    mm = [round((side.stop - side.start) * step, 1) for side, step in zip(box, spacing)]
+    mm = [round((side.stop - side.start) * float(step), 1) for side, step in zip(box, spacing)]
     return {"voxels": [[side.start, side.stop] for side in box], "mm": mm}
 
 
