@@ -92,6 +92,18 @@ def test_without_a_challenge_the_networks_ids_and_names(tmp_path):
         umamba2.load(model, challenge="stsr", device="cpu")
 
 
+@pytest.mark.parametrize(("channel", "other"), [
+    *((name, True) for name in ("MRI", "T1", "T2w", "mr_t1", "FLAIR", "PET", "US", "Ultrasound")),
+    *((name, False) for name in ("CT", "CBCT", "cbct", "noNorm", "zscore", "0", "rescale_to_0_1", "Status", 0, None)),
+])  # fmt: skip
+def test_a_channel_of_another_modality_gets_a_warning(tmp_path, channel, other):
+    model = make_model(tmp_path / "m", description={"channel_names": {"0": channel}})
+    array = np.random.default_rng(0).integers(-1000, 3000, (12, 32, 16)).astype(np.int16)
+    found = umamba2.load(model, challenge="none", device="cpu").segment((array, (0.3, 0.3, 0.3))).warnings
+    assert bool([line for line in found if f"{model}: found the channel {channel}, expected CT" in line]) is other
+    assert len([line for line in found if "channel" in line]) == other
+
+
 def test_a_published_model_is_recognised_and_says_so(tmp_path, capsys):
     """Written as the published trainers write it: mirror axes that its inference does not use, no challenge."""
     trainer = "nnUNetTrainer_TF3_Task1_1500ep_accum2"

@@ -92,6 +92,7 @@ class Segmenter:
         pulp_per_tooth: Whether the label maps tell the pulps of the teeth apart (see `umamba2.engine.pulp`).
         fix_numbers: Whether the teeth are tidied up before that (see `umamba2.engine.tooth_numbers`).
         all_clicks: Whether clicks that the network does not follow count all the same (see `engine.off_canal`).
+        doubts: What is to be said of the model with every scan.
 
     Attributes:
         labelled: What the label maps are of: the challenge, with the pulp of each tooth if they are told apart; None
@@ -102,7 +103,7 @@ class Segmenter:
         self, predictor: Predictor, challenge: Challenge | None = None, numbering: str | None = None,
         postprocess: bool = True, names: dict[int, str] | None = None, orientation: str | None = KEEP,
         reasons: dict[str, str] | None = None, pulp_per_tooth: bool = False, fix_numbers: bool = False,
-        all_clicks: bool = False,
+        all_clicks: bool = False, doubts: Sequence[str] = (),
     ):  # fmt: skip
         if challenge is None and numbering not in (None, "training"):
             raise InputError(f"numbering: found {numbering!r} without a challenge, expected the name of a challenge")
@@ -116,7 +117,7 @@ class Segmenter:
                 found = "no challenge" if challenge is None else "the training numbering"
                 raise InputError(f"pulp per tooth: found {found}, expected a challenge in another numbering")
             self.labelled = challenge.with_tooth_pulps()
-        self.fix_numbers, self.all_clicks = fix_numbers, all_clicks
+        self.fix_numbers, self.all_clicks, self.doubts = fix_numbers, all_clicks, doubts
         if fix_numbers:
             need_numbers(challenge)
         self._names, self.reasons = names or {}, reasons or {}
@@ -225,6 +226,8 @@ class Segmenter:
     ) -> Labels:  # fmt: skip
         """The labels of a scan on its own grid: turned, predicted, post-processed and turned back."""
         noted = len(record.warnings)
+        for doubt in self.doubts:
+            record.warn(doubt)
         try:
             code = self._turn_to(volume, record)
             array, grid = turned(volume.array, volume.grid, code)
@@ -375,6 +378,7 @@ def load(
 
     from umamba2.engine.predict import Predictor  # torch takes seconds to import: not before it is needed
     from umamba2.models.folder import load_model
+    from umamba2.models.labels import misplaced, other_modality
 
     loaded = load_model(folder, folds)
     if challenge is None and wanted is None and loaded.challenge is not None:
@@ -403,6 +407,9 @@ def load(
     )
     if wanted is not None:
         check_model(predictor, wanted, folder)
+        if wrong := misplaced(loaded.labels, wanted):
+            raise ModelError(f"{folder}: found {wrong} (correct its labels, or take the challenge {PLAIN!r})")
+    doubt = other_modality(loaded.dataset)
     return Segmenter(
         predictor,
         wanted,
@@ -417,6 +424,7 @@ def load(
         pulp_per_tooth=pulp_per_tooth,
         fix_numbers=fix_numbers,
         all_clicks=all_clicks,
+        doubts=(f"{folder}: found {doubt}",) if doubt else (),
     )
 
 

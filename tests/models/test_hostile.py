@@ -20,12 +20,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_models import make_model
 
+import umamba2
+from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError
 from umamba2.files import write_file
 from umamba2.models import checkpoint, plain, weights, zips
 from umamba2.models.checkpoint import read_checkpoint
 from umamba2.models.folder import describe, load_model, slim
 from umamba2.models.weights import read_weights
+from umamba2.training.pretrained import read_weights as pretrained_weights
 
 SECONDS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -342,6 +345,57 @@ def test_weights_that_are_not_finite(folder, kind, value):
     refused(load_model, folder, f"found NaN or infinite numbers in {last}, expected finite weights")
 
 
+@pytest.mark.parametrize("value", [1e300, -3.5e38])
+def test_weights_beyond_fp32(folder, value):
+    weights = {key: tensor.double() for key, tensor in change(folder)["network_weights"].items()}
+    last = list(weights)[-1]
+    weights[last].view(-1)[-1] = value
+    change(folder, network_weights=weights)
+    refused(load_model, folder, f"found NaN or infinite numbers in {last}, expected finite weights in fp32")
+    with pytest.raises(InputError, match=rf"found NaN or infinite weights \({last}\)"):
+        pretrained_weights(folder / "fold_0")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "encoder."])
+@pytest.mark.parametrize("last", [False, True])
+def test_weights_that_are_stated_twice(folder, prefix, last):
+    """Which of them counts would depend on their order."""
+    weights = change(folder)["network_weights"]
+    if prefix == "encoder.":  # as pretraining wraps a network
+        name = "mamba_layer." + next(k for k in weights if k.startswith("mamba_layer.")).removeprefix("mamba_layer.")
+        new = {f"encoder.{key}": value for key, value in weights.items()}
+        twice = {name: weights[name] + 1}
+    else:
+        name, new = "decoder.seg_layers.0.weight", weights
+        twice = {prefix + name: weights[name] + 1}
+    change(folder, network_weights={**new, **twice} if last else {**twice, **new})
+    refused(load_model, folder, f"found .*{name} and .*{name}, expected one tensor for {name}")
+
+
+@pytest.mark.parametrize("of", ["decoder.encoder.", ".all_modules.0.", ".all_modules.1.", ".all_modules.2."])
+@pytest.mark.parametrize("how", ["values", "shape", "type", "same", "NaN"])
+def test_second_names_hold_the_same(folder, of, how):
+    weights = change(folder)["network_weights"]
+    if of == "decoder.encoder.":
+        first = "encoder.stem.convs.0.norm.weight"
+        alias = f"decoder.{first}"
+    else:
+        first = "encoder.stem.convs.0." + ("conv.weight" if ".0." in of else "norm.weight")
+        alias = f"encoder.stem.convs.0{of}weight"
+    value = weights[first]
+    if how == "NaN":
+        weights[first] = value = torch.full_like(value, float("nan"))
+    others = {"values": value * 1.001, "shape": value[:-1].clone(), "type": value.half()}
+    weights[alias] = others.get(how, value.clone())
+    change(folder, network_weights=weights)
+    if how == "same":
+        load_model(folder).check()
+    elif how == "NaN":
+        refused(load_model, folder, f"NaN or infinite numbers in {first}")
+    else:
+        refused(load_model, folder, f"found {alias} with other numbers than {first}, expected two names of one tensor")
+
+
 def test_large_weights_are_finite(folder):
     """Their sum is not."""
     weights = change(folder)["network_weights"]
@@ -508,6 +562,103 @@ def test_names_of_classes(tmp_path, labels, found):
         assert describe(folder)
 
 
+TASKS = {
+    "toothfairy3-multiclass": "umamba2.nets.UMamba2",
+    "toothfairy3-interactive": "umamba2.nets.UMamba2Click",
+    "stsr": "umamba2.nets.UMamba2",
+}
+
+
+def spelt(name, how):
+    return {"as": name, "upper": name.upper(), "title": name.title().replace(" ", "_"), "dash": name.replace(" ", "-")}[
+        how
+    ]
+
+
+@pytest.mark.parametrize("how", ["as", "upper", "title", "dash"])
+@pytest.mark.parametrize(("task", "one", "other"), [
+    ("toothfairy3-multiclass", 1, 2),
+    ("toothfairy3-multiclass", 3, 4),
+    ("toothfairy3-multiclass", 11, 19),
+    ("toothfairy3-multiclass", 0, 46),
+    ("toothfairy3-interactive", 1, 2),
+    ("stsr", 1, 2),
+])  # fmt: skip
+def test_names_at_the_numbers_of_others(tmp_path, task, one, other, how):
+    """Refused where a challenge is stated or asked for; no challenge is recognised by them."""
+    challenge = CHALLENGES[task]
+    names = {0: "background"} | {s.training: spelt(s.name, how) for s in challenge.structures}
+    labels = {name: number for number, name in names.items()}
+    options = {"network": TASKS[task], "classes": challenge.num_classes, "dataset_name": challenge.dataset_name}
+    good = make_model(tmp_path / "good", description={"labels": labels}, **options)
+    assert load_model(good).challenge == task
+    labels = {**labels, names[one]: other, names[other]: one}
+    refused(load_model, make_model(
+        tmp_path / "stated", description={"labels": labels, "challenge": task}, **options
+    ), "found class")  # fmt: skip
+    bad = make_model(tmp_path / "bad", description={"labels": labels}, **options)
+    if one:  # the background at another number is no model's
+        assert load_model(bad).challenge is None
+        assert umamba2.load(bad, challenge="none", device="cpu").challenge is None
+        expected = f"found class .* named .*, expected .*, as it is in {task} .correct its labels"
+        refused(lambda folder: umamba2.load(folder, challenge=task, device="cpu"), bad, expected)
+
+
+@pytest.mark.parametrize("labels", [{"background": 0, "crown": 2, "other": 1}, {"background": 0, "lower jawbone": 1}])
+def test_structures_that_a_challenge_does_not_have(tmp_path, labels):
+    description = {"labels": labels, "challenge": "toothfairy3-interactive"}
+    folder = make_model(tmp_path / "m", "umamba2.nets.UMamba2Click", 3, description=description)
+    refused(load_model, folder, "found class [12] named (crown|lower jawbone), expected (left|right) inferior")
+
+
+def test_names_of_nobody_here_are_taken(tmp_path):
+    labels = {"background": 0, "IAC left": 1, "IAC right": 2}
+    description = {"labels": labels, "challenge": "toothfairy3-interactive"}
+    model = load_model(make_model(tmp_path / "m", "umamba2.nets.UMamba2Click", 3, description=description))
+    assert model.labels == labels
+
+
+@pytest.mark.parametrize(
+    ("mean", "good"), [(-997.0, True), (3558.0, True), (-998.0, False), (3559.0, False)]
+)  # fmt: skip
+def test_a_mean_outside_of_the_percentiles(tmp_path, whole, mean, good):
+    text = json.loads((whole / "slim" / "model.json").read_text())
+    text["plans"]["foreground_intensity_properties_per_channel"]["0"]["mean"] = mean
+    write_file(tmp_path / "m" / "model.json", json.dumps(text))
+    (tmp_path / "m" / "fold_0.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
+    if good:
+        load_model(tmp_path / "m")
+    else:
+        refused(load_model, tmp_path / "m", "found intensities .*, expected a mean between the percentiles")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"folds": {"0": "fold_0.safetensors", "1": "fold_0.safetensors"}, "crc32": None}, "for the folds 0 and 1"),
+        ({"folds": {"0": "fold_0.safetensors", "1": "x/fold_0.safetensors"}, "crc32": None}, "for the folds 0 and 1"),
+        ({"crc32": {"0": None, "1": 5}}, "found crc32 for 0, 1, expected one for each of the folds 0$"),
+        ({"crc32": {"1": 5}}, "found crc32 for 1, expected one for each of the folds 0$"),
+        ({"folds": {"0": "fold_0.safetensors", "1": "b.safetensors"}}, "found crc32 for 0, .* folds 0, 1$"),
+        ({"crc32": None}, ""),
+        ({"crc32": {}}, ""),
+    ],
+)
+def test_folds_and_checksums_that_do_not_fit(tmp_path, whole, change, found):
+    text = json.loads((whole / "slim" / "model.json").read_text())
+    own = text["crc32"]["0"]
+    text |= change
+    if text["crc32"] and "0" in text["crc32"]:
+        text["crc32"]["0"] = own
+    write_file(tmp_path / "m" / "model.json", json.dumps(text))
+    for name in ("fold_0", "b"):
+        (tmp_path / "m" / f"{name}.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
+    if found:
+        refused(load_model, tmp_path / "m", found)
+    else:
+        load_model(tmp_path / "m")
+
+
 def test_names_of_files_that_are_too_long(tmp_path, whole):
     text = json.loads((whole / "slim" / "model.json").read_text())
     text["folds"] = {"0": "a" * 300 + ".safetensors"}
@@ -571,13 +722,15 @@ def test_plans_with_other_values_than_names(folder, whole, tmp_path, entry, valu
             {"force_separate_z": False, "separate_z_anisotropy_threshold": 5},
             "'separate_z_anisotropy_threshold': 5.* as for the data",
         ),
+        ("transpose_backward", [0, 2, 1], r"transpose_backward \[0, 2, 1\], expected \[0, 1, 2\], the inverse"),
+        ("transpose_backward", "012", r"transpose_backward 012, expected \[0, 1, 2\]"),
         ("preprocessor_name", "OurPreprocessor", "preprocessor_name OurPreprocessor, expected DefaultPreprocessor"),
     ],
 )
 def test_plans_that_read_like_others(tmp_path, whole, entry, value, found):
     text = json.loads((whole / "slim" / "model.json").read_text())
     (configuration,) = text["plans"]["configurations"].values()
-    (text["plans"] if entry == "transpose_forward" else configuration)[entry] = value
+    (text["plans"] if entry.startswith("transpose") else configuration)[entry] = value
     write_file(tmp_path / "m" / "model.json", json.dumps(text))
     (tmp_path / "m" / "fold_0.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
     refused(load_model, tmp_path / "m", f"found .*{found}")

@@ -427,6 +427,10 @@ def test_faults_come_before_planning(tmp_path, capsys):
     assert "expected (52, 44, 28) (x, y, z), its image's" in problem("plan", "301")
     (folder / "labelsTr" / "ToothFairy3P_002.nii.gz").unlink()
     assert "labelsTr: found nothing for ToothFairy3P_002, expected one file" in problem("plan", "301")
+    description = json.loads((folder / "dataset.json").read_text())
+    labels = {**description["labels"], "lower jawbone": 2, "upper jawbone": 1}
+    (folder / "dataset.json").write_text(json.dumps({**description, "labels": labels}))
+    assert "dataset.json: found class 2 named lower jawbone, expected upper jawbone" in problem("plan", "301")
     (folder / "dataset.json").write_text('{"labels": {"background": 0, "tooth": 2}}')
     assert "found labels {'background': 0, 'tooth': 2}, expected names with the values 0, 1, 2" in problem(
         "plan", "301"

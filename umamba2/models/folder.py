@@ -25,7 +25,7 @@ from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError
 from umamba2.files import found_at, replacing, together, write_file
 from umamba2.models.checkpoint import read_checkpoint
-from umamba2.models.labels import check_labels, labels_of, pairs_by_name
+from umamba2.models.labels import check_labels, labels_of, misplaced, pairs_by_name
 from umamba2.models.network import Plan, build_network, read_plan, resolve, uninitialised
 from umamba2.models.plain import as_object, read_object, to_plain
 from umamba2.models.published import Origin
@@ -259,6 +259,9 @@ def available_folds(folder: Path) -> dict[str, Path]:
     if len(found) > MOST_FOLDS:
         raise ModelError(f"{folder}: found {len(found)} folds, expected at most {MOST_FOLDS}")
     for fold, file in found.items():
+        if other := [one for one in found if one != fold and found[one] == file]:
+            both = f"{fold:.40} and {other[0]:.40}"
+            raise ModelError(f"{folder}: found {file.name:.100} for the folds {both}, expected a file each")
         if not re.fullmatch(_FOLD, fold):  # it becomes part of a file's name
             raise ModelError(f"{folder}: found a fold named {fold[:40]!r}, expected numbers or all")
         if not os.path.isfile(file):  # not Path.is_file, which raises where a name is too long
@@ -338,6 +341,9 @@ def _load_slim(folder: Path, paths: dict[str, Path]) -> Model:
     sums = as_object(path, "crc32", text.get("crc32") or {})
     if any(type(value) is not int for value in sums.values()):
         raise ModelError(f"{path}: found crc32 {sums!s:.100}, expected a whole number for each fold")
+    if sums and sums.keys() != available_folds(folder).keys():
+        expected = f"one for each of the folds {', '.join(available_folds(folder))}"
+        raise ModelError(f"{path}: found crc32 for {', '.join(sums):.100}, expected {expected}")
     folds = {fold: _segmentation(file, read_weights(file, sums.get(fold))) for fold, file in paths.items()}
     source = {key: text.get(key) for key in ("trainer", "configuration", "plans")}
     dataset = as_object(path, "dataset", text.get("dataset") or {})
@@ -365,9 +371,13 @@ def _model(
         check_labels(path, dataset, _classes(folds))
     origin = _origin(source, _classes(folds), plan)
     if stated is None:
-        challenge, how = origin.challenge(pairs_by_name(labels_of(dataset)))
+        challenge, how = origin.challenge(labels_of(dataset))
     else:
         challenge, how = str(stated), f"stated in {where or 'dataset.json'}"
+        known = CHALLENGES.get(challenge)
+        fits = known is not None and known.num_classes == _classes(folds)
+        if known and fits and (problem := misplaced(labels_of(dataset), known)):
+            raise ModelError(f"{path}: found {problem} (correct the labels, or state no challenge there)")
     axes, why = origin.mirror_axes(_axes(path, mirror_axes), where or "the checkpoint")
     return Model(folder, plan, folds, challenge, how, axes, why, orientation, field, fix_numbers, dataset, source)
 
@@ -389,9 +399,11 @@ def _segmentation(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         raise ModelError(f"{path}: found {classes} classes, expected at most {MOST_CLASSES}, which label maps can hold")
     for key, weight in weights.items():
         numbers = weight if weight.element_size() > 1 else weight.half()  # torch does not compute in 8 bits
+        if numbers.dtype == torch.float64:  # the network has no more than
+            numbers = numbers.float()
         # A sum is NaN or infinite if a number is, and many times faster than a look at each.
         if not (numbers.sum().isfinite() or numbers.isfinite().all()):
-            raise ModelError(f"{path}: found NaN or infinite numbers in {key:.100}, expected finite weights")
+            raise ModelError(f"{path}: found NaN or infinite numbers in {key:.100}, expected finite weights in fp32")
     return weights
 
 

@@ -6,7 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from umamba2.anatomy.structures import ANATOMY
+from umamba2.challenges import Challenge
 from umamba2.errors import ModelError
+
+_OTHER = {"mri", "mr", "t1", "t1w", "t2", "t2w", "flair", "dwi", "adc", "pet", "spect", "us", "ultrasound"}
 
 
 def pairs_by_name(labels: dict[str, int]) -> tuple[tuple[int, int], ...]:
@@ -20,6 +24,32 @@ def labels_of(dataset: dict[str, Any]) -> dict[str, int]:
     """Names of classes and their channels, as far as a dataset description states them."""
     labels = dataset.get("labels")
     return {k: v for k, v in labels.items() if isinstance(v, int)} if isinstance(labels, dict) else {}
+
+
+def misplaced(labels: dict[str, int], challenge: Challenge) -> str | None:
+    """What contradicts a challenge in the names of classes: a structure's name at another one's number. None: nothing.
+
+    Names are compared without case, and spaces, dashes and underscores are one. Those that nobody here knows may be
+    anything.
+    """
+    own = {0: "background"} | {s.training: s.name for s in challenge.structures}
+    known = {"background", *own.values(), *(structure.name for structure in ANATOMY)}
+    for name, number in labels.items():
+        usual = " ".join(re.split(r"[\W_]+", name.lower())).strip()
+        if usual in known and number in own and usual != own[number]:
+            return f"class {number} named {name:.60}, expected {own[number]}, as it is in {challenge.name}"
+    return None
+
+
+def other_modality(dataset: dict[str, Any]) -> str | None:
+    """What is said of a channel that is called other than an X-ray image; None: nothing. Most names say nothing."""
+    channels = dataset.get("channel_names", dataset.get("modality"))  # the latter in nnU-Net 1
+    for name in channels.values() if isinstance(channels, dict) else ():
+        if not _OTHER.isdisjoint(re.split(r"[^a-z0-9]+", str(name).lower())):
+            return (
+                f"the channel {name!s:.60}, expected CT: its answers for CBCT mean little if it has learned from others"
+            )
+    return None
 
 
 def check_labels(path: Path, dataset: dict[str, Any], classes: int) -> None:

@@ -89,6 +89,7 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         problem = f"no entry {error}" if isinstance(error, KeyError) else str(error)[:200]
         raise ModelError(f"{path}: found plans with {problem}, expected nnU-Net plans of a 3-D configuration") from None
+    turned, inverse = plans.get("transpose_backward"), [plan.transpose.index(axis) for axis in sorted(plan.transpose)]
     low, high = plan.intensity["percentile_00_5"], plan.intensity["percentile_99_5"]
     sane = SMALLEST_PATCH <= math.prod(plan.patch_size) <= LARGEST_PATCH
     finite = all(math.isfinite(value) and abs(value) < 1e6 for value in plan.intensity.values())
@@ -99,6 +100,8 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
         ("spacing", plan.spacing, _three(plan.spacing, 1e-3, 10), "three spacings in mm"),
         ("transpose_forward", plan.transpose, sorted(plan.transpose) == [0, 1, 2], "a permutation of 0, 1, 2"),
         ("intensities", plan.intensity, finite and wide, "finite statistics"),
+        ("intensities", plan.intensity, low <= plan.intensity["mean"] <= high, "a mean between the percentiles"),
+        ("transpose_backward", turned, turned in (None, inverse), f"{inverse}, the inverse of transpose_forward"),
         (
             "force_separate_z",
             plan.force_separate_z,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from umamba2.challenges import Challenge
 from umamba2.challenges.stsr import STSR
 from umamba2.challenges.toothfairy3 import INTERACTIVE, MULTICLASS
+from umamba2.models.labels import misplaced, pairs_by_name
 
 # How the names of trainers begin, with the challenge whose classes they train. LRMirror swaps those of task 1.
 TRAINERS = {
@@ -37,11 +38,11 @@ class Origin:
     classes: int  # background included
     takes_clicks: bool
 
-    def challenge(self, pairs: Iterable[tuple[int, int]]) -> tuple[str | None, str]:
+    def challenge(self, labels: dict[str, int]) -> tuple[str | None, str]:
         """The challenge of a model that does not state one, and how it was recognised.
 
         Args:
-            pairs: Channels that are each other's left and right by their names; they must not contradict the challenge.
+            labels: Names of classes and their channels; they must not contradict the challenge.
         """
         name = "".join(filter(str.isalnum, self.dataset.lower()))
         by_name = (challenge for word, challenges in DATASETS.items() if word in name for challenge in challenges)
@@ -51,7 +52,8 @@ class Origin:
         ):
             if found is not None:
                 known = {frozenset(pair) for pair in found.predictor_settings()["left_right_pairs"]}
-                if not {frozenset(pair) for pair in pairs} <= known:
+                pairs = {frozenset(pair) for pair in pairs_by_name(labels)}
+                if not pairs <= known or misplaced(labels, found):
                     return None, f"not stated; {what} is of {found.name}, but the names of the classes are not"
                 return found.name, f"recognised by {what} and {self.classes} classes"
         return None, "not stated"

@@ -66,10 +66,19 @@ def bare_weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
     found = next((content[key] for key in ("network_weights", "state_dict", "model") if key in content), content)
     if not isinstance(found, dict) or not any(isinstance(value, Tensor) for value in found.values()):
         raise ModelError(f"{path}: found no weights, expected a checkpoint with network_weights")
-    weights = {str(key).replace("_orig_mod.", "").removeprefix("module."): value for key, value in found.items()}
-    if any(key.startswith("encoder.encoder.stem.") for key in weights):  # the reference's pretraining wraps its network
-        weights = {key.removeprefix("encoder."): value for key, value in weights.items()}
-    drop_aliases(weights)
+    bare = [str(key).replace("_orig_mod.", "").removeprefix("module.") for key in found]
+    if any(key.startswith("encoder.encoder.stem.") for key in bare):  # the reference's pretraining wraps its network
+        bare = [key.removeprefix("encoder.") for key in bare]
+    weights: dict[str, Any] = {}
+    for key, name, value in zip(found, bare, found.values()):
+        if name in weights:  # which of the two counts?
+            others = f"{list(found)[bare.index(name)]!s:.100} and {key!s:.100}"
+            raise ModelError(f"{path}: found {others}, expected one tensor for {name:.100}")
+        weights[name] = value
+    try:
+        drop_aliases(weights)
+    except ValueError as error:
+        raise ModelError(f"{path}: found {error}, expected two names of one tensor") from None
     if isinstance(content, Checkpoint):
         content.verify(weights.values())
     size = path.stat().st_size

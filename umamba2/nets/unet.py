@@ -176,6 +176,27 @@ class Decoder(nn.Module):
 
 
 def drop_aliases(state_dict: dict[str, Tensor], prefix: str = "") -> None:
-    """Remove, in place, the second names that nnU-Net gives to some tensors."""
+    """Remove, in place, the second names that nnU-Net gives to some tensors; ValueError if two names differ."""
     for key in [k for k in state_dict if k.startswith(f"{prefix}decoder.encoder.") or ".all_modules." in k]:
-        del state_dict[key]
+        alias, first = state_dict.pop(key), key.replace(f"{prefix}decoder.encoder.", f"{prefix}encoder.", 1)
+        for number, name in _ALL_MODULES:
+            first = first.replace(number, name)
+        if first in state_dict and not _same(state_dict[first], alias):
+            raise ValueError(f"{key:.100} with other numbers than {first:.100}")
+
+
+# A norm is the third where there is dropout.
+_ALL_MODULES = (".all_modules.0.", ".conv."), (".all_modules.1.", ".norm."), (".all_modules.2.", ".norm.")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, NaN or not."""
+    if one is other:
+        return True
+    if not all(isinstance(value, Tensor) and value.layout is torch.strided for value in (one, other)):
+        return False
+    if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
+        return False
+    if (one.data_ptr(), one.stride()) == (other.data_ptr(), other.stride()):
+        return True
+    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))

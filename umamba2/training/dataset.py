@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError
 from umamba2.files import once, read_json
+from umamba2.models.labels import labels_of, misplaced
 from umamba2.scans.volumes import Geometry, Volume, list_volumes, read_volume, suffix
 
 KINDS = ("train", "val", "unlabeled")  # of cases in a splits file
@@ -65,6 +67,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     ids = sorted(labels.values()) if isinstance(labels, dict) and all(map(_is_int, labels.values())) else None
     if ids is None or ids != list(range(len(ids))) or len(ids) < 2:
         raise InputError(f"{path}: found labels {str(labels)[:80]}, expected names with the values 0, 1, 2, ...")
+    challenge = CHALLENGES.get(str(content.get("challenge")))
+    if challenge and challenge.num_classes == len(ids) and (problem := misplaced(labels_of(content), challenge)):
+        raise InputError(f"{path}: found {problem}")
     if not isinstance(content.get("numTraining"), int):
         raise InputError(f"{path}: found numTraining {content.get('numTraining')!r}, expected a number of cases")
     channels = content.get("channel_names")

@@ -58,7 +58,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise InputError(f"{file}: found no such file, expected a model folder or a checkpoint")
     found = read_file(file)
-    broken = next((key for key, value in found.items() if not value.isfinite().all()), None)
+    broken = next((key for key, value in found.items() if not value.float().isfinite().all()), None)
     if broken:
         raise InputError(f"{file}: found NaN or infinite weights ({broken}), expected finite ones")
     return found
