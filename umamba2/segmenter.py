@@ -35,14 +35,14 @@ from umamba2.errors import InputError, ModelError, Terminated
 from umamba2.messages import unexpected
 from umamba2.models.locate import demo_model, find_model, model_folder
 from umamba2.scans.clicks import Clicks, no_clicks, read_clicks
+from umamba2.scans.given import Scan, volume_of
 from umamba2.scans.orientation import UPRIGHT, box_turned_back, tilt, turned, turned_back, turned_points
 from umamba2.scans.orientation import code as code_of
-from umamba2.scans.volumes import Geometry, Volume, as_volume, read_volume, write_labels
+from umamba2.scans.volumes import Geometry, Volume, write_labels
 
 if TYPE_CHECKING:
     from umamba2.engine.predict import Predictor
 
-Scan: TypeAlias = "str | Path | Volume | tuple[npt.NDArray[Any], Sequence[float]]"
 Labels: TypeAlias = "npt.NDArray[np.uint8]"
 Predict: TypeAlias = "Callable[..., Labels]"  # takes what `Predictor.predict` takes
 PLAIN = "none"  # in place of a challenge: the network's own answer and ids
@@ -179,7 +179,7 @@ class Segmenter:
         """
         record = Record() if record is None else record
         with record.timed("read"):
-            volume, name = _volume(scan)
+            volume, name = volume_of(scan)
             for warning in volume.warnings:
                 record.warn(warning)
             used = self._clicks(clicks, volume, record)
@@ -203,7 +203,7 @@ class Segmenter:
         """
         if not self.takes_clicks:
             raise InputError("session: found a model that takes no clicks, expected one that takes them")
-        volume, name = _volume(scan)
+        volume, name = volume_of(scan)
 
         from umamba2.engine.keeping import Keeper
 
@@ -440,18 +440,3 @@ def check_model(predictor: Predictor, challenge: Challenge, model: str | Path) -
     expected = describe(challenge.num_classes, challenge.takes_clicks)
     if found != expected:
         raise ModelError(f"{model}: found a model of {found}, expected {expected} for {challenge.name}")
-
-
-def _volume(scan: Scan) -> tuple[Volume, str]:
-    """A scan as a volume, and what messages call it."""
-    if isinstance(scan, Volume):
-        return scan, scan.name
-    if isinstance(scan, (str, Path)):
-        return read_volume(scan), str(scan)
-    if not (isinstance(scan, (tuple, list)) and len(scan) == 2):
-        raise InputError(f"scan: found a {type(scan).__name__}, expected a file, a volume, or an array and its spacing")
-    array, spacing = scan
-    if array.ndim != 3 or len(spacing) != 3:
-        found = f"an array of shape {array.shape} with spacing {tuple(spacing)}"
-        raise InputError(f"scan: found {found}, expected (z, y, x) and three numbers of mm")
-    return as_volume(array, Geometry.of_array(array.shape, spacing), "scan"), "scan"
