@@ -401,7 +401,7 @@ def test_a_folder_that_holds_another_dataset_is_not_overwritten(tmp_path):
 def test_a_full_disk_is_noticed_first(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(InputError, match=r"found 0.0 GB free, expected at least .* for the converted cases"):
+    with pytest.raises(InputError, match=r"found 1.0 kB free, expected at least [1-9].* for the converted cases"):
         convert(CHALLENGES[MULTICLASS], toothfairy3(tmp_path / "download"), tmp_path / "raw")
     check_disk(tmp_path / "not" / "there", 999, "nothing")
 

@@ -174,7 +174,7 @@ def test_there_must_be_room_for_all_scans_in_a_dry_run_too(scans, tmp_path, monk
             pretrained(scans, tmp_path / str(number), dry_run=dry_run)
     assert wanted[0] == wanted[1] > 0
     monkeypatch.setattr(workers, "available", lambda: 1e8)
-    verdict = r"^dry run: this machine does not suffice; memory: found 0.1 GB free, expected .* GB for preprocessing$"
+    verdict = r"^dry run: this machine does not suffice; memory: found 100.0 MB free, expected .*B for preprocessing$"
     with pytest.raises(InputError, match=verdict):
         pretrain(scans, tmp_path / "x", CHALLENGES[STSR], Options(dry_run=True), patch=(16, 32, 32), architecture=SMALL)
     assert not (tmp_path / "x").exists()

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -218,17 +219,21 @@ def test_a_full_disk_is_named_before_and_while_training(multiclass, tmp_path, mo
 
         def full(checkpoint, path):
             Path(path).write_bytes(b"half")
-            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598\nmore")
+            raise RuntimeError(said)
 
-        with (
-            mock.patch("torch.save", full),
-            pytest.raises(InputError, match=r"checkpoint_best.pth: could not be written \(.* 598\), expected"),
-        ):
-            trainer.save_checkpoint(str(file))
-        assert not list(file.parent.glob("checkpoint*"))
         usage = shutil.disk_usage(tmp_path)
+        for said in (
+            "[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598\nmore",
+            "PytorchStreamWriter failed writing file data/0: file write failed",
+        ):
+            for free, reason in ((0, "the disk is full"), (10**15, said.splitlines()[0])):
+                monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
+                expected = re.escape(f"checkpoint_best.pth: could not be written ({reason}), expected")
+                with mock.patch("torch.save", full), pytest.raises(InputError, match=expected):
+                    trainer.save_checkpoint(str(file))
+                assert not list(file.parent.glob("checkpoint*"))
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-        with pytest.raises(InputError, match=r"fold_0: found 0.0 GB free, expected at least .* for the checkpoints"):
+        with pytest.raises(InputError, match=r"fold_0: found 1.0 kB free, expected at least [1-9].* for the checkp"):
             make_trainer(TRAINER).initialize()
 
 

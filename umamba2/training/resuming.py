@@ -76,8 +76,11 @@ class Resuming(Watching):
         with replacing(filename) as unfinished:
             try:
                 super().save_checkpoint(str(unfinished))
-            except RuntimeError as error:  # torch's word for a full disk
-                raise OSError(str(error).splitlines()[0][:200]) from None
+            except RuntimeError as error:  # torch's word for a full disk, which does not tell that it is full
+                size = sum(weight.nbytes for weight in self.bare_network.parameters())
+                full = shutil.disk_usage(unfinished.parent).free < size
+                reason = "the disk is full" if full else str(error).splitlines()[0][:200]
+                raise OSError(reason) from None
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """Go back to a checkpoint, given as it is or as a file, of which nothing is executed."""

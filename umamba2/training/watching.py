@@ -16,7 +16,7 @@ from umamba2.engine.network import resolve_precision
 from umamba2.scans.memory import available
 from umamba2.training.footprint import duration, free_bytes, peak_bytes, training_bytes
 from umamba2.training.loading import DataLoading
-from umamba2.training.workers import GB, TooLittle
+from umamba2.training.workers import GB, TooLittle, in_words
 
 
 class Watching(DataLoading):
@@ -111,6 +111,6 @@ class Watching(DataLoading):
         elif self.local_rank == 0:
             needed, free = self.validation_bytes(), available()
             if needed > free:
-                wanted = f"expected at least {needed / GB:.2f} GB for the validation after the training"
-                raise TooLittle(f"memory: found {free / GB:.2f} GB free, {wanted}")
+                wanted = f"expected at least {in_words(needed)} for the validation after the training"
+                raise TooLittle(f"memory: found {in_words(free)} free, {wanted}")
             self.print_to_log_file(f"dry run: this machine suffices; memory: {most}")

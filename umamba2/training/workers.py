@@ -106,7 +106,7 @@ def affordable(workers: int, each: float, title: str) -> int:
     if workers * each <= free:
         return workers
     if each > free:
-        raise TooLittle(f"memory: found {free / GB:.1f} GB free, expected {each / GB:.1f} GB for {title}")
+        raise TooLittle(f"memory: found {in_words(free)} free, expected {in_words(each)} for {title}")
     fewer = int(free // each)
     LOG.info("%s: %d workers instead of %d (%.1f GB each, %.1f GB free)", title, fewer, workers, each / GB, free / GB)
     return fewer
@@ -126,4 +126,10 @@ def check_disk(folder: Path, needed: float, title: str) -> None:
     there = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
-        raise TooLittle(f"{folder}: found {free / GB:.1f} GB free, expected at least {needed / GB:.1f} GB for {title}")
+        raise TooLittle(f"{folder}: found {in_words(free)} free, expected at least {in_words(needed)} for {title}")
+
+
+def in_words(size: float) -> str:
+    """Bytes for people."""
+    unit, factor = next((one for one in (("GB", GB), ("MB", 1e6)) if size >= one[1]), ("kB", 1e3))
+    return f"{size / factor:.1f} {unit}"
