@@ -499,6 +499,34 @@ def test_stsr_ids_that_are_no_class_are_listed(folders):
     assert report["problems"] == [f"{path}: found unknown ids 13, expected ids of the platform numbering"]
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.float32])
+@pytest.mark.parametrize("which", ["prediction", "truth", "both", "neither"])
+def test_stsr_says_that_values_below_0_are_background(folders, kind, which):
+    predictions, truths = folders
+    files = [truths / "a_01_Mask.nii.gz", predictions / "a_01_Mask.nii.gz"]
+    odd = [path for path, name in zip(files, ("truth", "prediction")) if which in (name, "both")]
+    for path in files:
+        labels = volume(dtype=kind, a1=(0, 0, 0))
+        write(path, np.where(labels == 0, kind(-1), labels) if path in odd else labels)
+    report = evaluate_stsr(predictions, truths)
+    assert (report["Dice_Image"], report["IA"]) == (1, 1)
+    said = "found values down to -1, expected 0 or more; those below 0 are background"
+    assert report["problems"] == [f"{path}: {said}" for path in odd]
+
+
+def test_what_has_no_ground_truth_is_one_line(tmp_path):
+    truths, predictions = tmp_path / "truths", tmp_path / "predictions"
+    for suffix, grade in (("", evaluate_multiclass), ("_Mask", evaluate_stsr)):
+        write(truths / f"a_0{suffix}.nii.gz", volume(a1=(0, 0, 0)))
+        for number in range(4):
+            write(predictions / f"a_{number}{suffix}.nii.gz", volume(a1=(0, 0, 0)))
+        (line,) = grade(predictions, truths)["problems"]
+        first = predictions / f"a_1{suffix}.nii.gz"
+        assert line == f"{first} and 2 more: found no ground truth in {truths}, left out"
+        for path in (*truths.iterdir(), *predictions.iterdir()):
+            path.unlink()
+
+
 def test_stsr_missing_and_unreadable_predictions(folders):
     predictions, truths = folders
     for case in ("01", "02", "03"):

@@ -102,6 +102,12 @@ def read_prediction(path: Path | None, case: str, odd: list[str]) -> tuple[Array
     return array, grid, [] if fraction is None else [problem]
 
 
+def left_over(paths: Sequence[Path], truths: str | Path) -> list[str]:
+    """A line if there are predictions of which there is no ground truth."""
+    more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+    return [f"{paths[0]}{more}: found no ground truth in {truths}, left out"] if paths else []
+
+
 def elsewhere(path: Path | None, found: Geometry, expected: Geometry, ignored: str) -> list[str]:
     """A line if two grids of one shape differ in a property that the grader does not look at.
 

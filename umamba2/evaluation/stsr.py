@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from umamba2.anatomy.numberings import describe_unknown, ids_of
 from umamba2.challenges import Challenge
 from umamba2.errors import InputError
-from umamba2.evaluation.cases import Report, elsewhere, label_files, mean, read_prediction, run_all
+from umamba2.evaluation.cases import Report, elsewhere, label_files, left_over, mean, read_prediction, run_all
 from umamba2.evaluation.metrics import (
     MOST_LABELS,
     Spacing,
@@ -73,7 +73,7 @@ def evaluate_instances(
         "problems": [problem for result in results for problem in result.problems]
         + nameless
         + others
-        + [f"{path}: found no ground truth in {truths}, left out" for path in found.values()],
+        + left_over(list(found.values()), truths),
     }
 
 
@@ -129,6 +129,10 @@ def _score_files(files: tuple[str, Path, Path | None], challenge: Challenge, num
         return CaseScores(problems=odd + problems)
     fractions = bool(problems)
     problems = odd + problems
+    for where, array in ((truth_path, truth), (path, labels)):
+        if -np.inf < (lowest := array.min(initial=0)) < 0:
+            expected = "expected 0 or more; those below 0 are background"
+            problems.append(f"{where}: found values down to {lowest:g}, {expected}")
     # The grader looks at nothing else: grids that differ only in origin or direction are compared voxel by voxel.
     if found.size != grid.size or found.spacing != grid.spacing:
         labels = resample(labels, found, grid)

@@ -30,6 +30,7 @@ from umamba2.evaluation.cases import (
     elsewhere,
     first_existing,
     label_files,
+    left_over,
     mean,
     read_prediction,
     read_results,
@@ -219,7 +220,7 @@ def _number(name: str) -> int:
 
 def _left_over(found: dict[str, list[Path]], truths: str | Path) -> list[str]:
     paths = [path for _, paths in sorted(found.items()) for path in paths]
-    return [f"{path}: found no ground truth in {truths}, left out" for path in paths]
+    return left_over(paths, truths)
 
 
 def _score_all(challenge: Challenge, cases: list[_Case], numbering: str, workers: int) -> list[_Scores]:
