@@ -409,6 +409,35 @@ def test_high_bits_and_overlays(tmp_path):
     read(write_slices(tmp_path / "b", overlay))
 
 
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize("elements", [{0x60003000: ("OW", bytes(64)), 0x60000102: ("US", 0)}, {0x60000010: ("US", 8)}])
+def test_overlays_elsewhere_leave_the_bits_of_voxels_alone(tmp_path, elements, signed):
+    def change(ds, k):
+        offset = 0 if signed else 5000
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation, ds.RescaleIntercept = 12, 11, signed, -offset
+        for tag, (kind, content) in elements.items():
+            ds.add_new(tag, kind, content)
+        ds.PixelData = (plane(place(k)).astype(int) + offset).astype("<i2").tobytes()
+
+    read(write_slices(tmp_path / "a", change), "numbers of more bits than stated")
+
+
+def test_bits_beside_those_of_an_overlay_are_not_taken_away(tmp_path):
+    def change(ds, k):
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation, ds.RescaleIntercept = 12, 11, 0, -5000
+        ds.add_new(0x60000102, "US", 15)
+        ds.PixelData = (plane(place(k)).astype(int) + 5000 | 0x8000).astype("<u2").tobytes()
+
+    read(write_slices(tmp_path / "a", change), "numbers of more bits than stated")
+
+
+def test_several_values_a_voxel(tmp_path):
+    def change(ds, k):
+        ds.SamplesPerPixel, ds.PixelData = 2, np.repeat(plane(place(k)), 2).astype("<i2").tobytes()
+
+    refused(write_slices(tmp_path / "a", change), "2 values per voxel")
+
+
 def test_padding_with_the_wrong_sign(tmp_path):
     def change(ds, k):
         values = plane(place(k))

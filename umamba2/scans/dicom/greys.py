@@ -138,6 +138,9 @@ def check_scale(series: list[Frame], name: str, warnings: list[str]) -> None:
     header = series[0].header
     if text(header.values, "ModalityLUTSequence") and series[0].scale == (None, None):
         raise InputError(f"{name}: found a table of grey values (Modality LUT), expected slope and intercept")
+    for frame in series:
+        if (count := whole(frame.header.values, "SamplesPerPixel") or 1) != 1:
+            raise InputError(f"{frame.header.label}: found {count} values per voxel, expected 1")
     modality = text(header.values, "Modality")
     if modality and modality not in _MODALITIES:
         warnings.append(f"{name}: found the modality {modality[:16]}, expected CT")

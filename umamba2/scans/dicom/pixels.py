@@ -193,13 +193,14 @@ def meant(stored: Array, how: Numbers, values: Dataset) -> tuple[Array, bool]:
     """
     if how.stored == how.allocated:
         return stored, False
-    overlay = any(tag.group & 0xFF00 == 0x6000 for tag in values.keys())  # noqa: SIM118 (a Dataset runs over its elements)
-    shift = how.high + 1 - how.stored
-    if shift and not overlay and (stored & ((1 << shift) - 1)).any():
+    overlays, shift = _overlays(values, how), how.high + 1 - how.stored
+    if shift and not overlays and (stored & ((1 << shift) - 1)).any():
         return stored, True  # numbers in the bits that shall hold none
-    if shift or overlay:
+    if shift or (overlays and how.signed):
         bits = stored.view(np.dtype(f"u{stored.dtype.itemsize}")) >> shift & ((1 << how.stored) - 1)
         return _signed(bits, how), False
+    if overlays:
+        stored = stored & ((1 << how.allocated) - 1 - overlays)
     low, high = int(stored.min()), int(stored.max())
     if how.signed:
         half = 1 << (how.stored - 1)
@@ -209,6 +210,19 @@ def meant(stored: Array, how: Numbers, values: Dataset) -> tuple[Array, bool]:
             return _signed(stored.view(np.dtype(f"u{stored.dtype.itemsize}")), how), False
         return stored, True
     return stored, high >= 1 << how.stored
+
+
+def _overlays(values: Dataset, how: Numbers) -> int:
+    """The bits beside those that count in which overlays lie, as a number; others have an element of their own."""
+    low, found = how.high + 1 - how.stored, 0
+    for group in range(0x6000, 0x6020, 2):
+        try:
+            place = None if (group, 0x3000) in values else int(values[group, 0x0102].value)
+        except (KeyError, TypeError, ValueError):
+            continue
+        if place is not None and 0 <= place < how.allocated and not low <= place <= how.high:
+            found |= 1 << place
+    return found
 
 
 def _signed(bits: Array, how: Numbers) -> Array:
