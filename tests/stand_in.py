@@ -56,6 +56,7 @@ class StandInModel:
     folds: list[str] | None
     challenge: str | None
     labels: dict = field(default_factory=dict)
+    dataset: dict = field(default_factory=dict)
     challenge_reason: str = "stated in model.json"
     mirror_reason: str = "stated in model.json"
     orientation: str | None = None

@@ -29,6 +29,7 @@ from dicom_series import (
     write_slices,
 )
 from PIL import Image
+from pydicom import Dataset
 from pydicom.encaps import encapsulate
 
 from umamba2.errors import InputError
@@ -481,6 +482,28 @@ def test_two_passes_over_the_same_places(tmp_path):
     write_slices(tmp_path / "a", setting(AcquisitionNumber=1))
     write_slices(tmp_path / "a/b", lambda ds, k: setting(AcquisitionNumber=2, PixelData=bytes(960))(ds, k), count=5)
     agrees(tmp_path / "a", "found 2 volumes, expected one; took the largest")
+
+
+@pytest.mark.parametrize("part", [lambda k: k % 2, lambda k: int(3 <= k < 6)], ids=["alternating", "in the middle"])
+def test_acquisitions_between_each_other(tmp_path, part):
+    folder = write_slices(tmp_path / "a", lambda ds, k: setting(AcquisitionNumber=part(k) + 1)(ds, k))
+    agrees(folder, "found slices of 2 acquisitions (AcquisitionNumber) between each other")
+
+
+@pytest.mark.parametrize("part", [lambda k: k // 4, lambda k: k], ids=["of four slices", "of one slice"])
+def test_acquisitions_behind_each_other(tmp_path, part):
+    agrees(write_slices(tmp_path / "a", lambda ds, k: setting(AcquisitionNumber=part(k) + 1)(ds, k)))
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["between each other", "behind each other"])
+def test_stacks_in_one_file(tmp_path, apart):
+    ds = enhanced(range(SHAPE[0]))
+    for k, own in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        content = Dataset()
+        content.StackID = str(k // 4 if apart else k % 2)
+        own.FrameContentSequence = [content]
+    said = [] if apart else ["found slices of 2 stacks (StackID) between each other"]
+    agrees(save(ds, tmp_path / "scan.dcm"), *said)
 
 
 @pytest.mark.parametrize("own_series", [False, True])

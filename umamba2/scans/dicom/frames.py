@@ -37,6 +37,7 @@ class Frame:
         scale: Slope and intercept of its grey values; None for what is not stated.
         location: Its place along the direction of slices, as the file puts it, or None.
         acquisition: What tells apart the passes of a scanner over the same places.
+        stack: What tells apart the stacks in a file with many slices.
     """
 
     header: Header
@@ -47,6 +48,7 @@ class Frame:
     scale: tuple[float | None, float | None]
     location: float | None
     acquisition: str
+    stack: str
 
     @property
     def axes_array(self) -> Array:
@@ -84,6 +86,10 @@ class Lookup:
     def number(self, group: str, keyword: str, index: int = 0) -> float | None:
         """A finite number of a slice, or None."""
         return (self.numbers(group, keyword, 1, index) or (None,))[0]
+
+    def text(self, group: str, keyword: str, index: int) -> str:
+        """A text of a slice, "" if there is none."""
+        return next((found for d in self.groups(group, index) if (found := text(d, keyword))), "")
 
 
 def frame_count(header: Header) -> int:
@@ -124,8 +130,8 @@ def frames_of(header: Header) -> list[Frame]:
         intercept = look.number("PixelValueTransformationSequence", "RescaleIntercept", index)
         spacing = _positive(look.numbers("PixelMeasuresSequence", "PixelSpacing", 2, index))
         location = offsets[index] if offsets else number(header.values, "SliceLocation") if count == 1 else None
-        known = _checked(header, axes)
-        frames.append(Frame(header, index, position, known, spacing, (slope, intercept), location, acquisition))
+        known, stack = _checked(header, axes), look.text("FrameContentSequence", "StackID", index)
+        frames.append(Frame(header, index, position, known, spacing, (slope, intercept), location, acquisition, stack))
     if count > 1 and look.has_own("PlanePositionSequence") and len({frame.position for frame in frames}) == 1:
         raise InputError(f"{header.label}: found {count} slices at one place, expected a stack of them")
     return frames

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -85,6 +86,7 @@ def stacked(series: Series, name: str, warnings: list[str]) -> Stack:
     layers, distance = _layers(places, name, warnings)
     _compare_numbers([frames[i] for i in kept], name, warnings)
     _compare_distance(series, distance, name, warnings)
+    _compare_parts([frames[i] for i in kept], name, warnings)
     leaning, origin = _line(positions[kept], layers, axes, spacing, name)
     vector = leaning + normal * (distance - leaning @ normal)
     inside = {index: place for place, index in enumerate(kept)}
@@ -237,6 +239,18 @@ def _compare_distance(series: Series, distance: float, name: str, warnings: list
     if abs(abs(stated[1]) - distance) > _DISAGREE * distance:
         found = f"found slices {distance:.4g} mm apart and a SpacingBetweenSlices of {stated[1]:.4g} mm"
         warnings.append(f"{name}: {found}, expected the same; took the positions")
+
+
+def _compare_parts(frames: Sequence[Frame], name: str, warnings: list[str]) -> None:
+    """Say where slices of one acquisition or stack lie between those of another: they may be two scans."""
+    for what, parts in {
+        "acquisitions (AcquisitionNumber)": [frame.acquisition for frame in frames],
+        "stacks (StackID)": [frame.stack for frame in frames],
+    }.items():
+        count = len(set(parts))
+        if count > 1 and sum(a != b for a, b in pairwise(parts)) >= count:
+            found = f"found slices of {count} {what} between each other, expected one behind the other"
+            warnings.append(f"{name}: {found}; taken for one scan")
 
 
 def _line(positions: Array, layers: Array, axes: Array, spacing: tuple[float, float], name: str) -> tuple[Array, Array]:
