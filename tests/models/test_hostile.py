@@ -210,6 +210,13 @@ def test_pickles_that_are_no_checkpoints_are_refused(tmp_path, content):
     refused(read_checkpoint, archive(tmp_path / "x.pth", content), "x.pth: (found|could not)")
 
 
+@pytest.mark.parametrize("kind", ["negated", "conjugated"])
+def test_numbers_that_torch_would_change_are_refused(tmp_path, kind):
+    numbers = torch.rand(3, dtype=torch.complex64 if kind == "conjugated" else torch.float32)
+    torch.save({"a": numbers.conj() if kind == "conjugated" else torch._neg_view(numbers)}, tmp_path / "x.pth")
+    refused(read_checkpoint, tmp_path / "x.pth", r"found a tensor with the property .*(neg|conj)")
+
+
 def test_only_what_is_named_is_called(tmp_path):
     """A torch.device is a decorator too."""
     content = b"ctorch\ndevice\nX\3\0\0\0cpu\x85Rcnumpy\nndarray\n\x85R."
@@ -734,6 +741,45 @@ def test_plans_that_read_like_others(tmp_path, whole, entry, value, found):
     write_file(tmp_path / "m" / "model.json", json.dumps(text))
     (tmp_path / "m" / "fold_0.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
     refused(load_model, tmp_path / "m", f"found .*{found}")
+
+
+@pytest.mark.parametrize("place", ["channels", "init_args", "labels", "configurations"])
+@pytest.mark.parametrize("last", [False, True])
+def test_keys_that_are_the_same_text(folder, place, last):
+    """A pickle tells 0 from "0", plans do not."""
+    content = change(folder)["init_args"]
+    plans, key = content["plans"], 0 if place in ("channels", "labels") else 0.5
+    found = {
+        "channels": plans["foreground_intensity_properties_per_channel"],
+        "init_args": content,
+        "labels": content["dataset_json"]["labels"],
+        "configurations": plans["configurations"],
+    }[place]
+    kept = found.get("0")
+    found.pop("0", None)
+    found.update({str(key): kept, key: kept} if last else {key: kept, str(key): kept})
+    change(folder, init_args=content)
+    refused(load_model, folder, rf"checkpoint_best\.pth: found the keys .*{key}.*, expected each once as a text")
+
+
+def files_of(whole, target, layout):
+    shutil.copytree(whole / layout, target)
+    return target, next(path for path in target.rglob("*") if path.suffix in (".pth", ".safetensors"))
+
+
+@pytest.mark.parametrize("layout", ["nnunet", "slim"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_file_that_is_written_anew_changes_no_network_in_use(tmp_path, whole, layout, dtype):
+    """Training writes its checkpoint in place, while others predict with it."""
+    model, path = files_of(whole, tmp_path / "m", layout)
+    loaded = load_model(model)
+    net = loaded.network()
+    loaded.load_weights(net, "0", dtype)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    size = path.stat().st_size
+    with open(path, "r+b") as file:  # not truncated: whoever looked into the file then would be killed
+        file.write(bytes(size))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 @pytest.mark.parametrize("eps", [float("nan"), -1.0, 0, float("inf"), 10**400, "1e-5", None, [1e-5]])

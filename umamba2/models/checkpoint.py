@@ -180,7 +180,9 @@ class _NumpyArray(list[Any]):
             self[:] = dtype.read(raw).reshape(shape, order="F" if fortran else "C").tolist()
 
 
-def _tensor(storage: Tensor, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+def _tensor(storage: Tensor, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *more: Any) -> Tensor:
+    if len(more) > 2 and more[2]:  # behind requires_grad and hooks: that the numbers are to be negated or conjugated
+        raise _ForeignError(f"a tensor with the property {more[2]!s:.60}")
     if len(shape) != len(stride) or not all(type(n) is int and n >= 0 for n in (offset, *shape, *stride)):
         raise _ForeignError("a tensor that torch.save does not write")
     end = offset + sum((size - 1) * step for size, step in zip(shape, stride)) + 1 if all(shape) else 0

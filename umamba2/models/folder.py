@@ -130,10 +130,12 @@ class Model:
         """
         kinds = {"encoder": dtype, "decoder": dtype}
         weights = {
-            name: weight.to(kinds.get(name.split(".")[0], torch.float32)) for name, weight in self.folds[fold].items()
+            # A copy: what is read stays mapped to its file, which training may write anew while the network is used.
+            name: weight.to(kinds.get(name.split(".")[0], torch.float32), copy=True)
+            for name, weight in self.folds[fold].items()
         }
         try:
-            net.load_state_dict(weights, strict=True, assign=True)  # half a gigabyte is not copied
+            net.load_state_dict(weights, strict=True, assign=True)  # half a gigabyte is not copied once more
         except RuntimeError as error:
             problem = " ".join(str(error).split())[:300]
             raise ModelError(f"{self.folder}: fold {fold} does not fit its own plans ({problem})") from None
@@ -422,7 +424,7 @@ def _sides(path: Path, sides: Any) -> Sides | None:
     if sides is None:
         return None
     pairs = [pair for pair in sides if isinstance(pair, list)] if isinstance(sides, list) else []
-    lengths = [mm for pair in pairs for mm in pair if isinstance(mm, (int, float)) and 1 <= mm <= LARGEST_SIDE]
+    lengths = [mm for pair in pairs for mm in pair if type(mm) in (int, float) and 1 <= mm <= LARGEST_SIDE]
     if [len(pair) for pair in pairs] != [2, 2, 2] or len(lengths) != 6:
         expected = f"three pairs of 1 to {LARGEST_SIDE} mm"
         raise ModelError(f"{path}: found dental_field {sides!s:.100}, expected {expected}")

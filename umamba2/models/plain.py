@@ -41,7 +41,10 @@ def to_plain(path: Path, value: Any) -> Any:
         if left < 0 or depth > DEEPEST_JSON:
             raise ModelError(f"{path}: found values nested into one another without end, expected plans and the like")
         if isinstance(value, dict):
-            return {plain(str(k), depth): plain(v, depth + 1) for k, v in value.items()}
+            found = {plain(str(k), depth): plain(v, depth + 1) for k, v in value.items()}
+            if len(found) < len(value):  # such as 0 and "0", of which the last would count
+                raise ModelError(f"{path}: found the keys {list(value)!s:.100}, expected each once as a text")
+            return found
         if isinstance(value, (list, tuple)):
             return [plain(v, depth + 1) for v in value]
         if isinstance(value, np.generic):
