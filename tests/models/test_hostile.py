@@ -197,6 +197,14 @@ def test_weights_that_share_their_numbers_without_end_are_refused(folder):
     refused(load_model, folder, "found tensors that share their numbers")
 
 
+def test_two_names_of_one_tensor_are_compared_within_bounds(folder):
+    content = change(folder)
+    name = "encoder.stages.2.blocks.0.conv2.conv.weight"
+    endless = {key: torch.zeros(1).expand(10**6, 10**6) for key in (name, f"decoder.{name}")}
+    change(folder, network_weights=content["network_weights"] | endless)
+    refused(load_model, folder, "found tensors that share their numbers")
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -10,7 +10,8 @@ from umamba2.anatomy.structures import ANATOMY
 from umamba2.challenges import Challenge
 from umamba2.errors import ModelError
 
-_OTHER = {"mri", "mr", "t1", "t1w", "t2", "t2w", "flair", "dwi", "adc", "pet", "spect", "us", "ultrasound"}
+# What no X-ray image is called.
+_OTHER_MODALITIES = {"mri", "mr", "t1", "t1w", "t2", "t2w", "flair", "dwi", "adc", "pet", "spect", "us", "ultrasound"}
 
 
 def pairs_by_name(labels: dict[str, int]) -> tuple[tuple[int, int], ...]:
@@ -45,7 +46,7 @@ def other_modality(dataset: dict[str, Any]) -> str | None:
     """What is said of a channel that is called other than an X-ray image; None: nothing. Most names say nothing."""
     channels = dataset.get("channel_names", dataset.get("modality"))  # the latter in nnU-Net 1
     for name in channels.values() if isinstance(channels, dict) else ():
-        if not _OTHER.isdisjoint(re.split(r"[^a-z0-9]+", str(name).lower())):
+        if not _OTHER_MODALITIES.isdisjoint(re.split(r"[^a-z0-9]+", str(name).lower())):
             return (
                 f"the channel {name!s:.60}, expected CT: its answers for CBCT mean little if it has learned from others"
             )

@@ -15,6 +15,7 @@ from umamba2.models.checkpoint import Checkpoint, read_checkpoint
 from umamba2.nets.unet import drop_aliases
 
 LARGEST_HEADER = 2**21  # bytes, of a safetensors file; that of this network has a tenth
+_MOST_STATED = 8  # times the file: nnU-Net has up to four names for a tensor, and packing may halve its size
 CHECKPOINT_NAMES = ("checkpoint_best.pth", "checkpoint_final.pth")  # in this order: the published results use best
 
 
@@ -75,13 +76,17 @@ def bare_weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
             others = f"{list(found)[bare.index(name)]!s:.100} and {key!s:.100}"
             raise ModelError(f"{path}: found {others}, expected one tensor for {name:.100}")
         weights[name] = value
+    size = path.stat().st_size
+    shared = f"{path}: found tensors that share their numbers, expected each to have its own"
+    # Before aliases are compared, so that there is an end to it.
+    if sum(value.nbytes for value in weights.values() if isinstance(value, Tensor)) > _MOST_STATED * size:
+        raise ModelError(shared)
     try:
         drop_aliases(weights)
     except ValueError as error:
         raise ModelError(f"{path}: found {error}, expected two names of one tensor") from None
     if isinstance(content, Checkpoint):
         content.verify(weights.values())
-    size = path.stat().st_size
     for key, value in weights.items():
         size -= value.nbytes // 2 if isinstance(value, Tensor) else 0
         dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
@@ -89,7 +94,7 @@ def bare_weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
             found = f"{type(value).__name__} {key[:100]}"
             raise ModelError(f"{path}: found {found}, expected a dense tensor of real numbers")
     if size < 0:
-        raise ModelError(f"{path}: found tensors that share their numbers, expected each to have its own")
+        raise ModelError(shared)
     return weights
 
 

@@ -15,7 +15,14 @@ Scan: TypeAlias = str | Path | Volume | tuple[npt.NDArray[Any], Sequence[float]]
 
 
 def volume_of(scan: Scan) -> tuple[Volume, str]:
-    """A scan as a volume, and what messages call it."""
+    """A scan as a volume, and what messages call it.
+
+    Args:
+        scan: A file or folder, a volume, or an array (z, y, x) with its spacing in mm along these axes.
+
+    Raises:
+        InputError: It is none of these, or cannot be read.
+    """
     if isinstance(scan, Volume):
         return scan, scan.name
     if isinstance(scan, (str, Path)):
