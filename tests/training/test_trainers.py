@@ -29,6 +29,7 @@ from umamba2.training.loading import Cases
 from umamba2.training.options import Options
 from umamba2.training.pretrain import disrupt, draw, masked_blocks
 from umamba2.training.pretrained import read_weights
+from umamba2.training.trainer import UMamba2Trainer
 from umamba2.training.resuming import LossNotFinite
 
 TRAINER, SEMI, PRETRAINER = "UMamba2Trainer", "UMamba2SemiSupervisedTrainer", "UMamba2Pretrainer"
@@ -592,7 +593,9 @@ def test_semi_supervised_dice_is_not_smoothed(stsr, tmp_path):
     assert trainer.loss.loss.dc.smooth == trainer.pseudo_loss.loss.dc.smooth == 0
 
 
-def test_splits_without_unlabelled_cases(stsr, tmp_path):
+def test_splits_without_unlabelled_cases(stsr, tmp_path, monkeypatch):
+    """Said before any process is started, which would add its own words when the training ends."""
+    monkeypatch.setattr(UMamba2Trainer, "get_dataloaders", lambda trainer: pytest.fail("processes were started"))
     root = tmp_path / "copy"
     shutil.copytree(stsr, root)
     file = root / "nnUNet_preprocessed" / DATASET / "splits_final.json"

@@ -69,10 +69,10 @@ class UMamba2SemiSupervisedTrainer(UMamba2Trainer):
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Batches for training, of labelled and of unlabelled cases, and for validation."""
+        folder, cases = Path(f"{self.preprocessed_dataset_folder}{UNLABELLED_SUFFIX}"), self._unlabelled_cases()
+        self._check_cases(folder, cases)  # before any process makes patches
         labelled, validation = super().get_dataloaders()
         transforms, initial_patch = self._training_transforms()
-        folder, cases = Path(f"{self.preprocessed_dataset_folder}{UNLABELLED_SUFFIX}"), self._unlabelled_cases()
-        self._check_cases(folder, cases)
         dataset = self.dataset_class(str(folder), cases)
         patch = self.configuration_manager.patch_size
         versions = augment.weak_and_strong(transforms, self.unlabelled.strong, patch)
