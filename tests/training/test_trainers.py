@@ -29,8 +29,8 @@ from umamba2.training.loading import Cases
 from umamba2.training.options import Options
 from umamba2.training.pretrain import disrupt, draw, masked_blocks
 from umamba2.training.pretrained import read_weights
-from umamba2.training.trainer import UMamba2Trainer
 from umamba2.training.resuming import LossNotFinite
+from umamba2.training.trainer import UMamba2Trainer
 
 TRAINER, SEMI, PRETRAINER = "UMamba2Trainer", "UMamba2SemiSupervisedTrainer", "UMamba2Pretrainer"
 pytestmark = pytest.mark.usefixtures("no_plots")
