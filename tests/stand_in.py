@@ -62,6 +62,7 @@ class StandInModel:
     orientation: str | None = None
     dental_field: tuple | None = None
     fix_numbers: bool = False
+    doubts: tuple = ()
 
 
 def load_stand_in(folder, folds=None):

@@ -378,7 +378,7 @@ def load(
 
     from umamba2.engine.predict import Predictor  # torch takes seconds to import: not before it is needed
     from umamba2.models.folder import load_model
-    from umamba2.models.labels import misplaced, other_modality
+    from umamba2.models.labels import misplaced
 
     loaded = load_model(folder, folds)
     if challenge is None and wanted is None and loaded.challenge is not None:
@@ -409,7 +409,6 @@ def load(
         check_model(predictor, wanted, folder)
         if wrong := misplaced(loaded.labels, wanted):
             raise ModelError(f"{folder}: found {wrong} (correct its labels, or take the challenge {PLAIN!r})")
-    doubt = other_modality(loaded.dataset)
     return Segmenter(
         predictor,
         wanted,
@@ -424,7 +423,7 @@ def load(
         pulp_per_tooth=pulp_per_tooth,
         fix_numbers=fix_numbers,
         all_clicks=all_clicks,
-        doubts=(f"{folder}: found {doubt}",) if doubt else (),
+        doubts=loaded.doubts,
     )
 
 

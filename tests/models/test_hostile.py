@@ -566,6 +566,9 @@ def test_a_fold_that_states_no_plans_has_those_of_the_first(tmp_path):
         ({"background": 0, "a": -1}, r"class -1 \(a\) of a network of 5 classes"),
         ({"background": 0, "mouth": [1, 2], "a": 2}, "mouth made of several labels"),
         ({"background": 0, "c": 3, "ignore": 5}, ""),
+        ({"background": 0, "ignore": 3, "c": 4}, r"class 3 \(ignore\) of a network of 5 classes, expected 5 for it"),
+        ({"background": 0, "c": 3, "ignore": 6}, r"class 6 \(ignore\) of a network of 5 classes, expected 5 for it"),
+        ({"background": 0, "c": True}, r"class True \(c\), expected a number"),
         ({"background": 0, "a": [1], "b": 2.5, "c": "d"}, ""),
         ([3], ""),
         (None, ""),
@@ -742,12 +745,15 @@ def test_plans_with_other_values_than_names(folder, whole, tmp_path, entry, valu
         ("transpose_backward", [0, 2, 1], r"transpose_backward \[0, 2, 1\], expected \[0, 1, 2\], the inverse"),
         ("transpose_backward", "012", r"transpose_backward 012, expected \[0, 1, 2\]"),
         ("preprocessor_name", "OurPreprocessor", "preprocessor_name OurPreprocessor, expected DefaultPreprocessor"),
+        ("label_manager", "OurLabels", "label_manager OurLabels, expected LabelManager"),
+        ("previous_stage", "3d_lowres", "previous_stage 3d_lowres, expected none"),
     ],
 )
 def test_plans_that_read_like_others(tmp_path, whole, entry, value, found):
     text = json.loads((whole / "slim" / "model.json").read_text())
     (configuration,) = text["plans"]["configurations"].values()
-    (text["plans"] if entry.startswith("transpose") else configuration)[entry] = value
+    of_all = entry.startswith("transpose") or entry == "label_manager"
+    (text["plans"] if of_all else configuration)[entry] = value
     write_file(tmp_path / "m" / "model.json", json.dumps(text))
     (tmp_path / "m" / "fold_0.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
     refused(load_model, tmp_path / "m", f"found .*{found}")
@@ -792,6 +798,32 @@ def test_a_file_that_is_written_anew_changes_no_network_in_use(tmp_path, whole, 
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("layout", ["nnunet", "slim"])
+@pytest.mark.parametrize("how", ["cut off", "anew", "replaced", "removed"])
+def test_a_file_that_is_written_anew_before_its_weights_are_used(tmp_path, whole, layout, how):
+    """What is read stays mapped: a file that was cut off killed the process, another one's numbers were taken."""
+    model, path = files_of(whole, tmp_path / "m", layout)
+    loaded = load_model(model)
+    net = loaded.network()
+    if how == "cut off":
+        os.truncate(path, 0)
+    elif how == "anew":
+        with open(path, "r+b") as file:
+            file.write(bytes(path.stat().st_size))
+    elif how == "replaced":  # what is mapped is the old one
+        (tmp_path / "new").write_bytes(b"another")
+        (tmp_path / "new").replace(path)
+    else:
+        path.unlink()
+    if how in ("cut off", "anew"):
+        with pytest.raises(ModelError, match=f"{path}: found it written anew while it is read, expected"):
+            loaded.load_weights(net, "0")
+    else:
+        loaded.load_weights(net, "0")
+        same = load_model(whole / layout).folds["0"]
+        assert all(torch.equal(value, same[name]) for name, value in net.state_dict().items())
+
+
 @pytest.mark.parametrize("eps", [float("nan"), -1.0, 0, float("inf"), 10**400, "1e-5", None, [1e-5]])
 def test_norms_that_divide_by_nothing(tmp_path, whole, eps):
     text = json.loads((whole / "slim" / "model.json").read_text())
@@ -800,6 +832,37 @@ def test_norms_that_divide_by_nothing(tmp_path, whole, eps):
     write_file(tmp_path / "m" / "model.json", json.dumps(text))
     (tmp_path / "m" / "fold_0.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
     refused(describe, tmp_path / "m", r"norm_op_kwargs eps: found .*, expected a number between 0 and 1")
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("conv_bias", "false"), ("conv_bias", 1), ("conv_bias", None), ("conv_bias", [False]),
+        ("kernel_sizes", [[3, 3, 3], [3, 3, 3], [2, 3, 3]]), ("kernel_sizes", 4), ("kernel_sizes", True),
+        ("n_stages", True), ("n_blocks_per_stage", [True, 2, 2]), ("n_conv_per_stage_decoder", True),
+        ("features_per_stage", [True, 16, 40]), ("strides", [[True, 1, 1], [2, 2, 2], [1, 2, 2]]),
+    ],
+)  # fmt: skip
+def test_architectures_that_are_none(tmp_path, whole, entry, value):
+    """Said when the model is read, and not where a scan is predicted."""
+    text = json.loads((whole / "slim" / "model.json").read_text())
+    (configuration,) = text["plans"]["configurations"].values()
+    configuration["architecture"]["arch_kwargs"][entry] = value
+    write_file(tmp_path / "m" / "model.json", json.dumps(text))
+    (tmp_path / "m" / "fold_0.safetensors").symlink_to(whole / "slim" / "fold_0.safetensors")
+    refused(describe, tmp_path / "m", f"{entry}: found .*, expected")
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [[True, 32, 16], [12, 32], [12, 32, 0], [12, 32, float("nan")], [12, 32, float("inf")], "123", None, [0.5] * 3],
+)  # fmt: skip
+def test_patches_that_clicks_cannot_refer_to(tmp_path, patch):
+    folder = make_model(tmp_path / "m", "umamba2.nets.UMamba2Click", 3)
+    content = change(folder)["init_args"]
+    content["plans"]["configurations"]["3d_umamba"]["architecture"]["arch_kwargs"]["patch_size"] = patch
+    change(folder, init_args=content)
+    refused(describe, folder, "patch_size: found .* for the clicks, expected the patch")
 
 
 def test_names_cannot_look_like_lines_of_info(tmp_path):

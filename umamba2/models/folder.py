@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError
 from umamba2.files import found_at, replacing, together, write_file
 from umamba2.models.checkpoint import read_checkpoint
+from umamba2.models.doubts import doubts_about
 from umamba2.models.labels import check_labels, labels_of, misplaced, pairs_by_name
 from umamba2.models.network import Plan, build_network, read_plan, resolve, uninitialised
 from umamba2.models.plain import as_object, read_object, to_plain
 from umamba2.models.published import Origin
-from umamba2.models.weights import CHECKPOINT_NAMES, bare_weights, checksum, find_checkpoint, read_weights
+from umamba2.models.weights import CHECKPOINT_NAMES, Stamp, bare_weights, checksum, find_checkpoint, read_weights
 from umamba2.nets.umamba2 import UMamba2
 
 SLIM_FILE = "model.json"
@@ -60,6 +61,7 @@ class Model:
     fix_numbers: bool  # whether its teeth are tidied up unless asked not to (see `engine.tooth_numbers`)
     dataset: dict[str, Any]  # nnU-Net's dataset.json
     source: dict[str, Any] = field(repr=False)  # what else a slim model keeps: plans, configuration, trainer
+    stamps: dict[str, Stamp] = field(default_factory=dict, repr=False)  # of the files of the folds
 
     @property
     def num_classes(self) -> int:
@@ -88,6 +90,11 @@ class Model:
         if challenge is None or challenge.num_classes != self.num_classes:
             return pairs_by_name(self.labels)
         return tuple(challenge.predictor_settings()["left_right_pairs"])
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What is odd about it, one line each, though it can be used."""
+        return tuple(doubts_about(self, beside=not (self.folder / SLIM_FILE).is_file()))
 
     def network(self) -> UMamba2:
         """A network for this model, its weights not yet set; `load_weights` puts a fold's in.
@@ -128,12 +135,14 @@ class Model:
         Raises:
             ModelError: The weights are not that network's.
         """
-        kinds = {"encoder": dtype, "decoder": dtype}
+        kinds, unchanged = {"encoder": dtype, "decoder": dtype}, self.stamps[fold].check if self.stamps else bool
+        unchanged()  # what is cut off ends the process
         weights = {
             # A copy: what is read stays mapped to its file, which training may write anew while the network is used.
             name: weight.to(kinds.get(name.split(".")[0], torch.float32), copy=True)
             for name, weight in self.folds[fold].items()
         }
+        unchanged()
         try:
             net.load_state_dict(weights, strict=True, assign=True)  # half a gigabyte is not copied once more
         except RuntimeError as error:
@@ -163,7 +172,9 @@ def load_model(folder: str | Path, folds: Folds = None) -> Model:
     folder = Path(folder)
     available = available_folds(folder)
     paths = {fold: available[fold] for fold in _choose_folds(folder, list(available), folds)}
-    return _load_slim(folder, paths) if (folder / SLIM_FILE).is_file() else _load_nnunet(folder, paths)
+    stamps = {fold: Stamp.of(path) for fold, path in paths.items()}
+    model = _load_slim(folder, paths) if (folder / SLIM_FILE).is_file() else _load_nnunet(folder, paths)
+    return replace(model, stamps=stamps)
 
 
 def slim(model: str | Path, out: str | Path, half: bool = False) -> Path:
@@ -238,6 +249,7 @@ def facts(folder: str | Path) -> dict[str, str]:
         "fix numbers": "yes" if model.fix_numbers else "no",
         "trainer": model.source["trainer"],
         "classes": f"{model.num_classes}: {', '.join(labels)}",
+        "warnings": "; ".join(model.doubts) or "none",
     }
     return {name: str(value) for name, value in rows.items()}
 

@@ -63,10 +63,14 @@ def check_labels(path: Path, dataset: dict[str, Any], classes: int) -> None:
         channels[channel] = name
         if name == "background" and channel != 0:
             raise ModelError(f"{path}: found class {channel} for the background, expected 0")
-        if not 0 <= channel < classes + (name == "ignore"):  # nnU-Net's word for voxels that no class is learned from
+        # nnU-Net's word for voxels that no class is learned from, behind all classes.
+        if not 0 <= channel < classes if name != "ignore" else channel != classes:
             found = f"class {channel} ({name:.60}) of a network of {classes} classes"
-            raise ModelError(f"{path}: found {found}, expected labels of this network")
-    overlapping = dataset.get("labels")
-    for name, value in overlapping.items() if isinstance(overlapping, dict) else ():
+            expected = f"{classes} for it" if name == "ignore" else "labels of this network"
+            raise ModelError(f"{path}: found {found}, expected {expected}")
+    stated = dataset.get("labels")
+    for name, value in stated.items() if isinstance(stated, dict) else ():
+        if isinstance(value, bool):
+            raise ModelError(f"{path}: found class {value} ({name:.60}), expected a number")
         if isinstance(value, list) and len(value) > 1:  # its channels are no rivals
             raise ModelError(f"{path}: found {name:.60} made of several labels (nnU-Net's regions), expected one each")

@@ -24,7 +24,6 @@ SIDES = 4, 4096  # voxels; nnU-Net halves no level below 4
 RESAMPLER = "resample_torch_fornnunet"
 _SAMPLING = {"is_seg": False, "mode": "linear", "aniso_axis_mode": "nearest-exact"}  # its arguments, as they are here
 _SEPARATE = {"force_separate_z": None, "separate_z_anisotropy_threshold": 3}  # those that may be others, and defaults
-PREPROCESSOR = "DefaultPreprocessor"
 # nnU-Net's readers that turn what they read, and how arrays lie in the patient then.
 _TURNING = {"NibabelIOWithReorient": "RAS"}
 # nnU-Net's normalisation, and the same after `engine.harmonise`, which stock nnU-Net does not know and refuses.
@@ -70,8 +69,13 @@ def read_plan(path: Path, plans: dict[str, Any], name: str) -> Plan:
         if schemes not in ([CT_NORMALISATION], [HARMONISED]):
             expected = f"['{CT_NORMALISATION}'] or ['{HARMONISED}'] (one CT channel)"
             raise ModelError(f"{path}: found normalization {schemes!s:.100}, expected {expected}")
-        if (preprocessor := configuration.get("preprocessor_name", PREPROCESSOR)) != PREPROCESSOR:
-            raise ModelError(f"{path}: found preprocessor_name {preprocessor!s:.100}, expected {PREPROCESSOR}")
+        for entry, place, usual in (
+            ("preprocessor_name", configuration, "DefaultPreprocessor"),
+            ("label_manager", plans, "LabelManager"),
+            ("previous_stage", configuration, None),  # of a cascade, whose answer the network has learned to start from
+        ):
+            if (stated := place.get(entry, usual)) != usual:
+                raise ModelError(f"{path}: found {entry} {stated!s:.100}, expected {usual or 'none'}")
         kwargs, back = _sampling(path, configuration)
         architecture = configuration["architecture"]
         plan = Plan(

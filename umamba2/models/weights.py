@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,28 @@ from umamba2.nets.unet import drop_aliases
 LARGEST_HEADER = 2**21  # bytes, of a safetensors file; that of this network has a tenth
 _MOST_STATED = 8  # times the file: nnU-Net has up to four names for a tensor, and packing may halve its size
 CHECKPOINT_NAMES = ("checkpoint_best.pth", "checkpoint_final.pth")  # in this order: the published results use best
+
+
+class Stamp(NamedTuple):
+    """How a file was when its weights were read, which stay mapped to it."""
+
+    path: Path
+    inode: int
+    size: int
+    modified: int  # ns
+
+    @classmethod
+    def of(cls, path: Path) -> Stamp:
+        """A file as it is now; OSError if it is not there."""
+        found = path.stat()
+        return cls(path, found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def check(self) -> None:
+        """Raise ModelError if the file was written anew in its place; another file of its name changes nothing."""
+        with suppress(OSError):
+            now = self.of(self.path)
+            if now.inode == self.inode and now != self:
+                raise ModelError(f"{self.path}: found it written anew while it is read, expected it to stay as it was")
 
 
 def find_checkpoint(fold: Path) -> Path | None:

@@ -74,8 +74,9 @@ class MambaLayer(nn.Module):
         if variant.grid_positions:
             self.position_encoder = RandomFourierEncoding(dim)
         if variant.takes_clicks:
-            if patch_size is None or len(patch_size) != 3:
-                raise ValueError(f"patch_size: found {patch_size}, expected the patch (z, y, x) that clicks refer to")
+            if not (isinstance(patch_size, Sequence) and len(patch_size) == 3 and all(map(_is_size, patch_size))):
+                expected = "the patch (z, y, x) that clicks refer to"
+                raise ValueError(f"patch_size: found {patch_size!s:.60} for the clicks, expected {expected}")
             self.point_encoder = PointEncoder(dim, patch_size)
         if variant.cross_attention:
             blocks = [TwoWayBlock(dim, mlp, first=i == 0) for i, mlp in enumerate(variant.cross_attention)]
@@ -166,6 +167,8 @@ class UMamba2(nn.Module):
         ):
             if found != expected:
                 raise ValueError(f"{name}: found {found}, expected {expected}")
+        if not isinstance(conv_bias, bool):  # any text would be true
+            raise ValueError(f"conv_bias: found {conv_bias!r:.40}, expected true or false")
         if not isinstance(n_stages, int) or not 2 <= n_stages <= 16:
             raise ValueError(f"n_stages: found {str(n_stages)[:40]!r}, expected a whole number from 2 to 16")
         features = _per_stage("features_per_stage", features_per_stage, n_stages)
@@ -173,6 +176,8 @@ class UMamba2(nn.Module):
         strides = _per_stage("strides", strides, n_stages, vector=True)
         if strides[0] != [1, 1, 1]:  # the answer would be on a coarser grid than the scan
             raise ValueError(f"strides: found {strides[0]} for the first stage, expected [1, 1, 1]")
+        if even := [kernel for kernel in kernels if not all(size % 2 for size in kernel)]:
+            raise ValueError(f"kernel_sizes: found {even[0]}, expected odd numbers, which leave sizes as they are")
         blocks = _per_stage("n_blocks_per_stage", n_blocks_per_stage, n_stages)
         convs = _per_stage("n_conv_per_stage_decoder", n_conv_per_stage_decoder, n_stages - 1)
         eps = norm["eps"]
@@ -215,6 +220,10 @@ def _name(op: object) -> str:
     return getattr(op, "__name__", str(op)).rsplit(".", 1)[-1]
 
 
+def _is_size(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value < math.inf
+
+
 def _per_stage(name: str, value: Any, stages: int, vector: bool = False) -> list[Any]:
     """One entry per stage, or three (z, y, x), from what plans hold: a number for all, or a list."""
     values = [value] * stages if isinstance(value, int) else list(value)
@@ -222,7 +231,7 @@ def _per_stage(name: str, value: Any, stages: int, vector: bool = False) -> list
         raise ValueError(f"{name}: found {len(values)} entries, expected {stages}")
     triples = [[v] * 3 if isinstance(v, int) else list(v) for v in values]
     for entry in (n for triple in triples for n in triple):
-        if not isinstance(entry, int) or not 1 <= entry <= LARGEST_ENTRY:
+        if isinstance(entry, bool) or not isinstance(entry, int) or not 1 <= entry <= LARGEST_ENTRY:
             raise ValueError(f"{name}: found {str(entry)[:40]!r}, expected whole numbers from 1 to {LARGEST_ENTRY}")
     if any(len(triple) != 3 for triple in triples):
         raise ValueError(f"{name}: found {values}, expected one number or three (z, y, x) per stage")

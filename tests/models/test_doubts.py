@@ -1,0 +1,158 @@
+"""What is said of models that can be used all the same, and what is not worth a word."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_models import make_model
+
+import umamba2
+from umamba2.models.folder import facts, load_model, slim
+
+CLICKS = "umamba2.nets.UMamba2Click"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("whole") / "model", CLICKS, 3, folds=(0, 1))
+
+
+@pytest.fixture
+def folder(tmp_path, whole):
+    return Path(shutil.copytree(whole, tmp_path / "m"))
+
+
+def rewrite(path, change):
+    text = json.loads(path.read_text())
+    change(text)
+    path.write_text(json.dumps(text))
+
+
+def own(text):
+    return text["configurations"]["3d_umamba"]
+
+
+def network(text):
+    return own(text)["architecture"]["arch_kwargs"]
+
+
+def test_a_sound_model_has_none(tmp_path, folder):
+    assert load_model(folder).doubts == ()
+    assert facts(folder)["warnings"] == "none"
+    assert load_model(slim(folder, tmp_path / "slim")).doubts == ()
+    demos = Path(__file__).parents[2] / "resources"
+    assert [load_model(path.parent).doubts for path in demos.glob("*/model.json")] == [()] * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda p: own(p).update(spacing=[0.3, 0.3, 0.4]), r"spacing \(0.3, 0.3, 0.4\), expected \(0.3, 0.3, 0.3\)"),
+        (lambda p: own(p).update(patch_size=[12, 32, 32]), "patch_size"),
+        (lambda p: own(p).update(normalization_schemes=["HarmonisedCTNormalization"]), "harmonise True"),
+        (lambda p: own(p)["architecture"].update(network_class_name="UMambaBot2"), "network_class_name UMambaBot2"),
+        (lambda p: network(p).update(strides=[[1, 1, 1], [1, 2, 2], [2, 2, 2]]), "strides"),
+        (lambda p: network(p).pop("conv_bias"), "conv_bias None, expected True"),
+        (lambda p: network(p).update(patch_size=[12, 32, 32]), ""),  # the checkpoint's network has its own
+        (lambda p: p.update(transpose_forward=[0, 2, 1], transpose_backward=[0, 2, 1]), "transpose"),
+        (lambda p: p.update(image_reader_writer="NibabelIOWithReorient"), "orientation RAS, expected None"),
+        (lambda p: p["foreground_intensity_properties_per_channel"]["0"].update(mean=800.0), "mean 800.0"),
+        (lambda p: own(p).update(normalization_schemes=["ZScoreNormalization"]), "normalization .* which count"),
+        (lambda p: p["configurations"].pop("3d_umamba"), "configuration '3d_umamba' missing .* which count"),
+        (lambda p: p.clear(), "which count"),
+        # What nnU-Net and people change.
+        (lambda p: p.update(plans_name="mine", dataset_name="Dataset002_Mine", experiment_planner_used="other"), ""),
+        (lambda p: p["configurations"].update({"mine": {"inherits_from": "3d_umamba", "spacing": [1, 1, 1]}}), ""),
+        (lambda p: own(p).update(batch_size=7, batch_dice=False, data_identifier="mine"), ""),
+        (lambda p: own(p)["architecture"].update(network_class_name="here.nets.UMamba2Click"), ""),
+        (lambda p: p.update(image_reader_writer="NibabelIO", original_median_shape_after_transp=[1, 2, 3]), ""),
+    ],
+)  # fmt: skip
+def test_plans_beside_the_folds_that_are_others(folder, change, found):
+    """nnU-Net reads those, and here the checkpoint's count."""
+    before = load_model(folder).plan
+    rewrite(folder / "plans.json", change)
+    model = load_model(folder)
+    assert model.plan == before
+    assert len(model.doubts) == bool(found)
+    if found:
+        assert re.match(f"{folder / 'plans.json'}: found .*{found}", model.doubts[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda d: d["labels"].update({"class 1": 2, "class 2": 1}), "labels {.*'class 1': 2.*which counts"),
+        (lambda d: d.update(orientation="RAS"), "orientation RAS, expected None"),
+        (lambda d: d.update(challenge="stsr"), "challenge stsr"),
+        (lambda d: d.update(fix_numbers=True), "fix_numbers True"),
+        (lambda d: d.update(dental_field=[[30, 30]] * 3), "dental_field"),
+        (lambda d: d.update(channel_names={"0": "CT", "1": "CT"}), "channels 2, expected 1"),
+        (lambda d: d.update(channel_names={"0": "MRI"}), "a channel .*MRI"),
+        (lambda d: d.update(numTraining=99, file_ending=".mha", name="mine", channel_names={"0": "CBCT"}), ""),
+        (lambda d: d.update(overwrite_image_reader_writer="SimpleITKIO", reference="", licence="none"), ""),
+    ],
+)
+def test_descriptions_beside_the_folds_that_are_others(folder, change, found):
+    rewrite(folder / "dataset.json", change)
+    doubts = load_model(folder).doubts
+    assert len(doubts) == bool(found)
+    if found:
+        assert re.match(f"{folder / 'dataset.json'}: found {found}", doubts[0])
+
+
+@pytest.mark.parametrize("name", ["plans.json", "dataset.json"])
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1, "a": 2}', ""])
+def test_files_beside_the_folds_that_cannot_be_read(folder, name, content):
+    (folder / name).write_text(content)
+    (doubt,) = load_model(folder).doubts
+    assert doubt.startswith(f"{folder / name}: found ")
+    assert doubt.endswith("(the checkpoint has its own, which count)")
+
+
+def test_files_that_count_themselves_are_not_compared(folder):
+    for path in folder.glob("fold_*/*.pth"):
+        content = torch.load(path, weights_only=False)
+        torch.save({**content, "init_args": {"configuration": "3d_umamba"}}, path)
+    rewrite(folder / "plans.json", lambda p: own(p).update(spacing=[0.4, 0.4, 0.4]))
+    model = load_model(folder)
+    assert (model.plan.spacing, model.doubts) == ((0.4, 0.4, 0.4), ())
+
+
+def test_a_patch_of_clicks_that_is_another(folder):
+    for path in folder.glob("fold_*/*.pth"):
+        content = torch.load(path, weights_only=False)
+        network(content["init_args"]["plans"])["patch_size"] = [12, 32, 32]
+        torch.save(content, path)
+    (doubt,) = load_model(folder).doubts
+    assert doubt == f"{folder}: found clicks that refer to a patch of [12, 32, 32], expected the plans' [12, 32, 16]"
+
+
+@pytest.mark.parametrize("kind", ["all", "layer", "constant"])
+@pytest.mark.parametrize("fold", [0, 1])
+def test_weights_that_are_one_number(tmp_path, folder, fold, kind):
+    path = folder / f"fold_{fold}" / "checkpoint_best.pth"
+    content = torch.load(path, weights_only=False)
+    for name, weight in content["network_weights"].items():
+        if kind == "all" or name == "decoder.stages.1.convs.0.conv.weight":
+            weight.fill_(0.25 if kind == "constant" else 0.0)
+    torch.save(content, path)
+    (doubt,) = load_model(folder).doubts
+    assert f"found the same number everywhere in {'1 of' if kind != 'all' else ''}" in doubt
+    assert f"tensors of fold {fold}, such as" in doubt
+    assert len(load_model(slim(folder, tmp_path / "slim")).doubts) == 1
+
+
+def test_doubts_reach_the_record(folder):
+    rewrite(folder / "plans.json", lambda p: own(p).update(spacing=[0.4, 0.4, 0.4]))
+    (doubt,) = load_model(folder).doubts
+    assert facts(folder)["warnings"] == doubt
+    segmenter = umamba2.load(folder, challenge="none", device="cpu")
+    array = np.random.default_rng(0).integers(-1000, 3000, (12, 32, 16)).astype(np.int16)
+    assert [line for line in segmenter.segment((array, (0.3, 0.3, 0.3))).warnings if line.endswith(doubt)]

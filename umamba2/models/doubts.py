@@ -1,0 +1,78 @@
+"""What is odd about a model that can be used all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from umamba2.errors import InputError
+from umamba2.models.labels import labels_of, other_modality
+from umamba2.models.network import Plan, read_plan
+from umamba2.models.plain import read_object
+
+if TYPE_CHECKING:
+    from umamba2.models.folder import Model
+
+# What of a dataset description decides the result, beside the names of classes and channels.
+_OF_DATASETS = ("orientation", "challenge", "dental_field", "fix_numbers")
+
+
+def doubts_about(model: Model, beside: bool) -> Iterator[str]:
+    """One line for everything that is odd about a model.
+
+    Args:
+        model: The model.
+        beside: Whether plans.json and dataset.json may lie beside what it was read from.
+    """
+    if channel := other_modality(model.dataset):
+        yield f"{model.folder}: found {channel}"
+    clicked, patch = model.plan.arch_kwargs.get("patch_size"), list(model.plan.patch_size)
+    if model.plan.takes_clicks and clicked != patch:
+        yield f"{model.folder}: found clicks that refer to a patch of {clicked!s:.60}, expected the plans' {patch}"
+    for fold, weights in model.folds.items():
+        same = [name for name, weight in weights.items() if weight.ndim > 1 and weight.numel() > 1 and _is_one(weight)]
+        if same:
+            found = f"the same number everywhere in {len(same)} of {len(weights)} tensors of fold {fold}, such as"
+            yield f"{model.folder}: found {found} {same[0]:.100}, expected weights that something was learned with"
+    if beside:
+        configuration = str(model.source["configuration"])
+        yield from _other(model, "plans.json", lambda path, text: _of_plan(read_plan(path, text, configuration)))
+        yield from _other(model, "dataset.json", lambda _, text: _of_dataset(text))
+
+
+def _is_one(weight: Any) -> bool:
+    """Whether all numbers of a tensor are the same; a look at two mostly tells."""
+    first, last = weight[(0,) * weight.ndim], weight[(-1,) * weight.ndim]
+    return bool(first == last) and bool((weight == first).all())
+
+
+def _other(model: Model, name: str, read: Any) -> Iterator[str]:
+    """What a file beside the folds says otherwise than the checkpoint, which counts; to nnU-Net the file would."""
+    path = model.folder / name
+    if not path.is_file():
+        return
+    try:
+        found = read(path, read_object(path))
+    except InputError as error:
+        yield f"{error} (the checkpoint has its own, which count)"
+        return
+    own = _of_plan(model.plan) if name == "plans.json" else _of_dataset(model.dataset)
+    for entry in [*own, *found]:
+        one, other = found.get(entry), own.get(entry)
+        if one != other:
+            yield f"{path}: found {entry} {one!s:.100}, expected {other!s:.100} as in the checkpoint, which counts"
+            return
+
+
+def _of_plan(plan: Plan) -> dict[str, Any]:
+    """What decides the result, by name."""
+    found = {name: value for name, value in vars(plan).items() if name not in ("arch_kwargs", "intensity")}
+    found["network_class_name"] = plan.network_class_name.rsplit(".", 1)[-1]
+    return {**found, **plan.arch_kwargs, **plan.intensity, "patch_size": plan.patch_size}
+
+
+def _of_dataset(dataset: dict[str, Any]) -> dict[str, Any]:
+    channels = dataset.get("channel_names", dataset.get("modality"))
+    number = len(channels) if isinstance(channels, dict) else None
+    stated = {name: dataset.get(name) for name in _OF_DATASETS}
+    return {"labels": labels_of(dataset), "channels": number, "a channel": other_modality(dataset), **stated}
