@@ -149,6 +149,36 @@ def test_weights_that_are_one_number(tmp_path, folder, fold, kind):
     assert len(load_model(slim(folder, tmp_path / "slim")).doubts) == 1
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "left": 1.0, "right": 2.0},
+        {"background": 0, "left": "1", "right": "2"},
+        {"background": 0, "left": [1], "right": [2]},
+        {"background": 0, "left": 1.5, "right": None},
+    ],
+)
+def test_names_of_classes_that_are_not_understood(tmp_path, labels):
+    """They would not be told apart as left and right either, which trade places in mirror images."""
+    model = load_model(make_model(tmp_path / "m", CLICKS, 3, description={"labels": labels}))
+    assert model.left_right_pairs == ()
+    (doubt,) = model.doubts
+    assert f"found the label left of {labels['left']!r}, expected a whole number: 2 names are not used" in doubt
+
+
+@pytest.mark.parametrize("labels", [None, [3], {}, {"background": 0, "left": 1, "ignore": 3}])
+def test_names_of_classes_that_are_not_there(tmp_path, labels):
+    assert load_model(make_model(tmp_path / "m", CLICKS, 3, description={"labels": labels})).doubts == ()
+
+
+def test_checkpoints_beside_a_slim_model(tmp_path, folder):
+    """The slim one counts, whichever is newer."""
+    place = slim(folder, tmp_path / "slim")
+    shutil.copytree(folder / "fold_1", place / "fold_1")
+    (doubt,) = load_model(place).doubts
+    assert doubt.startswith(f"{place / 'fold_1/checkpoint_best.pth'}: found it beside a model.json, which counts")
+
+
 def test_doubts_reach_the_record(folder):
     rewrite(folder / "plans.json", lambda p: own(p).update(spacing=[0.4, 0.4, 0.4]))
     (doubt,) = load_model(folder).doubts

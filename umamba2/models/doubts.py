@@ -26,6 +26,12 @@ def doubts_about(model: Model, beside: bool) -> Iterator[str]:
     """
     if channel := other_modality(model.dataset):
         yield f"{model.folder}: found {channel}"
+    labels = model.dataset.get("labels")
+    labels = labels if isinstance(labels, dict) else {}
+    unread = {name: value for name, value in labels.items() if name not in labels_of(model.dataset)}
+    for name, value in list(unread.items())[:1]:  # nor are they known as left and right
+        found = f"the label {name:.60} of {value!r:.60}"
+        yield f"{model.folder}: found {found}, expected a whole number: {len(unread)} names are not used"
     clicked, patch = model.plan.arch_kwargs.get("patch_size"), list(model.plan.patch_size)
     if model.plan.takes_clicks and clicked != patch:
         yield f"{model.folder}: found clicks that refer to a patch of {clicked!s:.60}, expected the plans' {patch}"
@@ -34,6 +40,8 @@ def doubts_about(model: Model, beside: bool) -> Iterator[str]:
         if same:
             found = f"the same number everywhere in {len(same)} of {len(weights)} tensors of fold {fold}, such as"
             yield f"{model.folder}: found {found} {same[0]:.100}, expected weights that something was learned with"
+    if not beside and (unused := sorted(model.folder.glob("fold_*/checkpoint_*.pth"))):
+        yield f"{unused[0]}: found it beside a model.json, which counts, expected one of the two"
     if beside:
         configuration = str(model.source["configuration"])
         yield from _other(model, "plans.json", lambda path, text: _of_plan(read_plan(path, text, configuration)))
