@@ -82,6 +82,15 @@ def test_intensities_take_no_more_memory_than_they_need(tmp_path, array, kind):
     assert (volume.warnings, volume.mended, volume.oriented) == ((), False, True)
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.uint32, np.int64, np.uint64])
+def test_whole_numbers_that_single_precision_does_not_hold_are_said(tmp_path, kind):
+    for largest, said in ((1 << 24, False), ((1 << 24) + 1, True)):
+        array = values(kind, 0, largest)
+        volume = read_volume(write_image(tmp_path / "a.mha", array))
+        assert [f"values from 0 to {largest}, expected" in line for line in volume.warnings] == [True] * said
+        assert np.array_equal(volume.array, array) != said
+
+
 def test_the_grid_of_an_array():
     geometry = Geometry.of_array((7, 11, 13), (0.5, 0.4, 0.3), (1, 2, 3))
     assert geometry == Geometry((13, 11, 7), (0.3, 0.4, 0.5), (1, 2, 3), (1, 0, 0, 0, 1, 0, 0, 0, 1))

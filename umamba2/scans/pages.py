@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import zlib
+from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,7 +43,7 @@ _ALIKE = {
     339: ("sample format", 1),
 }
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _GREYS = 256, 257, 258, 259, 262
-_ORIENTATION, _SAMPLES, _TILES, _FORMAT = 274, 277, 322, 339
+_FILLED, _ORIENTATION, _SAMPLES, _TILES, _FORMAT = 266, 274, 277, 322, 339
 _OFFSETS, _ROWS, _COUNTS = 273, 278, 279  # of strips
 _TEXT, _LONGEST_TEXT = 270, 1 << 24  # a description, of which so many bytes are looked at; OME names each page
 _PAGE = 297  # its number
@@ -98,7 +99,7 @@ def check_pages(path: Path, more: int = 0) -> list[str]:
     if first[_GREYS] == 0:
         said.append(f"{path}: found grey values of which 0 is white, expected 0 to be black; they are not inverted")
     text = _text(pages[0])
-    axes = _axes_of(text)
+    axes = _axes_of(text, len(pages))
     if len(axes) > 1:
         stated = ", ".join(f"{count} {name}" for name, count in axes.items())
         raise InputError(f"{path}: found several volumes in it ({stated}), expected one, 3-D")
@@ -115,11 +116,11 @@ def check_pages(path: Path, more: int = 0) -> list[str]:
     return said
 
 
-def _axes_of(text: str) -> dict[str, int]:
+def _axes_of(text: str, pages: int) -> dict[str, int]:
     """The axes along which a description says that pages follow each other, with their sizes, of those that have some.
 
     ImageJ, ImageJ2 (SCIFIO), OME and tifffile write them. A stack whose only such axis is called time or channels is a
-    volume, too.
+    volume, too. Of several images in OME, a file that has no more pages than one of them holds but that.
     """
     if text.startswith("ImageJ="):
         sizes = dict(re.findall(r"^(channels|slices|frames)=(\d{1,9})\s*$", text, re.MULTILINE))
@@ -136,6 +137,8 @@ def _axes_of(text: str) -> dict[str, int]:
         names = {"C": "channels", "Z": "slices", "T": "frames"}
         found = re.findall(r"\bSize([CZT])\s*=\s*.(\d{1,9})\b", pixels[0] if pixels else "")
         sizes = {names[axis]: count for axis, count in found}
+        if pages > prod(map(int, sizes.values())):
+            sizes["images"] = str(len(re.findall(r"<(?:[\w.-]+:)?Image[\s>]", text)))
     else:
         shape = re.match(r'\{"shape": \[([\d, ]+)\]', text)
         sides = shape[1].split(",")[:-2] if shape else []
@@ -222,6 +225,8 @@ def _check_kind(path: Path, kind: dict[int, int]) -> None:
         raise InputError(f"{path}: found {found}, expected whole numbers of 8, 16 or 32 bits, or floats of 32")
     if kind[_GREYS] not in (0, 1):
         raise InputError(f"{path}: found the photometric interpretation {kind[_GREYS]}, expected grey values (0 or 1)")
+    if kind[_FILLED] != 1:  # ITK turns the bits of each byte around, which few programs mean
+        raise InputError(f"{path}: found the fill order {kind[_FILLED]}, expected 1")
     if kind[_ORIENTATION] not in (1, 4):
         raise InputError(f"{path}: found the orientation {kind[_ORIENTATION]} of its slices, expected 1 or 4")
 

@@ -28,7 +28,7 @@ from umamba2.scans.nifti import LARGEST_SHEAR, nifti_header, shear
 from umamba2.scans.pages import check_pages
 from umamba2.scans.spacing import check_spacing
 from umamba2.scans.tiff import read_tiff
-from umamba2.scans.voxels import check_voxels, read_voxels
+from umamba2.scans.voxels import check_voxels, read_voxels, rounded
 
 SUFFIXES = (".mha", ".mhd", ".nii.gz", ".nii", ".nrrd", ".tiff", ".tif")
 _MOST_EXTENSIONS = 1 << 14  # bytes of a NIfTI file; ITK goes through all extensions again for each of them
@@ -146,7 +146,9 @@ def _mended(volume: Volume) -> Volume:
     if np.iscomplexobj(array):
         raise InputError(f"{name}: found complex voxels, expected real intensities")
     if array.dtype.kind in "bui":
-        return replace(volume, array=_compact(array))
+        compact = _compact(array)
+        said = rounded(name, int(array.min()), int(array.max())) if compact.dtype == np.float32 else []
+        return replace(volume, array=compact, warnings=(*volume.warnings, *said))
     finite = np.isfinite(array)
     count = array.size - int(np.count_nonzero(finite))
     if count == array.size:

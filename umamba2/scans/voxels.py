@@ -23,6 +23,7 @@ _SHORT_CHUNK = 1 << 14  # in files of many parts: where one ends, the rest of wh
 _MOST_SMALL_PARTS, _SMALL_PART = 1000, 4096  # parts of a gzip file, and the voxels' bytes that any more must hold
 _LARGEST_EXPANSION = 1032  # of deflate, by the format itself
 _ZLIB_OR_GZIP = 47  # for zlib: find out which
+_EXACT = 1 << 24  # up to which single precision holds every whole number
 _GZIP = b"\x1f\x8b"  # how such a file begins
 
 
@@ -96,6 +97,14 @@ def read_voxels(
     said += _check_spare(name, header, (done if header.packed else _there(header)) - size, shape, dtype)
     array: Array = content.view(dtype.newbyteorder(header.order)).reshape(shape)
     return array if array.dtype.isnative else array.astype(dtype.newbyteorder("="))
+
+
+def rounded(name: str, low: float, high: float) -> list[str]:
+    """A line for whole numbers from low to high, if single precision does not hold each of them."""
+    if not _EXACT < max(-low, high) < np.inf:
+        return []
+    found = f"found values from {low:.12g} to {high:.12g}, expected intensities"
+    return [f"{name}: {found}; whole numbers beyond {_EXACT:,} are rounded"]
 
 
 def check_memory(name: str, size: int, more: int = 0) -> None:

@@ -394,6 +394,25 @@ def test_grey_values_of_another_meaning_are_said(tmp_path, stated, says):
     agrees(write_slices(tmp_path / "a", setting(**stated)), *([says] if says else []))
 
 
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(
+    ("group", "what", "told"),
+    [
+        ("PixelValueTransformationSequence", "RescaleType", "OD"),
+        ("FramePixelDataPropertiesSequence", "PixelIntensityRelationship", "LOG"),
+    ],
+)
+def test_grey_values_of_another_meaning_in_one_file_are_said(tmp_path, own, group, what, told):
+    ds = enhanced(range(SHAPE[0]))
+    for place in (list(ds.PerFrameFunctionalGroupsSequence) if own else ds.SharedFunctionalGroupsSequence)[-1:]:
+        found = place[group].value[0] if group in place else Dataset()
+        if own and what == "RescaleType":
+            found.RescaleSlope, found.RescaleIntercept = 1, -5000
+        setattr(found, what, told)
+        setattr(place, group, [found])
+    agrees(save(ds, tmp_path / "scan.dcm"), f"found a {what} of {told}, expected grey values")
+
+
 def test_slices_of_several_frames_of_reference_are_said(tmp_path):
     folder = write_slices(tmp_path / "a", lambda ds, k: setattr(ds, "FrameOfReferenceUID", f"1.2.{k // 6}"))
     agrees(folder, "found 2 frames of reference (FrameOfReferenceUID), expected one for all slices")

@@ -213,6 +213,23 @@ def test_more_pixels_than_slices(tmp_path):
     read(save(ds, tmp_path / "a.dcm"), "order in the file", "found 12480 bytes of pixels, expected 11520")
 
 
+def test_more_pixels_than_slices_in_every_file_are_one_line(tmp_path):
+    def change(ds, k):
+        ds.PixelData += bytes(4)
+
+    folder = write_slices(tmp_path / "a", change)
+    read(folder, "found 964 bytes of pixels, expected 960; the others left out, and so are those of 11 more files")
+
+
+def test_numbers_that_single_precision_does_not_hold(tmp_path):
+    def change(ds, k):
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 32, 32, 31
+        ds.PixelData = ((1 << 24) + 1 + plane(place(k)) % np.int64(2)).astype("<i4").tobytes()
+
+    said = read_volume(write_slices(tmp_path / "a", change)).warnings
+    assert any("found values from 16777217 to 16777218, expected intensities" in line for line in said), said
+
+
 def test_files_of_a_makers_own_kind(tmp_path):
     folder = write_slices(tmp_path / "a")
     ds = header()

@@ -7,19 +7,21 @@ from typing import Any
 import numpy as np
 
 from umamba2.errors import InputError
-from umamba2.scans.dicom.frames import Frame
+from umamba2.scans.dicom.frames import Frame, Lookup
 from umamba2.scans.dicom.headers import is_stated, text, whole
 from umamba2.scans.dicom.pixels import Numbers, meant, numbers_of, padding_of
 from umamba2.scans.geometry import Array
+from umamba2.scans.voxels import rounded
 
 # Of X-rays, and what programs state that do not know: CBCT comes as any of these.
 _MODALITIES = ("CT", "CR", "DX", "IO", "OT", "PX", "RF", "SC", "XA")
-# What says that grey values are no Hounsfield units or like them: all but these, or (True) just these. CBCT often
-# comes with units that are not specified (US).
+# What says that grey values are no Hounsfield units or like them, and the item in which files of many slices say it:
+# all but these, or (True) just these. CBCT often comes with units that are not specified (US).
+_SCALE = "PixelValueTransformationSequence"
 _MEANINGS = {
-    "RescaleType": (("HU", "HU_MOD", "US"), False),
-    "PixelIntensityRelationship": (("LOG",), True),
-    "PresentationLUTShape": (("INVERSE",), True),
+    "RescaleType": (_SCALE, ("HU", "HU_MOD", "US"), False),
+    "PixelIntensityRelationship": ("FramePixelDataPropertiesSequence", ("LOG",), True),
+    "PresentationLUTShape": ("", ("INVERSE",), True),
 }
 _WHOLE = np.iinfo(np.int16)
 _MOST_WHOLE = 1 << 30  # of a slope or an intercept that is taken as a whole number
@@ -73,6 +75,8 @@ class Greys:
         if self._many_bits:
             found = f"found numbers of more bits than stated in {self._many_bits} slices"
             self._warn(f"{found}, expected at most those; taken as they are")
+        if self.array.dtype == np.float32:
+            self._warnings += rounded(self._name, *self._others)
         self._replace_padding()
         there = np.flatnonzero(self._there)
         for layer in np.flatnonzero(~self._there):
@@ -150,22 +154,24 @@ def check_scale(series: list[Frame], name: str, warnings: list[str]) -> None:
     if any(text(frame.header.values, "PhotometricInterpretation") == "MONOCHROME1" for frame in series):
         found = "found MONOCHROME1 (low values shown bright), expected MONOCHROME2"
         warnings.append(f"{name}: {found}; values taken as they are")
-    for what, (named, doubtful) in _MEANINGS.items():
-        stated = sorted({text(frame.header.values, what) for frame in series} - {""})
+    files = {frame.header.label: Lookup(frame.header.values) for frame in series}
+    for what, (group, named, doubtful) in _MEANINGS.items():
+        stated = sorted({files[frame.header.label].text(group, what, frame.index) for frame in series} - {""})
         odd = [told for told in stated if (told in named) == doubtful]
         if odd:
             found = f"found a {what} of {odd[0][:16]}"
             warnings.append(f"{name}: {found}, expected grey values as of a CT; values taken as they are")
-    places = {text(frame.header.values, "FrameOfReferenceUID") for frame in series} - {""}
-    if len(places) > 1:
-        found = f"found {len(places)} frames of reference (FrameOfReferenceUID)"
+    origins = {text(frame.header.values, "FrameOfReferenceUID") for frame in series} - {""}
+    if len(origins) > 1:
+        found = f"found {len(origins)} frames of reference (FrameOfReferenceUID)"
         warnings.append(f"{name}: {found}, expected one for all slices; taken for one")
     if not {whole(frame.header.values, "PixelRepresentation") for frame in series} <= {0, 1}:
         found = "found no PixelRepresentation of 0 or 1, expected whether numbers have a sign"
         warnings.append(f"{name}: {found}; taken for numbers without")
     for which, what in enumerate(("RescaleSlope", "RescaleIntercept")):
         for frame in series:
-            if frame.scale[which] is None and is_stated(frame.header.values, what):
+            places = files[frame.header.label].groups(_SCALE, frame.index) if frame.scale[which] is None else []
+            if any(is_stated(values, what) for values in places):
                 raise InputError(f"{frame.header.label}: found a {what} that is no number, expected one")
         lacking = sum(frame.scale[which] is None for frame in series)
         if 0 < lacking < len(series):

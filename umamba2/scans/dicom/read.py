@@ -109,16 +109,18 @@ def _filled(stack: Stack, name: str, warnings: list[str]) -> Array:
     greys = Greys((depth, rows, columns), name, warnings)
     layers = {_key(frame): (frame, int(layer)) for frame, layer in zip(stack.frames, stack.layers)}
     copies = {_key(copy): (copy, int(stack.layers[of])) for of, copy in stack.copies}
-    doubles = list[tuple[Frame, int, Array]]()
+    doubles, spare = list[tuple[Frame, int, Array]](), list[str]()
     with Decoder() as decoder:
         for one in files.values():
-            for index, plane in enumerate(stored_slices(one, rows, columns, frame_count(one), decoder, warnings)):
+            for index, plane in enumerate(stored_slices(one, rows, columns, frame_count(one), decoder, spare)):
                 key = (one.label, index)
                 if key in layers:
                     frame, layer = layers[key]
                     greys.put(layer, plane, frame)
                 elif key in copies:
                     doubles.append((*copies[key], plane))
+    if spare:
+        warnings.append(spare[0] + (f", and so are those of {len(spare) - 1:,} more files" if spare[1:] else ""))
     for copy, layer, plane in doubles:
         if not greys.has(layer, plane, copy):
             found = f"found two different slices at one place (layer {layer + 1})"
