@@ -63,7 +63,6 @@ def test_every_way_to_write_the_same(tmp_path):
         (SLICES > 1000, {}, "found voxels of 1 bits"),
         (SLICES, {"tile": (16, 16)}, "found voxels in tiles, expected them in strips"),
         (SLICES, {"extratags": [(274, 3, 1, 2, True)]}, "found the orientation 2 of its slices, expected 1 or 4"),
-        (SLICES, {"extratags": [(266, 3, 1, 2, True)]}, "found the fill order 2, expected 1"),
         (np.stack([SLICES] * 3, -1), {"photometric": "rgb"}, "found 3 values per voxel, expected 1"),
         (SLICES.astype(np.uint8), {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)},
          "found the photometric interpretation 3, expected grey values"),
@@ -72,6 +71,13 @@ def test_every_way_to_write_the_same(tmp_path):
 def test_pages_that_are_refused(tmp_path, slices, options, says):
     with pytest.raises(InputError, match=says):
         read_volume(write(tmp_path / "a.tif", slices, **options))
+
+
+def test_bits_in_another_order(tmp_path):
+    path = write(tmp_path / "a.tif", SLICES, extratags=[(265, 3, 1, 2, True)])
+    path.write_bytes(path.read_bytes().replace(struct.pack("<HHI", 265, 3, 1), struct.pack("<HHI", 266, 3, 1)))
+    with pytest.raises(InputError, match="found the fill order 2, expected 1"):
+        read_volume(path)
 
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
@@ -144,6 +150,22 @@ def test_slices_of_a_description(tmp_path, text):
     tifffile.imwrite(path, SLICES, photometric="minisblack", metadata=None, description=text.format(z=3, c=2))
     with pytest.raises(InputError, match=r"several volumes in it \((3 slices, 2 channels|2 channels, 3 slices)\)"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("prefix", ["", "ome:"])
+def test_several_images_of_a_description(tmp_path, prefix):
+    """They are several volumes, but where the file holds just one of them."""
+    image = '<Image><Pixels SizeX="17" SizeZ="{}" SizeC="1" SizeT="1"/></Image>'
+    path = tmp_path / "a.tif"
+    for slices, images, refused in ((3, 2, True), (5, 2, False), (1, 5, False)):
+        text = f"<OME>{image.format(slices) * images}</OME>"
+        text = text.replace("<", f"<{prefix}").replace(f"<{prefix}/", f"</{prefix}")
+        tifffile.imwrite(path, SLICES, photometric="minisblack", metadata=None, description=text)
+        if refused:
+            with pytest.raises(InputError, match=r"several volumes in it \(3 slices, 2 images\)"):
+                read_volume(path)
+        else:
+            assert warnings_of(path) == []
 
 
 def test_page_numbers_out_of_order_are_said(tmp_path):
