@@ -39,12 +39,14 @@ def test_recognises_flat_folders(tmp_path):
     assert recognise(tmp_path / "flat").name == INTERACTIVE
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("key", ["socket", "interface"])
-def test_recognises_sockets(tmp_path, key):
+def test_recognises_sockets(tmp_path, key, encoding):
     image = {key: {"slug": "cbct-image", "relative_path": "images/scan"}}
-    (tmp_path / "inputs.json").write_text(json.dumps([image]))
+    clicks = {key: {"slug": "iac-clicks", "relative_path": "c.json"}}
+    (tmp_path / "inputs.json").write_text(json.dumps([image]), encoding=encoding)
     assert recognise(tmp_path).name == MULTICLASS
-    (tmp_path / "inputs.json").write_text(json.dumps([image, {key: {"slug": "iac-clicks", "relative_path": "c.json"}}]))
+    (tmp_path / "inputs.json").write_text(json.dumps([image, clicks]), encoding=encoding)
     assert recognise(tmp_path).name == INTERACTIVE
     path = write_image(tmp_path / "images/scan/a.mha", scan())
     assert find_images(CHALLENGES[INTERACTIVE], tmp_path) == [path]

@@ -85,7 +85,7 @@ def _sockets(folder: Path) -> list[tuple[str, str]]:
     try:
         if not path.is_file() or path.stat().st_size > _MOST_BYTES:  # pipes and devices have no end
             return []
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return []
     sockets = []

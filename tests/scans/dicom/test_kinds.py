@@ -404,12 +404,12 @@ def test_grey_values_of_another_meaning_are_said(tmp_path, stated, says):
 )
 def test_grey_values_of_another_meaning_in_one_file_are_said(tmp_path, own, group, what, told):
     ds = enhanced(range(SHAPE[0]))
-    for place in (list(ds.PerFrameFunctionalGroupsSequence) if own else ds.SharedFunctionalGroupsSequence)[-1:]:
-        found = place[group].value[0] if group in place else Dataset()
+    for groups in (list(ds.PerFrameFunctionalGroupsSequence) if own else ds.SharedFunctionalGroupsSequence)[-1:]:
+        found = groups[group].value[0] if group in groups else Dataset()
         if own and what == "RescaleType":
             found.RescaleSlope, found.RescaleIntercept = 1, -5000
         setattr(found, what, told)
-        setattr(place, group, [found])
+        setattr(groups, group, [found])
     agrees(save(ds, tmp_path / "scan.dcm"), f"found a {what} of {told}, expected grey values")
 
 
