@@ -479,19 +479,21 @@ def main() -> None:
             shutil.rmtree(work / "inputs", ignore_errors=True)
             (work / "inputs").mkdir(parents=True)
             make_inputs(work / "inputs")
-        rows = [one(name, command, work, options.kills) for name, command in commands(work / "inputs").items()
-                if name.startswith(tuple(options.only))]  # fmt: skip
+        known = commands(work / "inputs")
+        wanted = dict.fromkeys(name for begin in options.only for name in known if name.startswith(begin))
+        rows = [one(name, known[name], work, options.kills) for name in wanted]
     print("\n| command | changes | kills | full disks | had room | faults |\n|---|---|---|---|---|---|")
     print("\n".join(rows))
 
 
 def one(name: str, command: Command, work: Path, kills: int) -> str:
     """Try a command in all ways; its row of the table."""
-    print(name, flush=True)
     trial = Trial(name, command, work / "try")
     landed = trial.killed(kills)
     disks, fitted = trial.full()
-    return f"| {name} | {trial.count} | {landed} | {disks} | {fitted} | {len(trial.faults)} |"
+    row = f"| {name} | {trial.count} | {landed} | {disks} | {fitted} | {len(trial.faults)} |"
+    print(row, flush=True)
+    return row
 
 
 if __name__ == "__main__":

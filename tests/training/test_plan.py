@@ -21,6 +21,7 @@ from umamba2.challenges import CHALLENGES
 from umamba2.challenges.recipe import DATA_IDENTIFIER, FULL, SMALL
 from umamba2.engine.preprocess import prepare
 from umamba2.errors import InputError
+from umamba2.files import write_file
 from umamba2.models.folder import load_model, slim
 from umamba2.models.network import CT_NORMALISATION, HARMONISED
 from umamba2.scans.volumes import read_volume
@@ -375,6 +376,18 @@ def test_plans_are_whole_or_as_they_were(tmp_path, monkeypatch, capsys):
     assert command("plan", *options) == 1
     assert files() == before
     assert seen[-1] == ["dataset_fingerprint.json", f"{PLANS}.json"]  # nnU-Net keeps what older plans hold
+
+    def no_room(path, content):
+        write_file(path, content)
+        if path.name == f"{PLANS}.json":
+            raise InputError(f"{path}: could not be written")
+
+    monkeypatch.setattr(planning.nnunet, "run_planner", written)
+    monkeypatch.setattr(planning, "write_file", no_room)
+    for name in ("dataset.json", "splits_final.json"):
+        (target / name).unlink()
+    assert command("plan", *options) == 1
+    assert set(files()) == {"dataset_fingerprint.json", f"{PLANS}.json"}
 
 
 @pytest.mark.parametrize("task", [MULTICLASS, INTERACTIVE, STSR])

@@ -37,6 +37,7 @@ _FARTHEST = 1e6  # mm; no scanner puts its origin a kilometre away, and single p
 _BRIGHTEST = 1e30  # no intensity; differences, squares of gains and sums of larger ones leave single precision
 _BESIDE = 2  # bytes for each voxel of a scan that whoever segments it takes at least besides: labels, and a mask
 _LARGEST, _SMALLEST = 1e9, 1e-9  # of the numbers of a grid, and of a spacing: with others no writer can work
+_INCOMPLETE = "the file is not complete; is the disk full?"
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,8 @@ def write_image(path: str | Path, image: sitk.Image) -> None:
             with captured_stderr():
                 sitk.WriteImage(image, str(partial), useCompression=True)
         except RuntimeError as error:
-            raise OSError(reason(error)) from None
+            said = reason(error)  # of a file that cannot be opened or has no room, under a name that nobody knows
+            raise OSError(_INCOMPLETE if "disk" in said or "open file" in said else said) from None
         written = _verify(partial, sitk.GetArrayViewFromImage(image))
         if ending not in (".tif", ".tiff"):  # which have no place for a grid
             check_written(str(path), written, image_grid(image))
@@ -259,11 +261,11 @@ def _verify(path: Path, array: Array) -> Geometry:
     try:
         volume = _read(path)
     except InputError:
-        raise OSError("the file is not complete; is the disk full?") from None
+        raise OSError(_INCOMPLETE) from None
     written = volume.array
     # Byte by byte, so that NaN is equal to NaN.
     if written.dtype != array.dtype or not np.array_equal(written.view(np.uint8), array.view(np.uint8)):
-        raise OSError("the file is not complete; is the disk full?")
+        raise OSError(_INCOMPLETE)
     return volume.geometry
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from umamba2.challenges import Challenge
 from umamba2.challenges.recipe import FULL, Architecture, Recipe
 from umamba2.errors import InputError, naming, needing
-from umamba2.files import read_json, write_file
+from umamba2.files import read_json, together, write_file
 from umamba2.models.network import HARMONISED
 from umamba2.training import nnunet
 from umamba2.training.dataset import KINDS, Dataset, read_splits
@@ -88,9 +88,10 @@ def plan(
         statistics = read_json(fingerprint)["harmonised_intensities"]
         plans["foreground_intensity_properties_per_channel"] = {"0": statistics}
     add_configuration(plans, challenge.recipe, patch, architecture, harmonised)
-    for name, content in others.items():
-        write_file(target / name, content)
-    write_file(path, json.dumps(plans, indent=4) + "\n")
+    with together():  # the plans last
+        for name, content in others.items():
+            write_file(target / name, content)
+        write_file(path, json.dumps(plans, indent=4) + "\n")
     return path
 
 
