@@ -28,7 +28,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -40,15 +40,17 @@ SHAPE, SPACING = ("40", "60", "72"), "1.4"
 SMALL = ["--network", "small", "--patch", "16", "32", "32"]
 BRIEF = ["--epochs", "2", "--iterations", "2", "--validation-iterations", "1", "--device", "cpu"]
 TEMPORARY = re.compile(r"\.umamba2-[0-9a-f]{16}")
-FULL = re.compile(r"disk (is )?full|No space left", re.IGNORECASE)
+FULL = re.compile(r"disk (is )?full|No space left|[kMG]B free|free disk", re.IGNORECASE)
+BEFORE = re.compile(r"[kMG]B free|free disk")  # it was looked at before anything was written
 PAGE = 4096  # bytes; the smallest piece of a disk in memory
 TIMEOUT = 300  # seconds
 IMAGES = (".mha", ".nii.gz", ".nrrd", ".tif", ".nii")
 WARM = [
-    "umamba2.jobs.command", "umamba2.jobs.cluster", "umamba2.jobs.container", "umamba2.segmenter", "umamba2.models.command",
-    "umamba2.evaluation.command", "umamba2.evaluation.cases", "umamba2.reports.page", "umamba2.exports.meshes",
-    "umamba2.exports.dicom_seg", "umamba2.synthetic.phantoms", "umamba2.training.run", "umamba2.training.pretrain",
-    "umamba2.training.preprocess", "umamba2.training.nnunet_plugin.umamba2_trainers", "nnunetv2.run.run_training",
+    "umamba2.jobs.command", "umamba2.jobs.cluster", "umamba2.jobs.container", "umamba2.segmenter",
+    "umamba2.models.command", "umamba2.evaluation.command", "umamba2.evaluation.cases", "umamba2.reports.page",
+    "umamba2.exports.meshes", "umamba2.exports.dicom_seg", "umamba2.synthetic.phantoms", "umamba2.training.run",
+    "umamba2.training.pretrain", "umamba2.training.preprocess", "umamba2.training.nnunet_plugin.umamba2_trainers",
+    "nnunetv2.run.run_training",
 ]  # fmt: skip
 
 
@@ -228,13 +230,11 @@ class Try:
 def state(folder: Path) -> dict[str, tuple[int, int, int]]:
     """Inode, size and time of every file below a folder."""
     found = {}
-    for path in folder.rglob("*"):
-        try:
-            at = path.lstat()
-        except OSError:  # gone in between
-            continue
-        if not path.is_dir():
-            found[str(path.relative_to(folder))] = (at.st_ino, at.st_size, at.st_mtime_ns)
+    for where, _, names in os.walk(folder):  # which passes over folders that go in between
+        for path in (Path(where) / name for name in names):
+            with suppress(OSError):
+                at = path.lstat()
+                found[str(path.relative_to(folder))] = (at.st_ino, at.st_size, at.st_mtime_ns)
     return found
 
 
@@ -410,13 +410,10 @@ class Trial:
                         shutil.copytree(start, self.out, symlinks=True, dirs_exist_ok=True)
                     fill(self.out / ".filler", free)
                     before = state(self.out)
-                    code, said = Try(
-                        self.command, self.out, self.work / "log", self.command.over if over else None
-                    ).wait()
+                    more = self.command.over if over else None
+                    code, said = Try(self.command, self.out, self.work / "log", more).wait()
                     tries += 1
-                    if code == self.command.code and not over and sums(self.out).keys() >= self.first.keys():
-                        fitted += 1
-                    elif code == self.command.code and over:
+                    if code == self.command.code and sums(self.out).keys() >= self.first.keys():
                         fitted += 1
                     else:
                         self.check_said(when, code, said)
@@ -440,7 +437,7 @@ class Trial:
         if not lines:
             self.fault(when, f"no word of the disk: {' | '.join(said.splitlines()[-3:])[:400]}")
         for line in lines:
-            if TEMPORARY.search(line) or str(self.out) not in line:
+            if TEMPORARY.search(line) or (str(self.out) not in line and not BEFORE.search(line)):
                 self.fault(when, f"names no file of the user's: {line[:300]}")
         print(f"    {self.name}, {when}: {' | '.join(lines)[:300]}", flush=True)
 
