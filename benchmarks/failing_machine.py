@@ -43,7 +43,7 @@ TEMPORARY = re.compile(r"\.umamba2-[0-9a-f]{16}")
 FULL = re.compile(r"disk (is )?full|No space left|[kMG]B free|free disk", re.IGNORECASE)
 BEFORE = re.compile(r"[kMG]B free|free disk")  # it was looked at before anything was written
 PAGE = 4096  # bytes; the smallest piece of a disk in memory
-TIMEOUT = 300  # seconds
+TIMEOUT = 900  # seconds
 IMAGES = (".mha", ".nii.gz", ".nrrd", ".tif", ".nii")
 WARM = [
     "umamba2.jobs.command", "umamba2.jobs.cluster", "umamba2.jobs.container", "umamba2.segmenter",
@@ -341,6 +341,8 @@ class Trial:
             self.fresh()
             at_work = Try(self.command, self.out, self.work / "log")
             count, code = at_work.changes(self.out)
+            if code is None:
+                at_work.kill()
             if code != self.command.code:
                 said = (self.work / "log").read_text()
                 self.fault("undisturbed", f"exit code {code}\n{said[-2000:]}")
@@ -367,7 +369,7 @@ class Trial:
         now = sums(self.out)
         for name in sorted({*self.first, *now}):
             if (name in self.first) != (name in now):
-                if name not in self.varying:
+                if name not in self.varying and "training_log_" not in name:  # of nnU-Net, one for each start
                     self.fault(when, f"run again: {name} is {'missing' if name in self.first else 'left over'}")
             elif name not in self.varying and self.first[name] != now[name]:
                 self.fault(when, f"run again: {name} has other bytes")
