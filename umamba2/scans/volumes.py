@@ -28,7 +28,7 @@ from umamba2.scans.nifti import LARGEST_SHEAR, nifti_header, shear
 from umamba2.scans.pages import check_pages
 from umamba2.scans.spacing import check_spacing
 from umamba2.scans.tiff import read_tiff
-from umamba2.scans.voxels import check_voxels, read_voxels, rounded
+from umamba2.scans.voxels import check_voxels, compact, read_voxels, rounded
 
 SUFFIXES = (".mha", ".mhd", ".nii.gz", ".nii", ".nrrd", ".tiff", ".tif")
 _MOST_EXTENSIONS = 1 << 14  # bytes of a NIfTI file; ITK goes through all extensions again for each of them
@@ -147,9 +147,9 @@ def _mended(volume: Volume) -> Volume:
     if np.iscomplexobj(array):
         raise InputError(f"{name}: found complex voxels, expected real intensities")
     if array.dtype.kind in "bui":
-        compact = _compact(array)
-        said = rounded(name, int(array.min()), int(array.max())) if compact.dtype == np.float32 else []
-        return replace(volume, array=compact, warnings=(*volume.warnings, *said))
+        kept = compact(array)
+        said = rounded(name, int(array.min()), int(array.max())) if kept.dtype == np.float32 else []
+        return replace(volume, array=kept, warnings=(*volume.warnings, *said))
     finite = np.isfinite(array)
     count = array.size - int(np.count_nonzero(finite))
     if count == array.size:
@@ -166,16 +166,6 @@ def _mended(volume: Volume) -> Volume:
         array = np.where(finite, array, array[finite].min())
         said.append(f"{name}: found {count} NaN or infinite voxels, expected finite intensities")
     return replace(volume, array=array, warnings=tuple(said), mended=count > 0)
-
-
-def _compact(array: Array) -> Array:
-    """Whole numbers in the smallest of uint8 (if that is their type), int16 and float32 that holds them."""
-    if array.dtype in (np.uint8, np.int16):
-        return array
-    limits = np.iinfo(np.int16)
-    if array.dtype.kind == "b" or limits.min <= array.min() <= array.max() <= limits.max:
-        return array.astype(np.int16)
-    return array.astype(np.float32)
 
 
 def read_labels(path: str | Path, warnings: list[str] | None = None) -> tuple[Array, Geometry]:

@@ -99,6 +99,16 @@ def read_voxels(
     return array if array.dtype.isnative else array.astype(dtype.newbyteorder("="))
 
 
+def compact(array: Array) -> Array:
+    """Whole numbers in the smallest of uint8 (if that is their type), int16 and float32 that holds them."""
+    if array.dtype in (np.uint8, np.int16):
+        return array
+    limits = np.iinfo(np.int16)
+    if array.dtype.kind == "b" or limits.min <= array.min() <= array.max() <= limits.max:
+        return array.astype(np.int16)
+    return array.astype(np.float32)
+
+
 def rounded(name: str, low: float, high: float) -> list[str]:
     """A line for whole numbers from low to high, if single precision does not hold each of them."""
     if not _EXACT < max(-low, high) < np.inf:
