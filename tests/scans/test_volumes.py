@@ -91,6 +91,23 @@ def test_whole_numbers_that_single_precision_does_not_hold_are_said(tmp_path, ki
         assert np.array_equal(volume.array, array) != said
 
 
+@pytest.mark.parametrize("ending", [".mha", ".nii", ".nrrd"])
+def test_blocks_of_a_file_that_were_never_written_are_said(tmp_path, ending):
+    """A transfer that had taken its place on the disk and broke off, or a disk block that was lost."""
+    path = tmp_path / f"scan{ending}"
+    scan = np.random.default_rng(0).integers(-1000, 1000, (20, 64, 64), np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(scan), str(path))
+    content = path.read_bytes()
+    assert "all 0" not in str(read_volume(path).warnings)
+    for start, size in ((60000, 4096), (60000, len(content))):
+        end = min(start + size, len(content))
+        path.write_bytes(content[:start] + bytes(end - start) + content[end:])
+        assert "rows of voxels that are all 0, expected intensities: padding" in str(read_volume(path).warnings)
+    for zeros in (scan * 0, np.where(scan > 999, scan, 0).astype(np.int16)):  # where 0 is the darkest it may be air
+        sitk.WriteImage(sitk.GetImageFromArray(zeros), str(path))
+        assert "all 0" not in str(read_volume(path).warnings)
+
+
 def test_the_grid_of_an_array():
     geometry = Geometry.of_array((7, 11, 13), (0.5, 0.4, 0.3), (1, 2, 3))
     assert geometry == Geometry((13, 11, 7), (0.3, 0.4, 0.5), (1, 2, 3), (1, 0, 0, 0, 1, 0, 0, 0, 1))

@@ -406,6 +406,24 @@ def test_a_full_disk_is_noticed_first(tmp_path, monkeypatch):
     check_disk(tmp_path / "not" / "there", 999, "nothing")
 
 
+@pytest.mark.parametrize("place", ["Labeled/STS25_Train_Labeled_00002", "Unlabeled/STS25_Train_Unlabeled_00009"])
+def test_label_maps_in_the_place_of_scans_are_refused(tmp_path, caplog, place):
+    """As masks are whose names say nothing, or say it in another way, such as "case_Mask (1)"."""
+    source = stsr(tmp_path / "download")
+    write(source / f"{place}.nii.gz", phantom(1).stsr_labels.astype(np.int16))
+    with pytest.raises(InputError, match="found 1 of 3 cases that failed"):
+        convert(CHALLENGES[STSR], source, tmp_path / "raw")
+    assert f"{Path(place).name}.nii.gz: found nothing but label values in it, expected a scan" in caplog.text
+
+
+def test_labels_of_nothing_are_said(tmp_path, caplog):
+    source = stsr(tmp_path / "download")
+    write(source / "Labeled" / "STS25_Train_Labeled_00002_Masks.nii.gz", phantom(1).stsr_labels * 0)
+    convert(CHALLENGES[STSR], source, tmp_path / "raw")
+    assert caplog.text.count("found no labels in it") == 1
+    assert "Labeled_00002_Masks.nii.gz: found no labels in it, expected 0-12" in caplog.text
+
+
 def test_a_scan_that_shows_nothing_is_refused(tmp_path, caplog):
     source = toothfairy3(tmp_path / "download")
     write(source / "imagesTr" / "ToothFairy3P_002_0000.nii.gz", np.full(SHAPE, 7, np.int16))

@@ -28,7 +28,7 @@ from umamba2.scans.nifti import LARGEST_SHEAR, nifti_header, shear
 from umamba2.scans.pages import check_pages
 from umamba2.scans.spacing import check_spacing
 from umamba2.scans.tiff import read_tiff
-from umamba2.scans.voxels import check_voxels, compact, read_voxels, rounded
+from umamba2.scans.voxels import blank_rows, check_voxels, compact, read_voxels, rounded
 
 SUFFIXES = (".mha", ".mhd", ".nii.gz", ".nii", ".nrrd", ".tiff", ".tif")
 _MOST_EXTENSIONS = 1 << 14  # bytes of a NIfTI file; ITK goes through all extensions again for each of them
@@ -149,7 +149,7 @@ def _mended(volume: Volume) -> Volume:
     if array.dtype.kind in "bui":
         kept = compact(array)
         said = rounded(name, int(array.min()), int(array.max())) if kept.dtype == np.float32 else []
-        return replace(volume, array=kept, warnings=(*volume.warnings, *said))
+        return replace(volume, array=kept, warnings=(*volume.warnings, *said, *blank_rows(name, array)))
     finite = np.isfinite(array)
     count = array.size - int(np.count_nonzero(finite))
     if count == array.size:
@@ -165,7 +165,7 @@ def _mended(volume: Volume) -> Volume:
     if count:
         array = np.where(finite, array, array[finite].min())
         said.append(f"{name}: found {count} NaN or infinite voxels, expected finite intensities")
-    return replace(volume, array=array, warnings=tuple(said), mended=count > 0)
+    return replace(volume, array=array, warnings=(*said, *blank_rows(name, array)), mended=count > 0)
 
 
 def read_labels(path: str | Path, warnings: list[str] | None = None) -> tuple[Array, Geometry]:

@@ -23,6 +23,7 @@ _SHORT_CHUNK = 1 << 14  # in files of many parts: where one ends, the rest of wh
 _MOST_SMALL_PARTS, _SMALL_PART = 1000, 4096  # parts of a gzip file, and the voxels' bytes that any more must hold
 _LARGEST_EXPANSION = 1032  # of deflate, by the format itself
 _ZLIB_OR_GZIP = 47  # for zlib: find out which
+_BLANK = 1 << 10  # voxels of 0: half a block of a disk or more; smaller ones may be chance
 _EXACT = 1 << 24  # up to which single precision holds every whole number
 _GZIP = b"\x1f\x8b"  # how such a file begins
 
@@ -107,6 +108,20 @@ def compact(array: Array) -> Array:
     if array.dtype.kind == "b" or limits.min <= array.min() <= array.max() <= limits.max:
         return array.astype(np.int16)
     return array.astype(np.float32)
+
+
+def blank_rows(name: str, array: Array) -> list[str]:
+    """A line if rows of a scan are all 0 where 0 is not its darkest value: a block of a disk that was never written.
+
+    No checksum tells of that where voxels are not compressed, and other padding is darker or brighter than all else.
+    """
+    if array.min() >= 0:
+        return []
+    rows = array[(array[..., 0] == 0) & (array[..., -1] == 0)]
+    count = int(np.count_nonzero(~rows.any(axis=1)))
+    if count * array.shape[-1] < _BLANK:
+        return []
+    return [f"{name}: found {count} rows of voxels that are all 0, expected intensities: padding, or a missing part?"]
 
 
 def rounded(name: str, low: float, high: float) -> list[str]:

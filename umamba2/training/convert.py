@@ -219,6 +219,9 @@ def convert_case(challenge: Challenge, case: str, image: Path, labels: Path, fol
     array, geometry = read_labels(labels, warnings)
     warnings += filter(None, [check_grid(labels, geometry, volume.geometry)])
     check_ids(labels, array, *_known_ids(challenge, case))
+    _check_greys(challenge, case, image, volume)
+    if not array.any():
+        warnings.append(f"{labels}: found no labels in it, expected {_known_ids(challenge, case)[1]}")
     code = measured_code(array, challenge.released or challenge.structures, volume.spacing)
     if code and volume.oriented and code != code_of(volume.grid):
         warnings.append(f"{image}: found the orientation {code_of(volume.grid)}, expected {code}, as the labels lie")
@@ -239,10 +242,18 @@ def copy_image(challenge: Challenge, case: str, image: Path, folder: Path, endin
     """Copy the image of a case without labels, complete or not at all, and return warnings; see `convert_case`."""
     before = stamps(image)
     volume = read_scan(image)
+    _check_greys(challenge, case, image, volume)
     outputs = _outputs(challenge, folder, case, ending, labelled=False)
     _copy(image, volume, outputs[0])
     leave_record(_record(folder, case), before, outputs, _table(challenge))
     return list(volume.warnings)
+
+
+def _check_greys(challenge: Challenge, case: str, image: Path, volume: Volume) -> None:
+    """Raise InputError if an image holds nothing but ids: it is a label map of another name, or in the wrong place."""
+    ids = _known_ids(challenge, case)[0]
+    if ids[0] <= volume.array.min() and volume.array.max() <= ids[-1] and not set(np.unique(volume.array)) - set(ids):
+        raise InputError(f"{image}: found nothing but label values in it, expected a scan")
 
 
 def _copy(image: Path, volume: Volume, target: Path) -> None:
