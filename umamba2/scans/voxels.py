@@ -115,7 +115,7 @@ def blank_rows(name: str, array: Array) -> list[str]:
 
     No checksum tells of that where voxels are not compressed, and other padding is darker or brighter than all else.
     """
-    if array.min() >= 0:
+    if not array.size or array.min() >= 0:
         return []
     rows = array[(array[..., 0] == 0) & (array[..., -1] == 0)]
     count = int(np.count_nonzero(~rows.any(axis=1)))
