@@ -607,6 +607,17 @@ def test_a_manifest_that_cannot_be_written_is_an_error(predict, tmp_path, monkey
     assert errors == [f"error: {found}, the next run will do {tmp_path}/out/case00{n}.mha again" for n in range(2)]
 
 
+def test_half_a_line_of_a_full_disk_does_not_stay(tmp_path, monkeypatch):
+    manifest, write = Manifest(tmp_path), os.write
+    manifest.append({"output": "a"})
+    whole = (tmp_path / "manifest.jsonl").read_bytes()
+    monkeypatch.setattr("umamba2.jobs.manifest.os.write", lambda handle, content: write(handle, content[:5]))
+    with pytest.raises(OSError, match="the line is not complete"):
+        manifest.append({"output": "b"})
+    manifest.close()
+    assert (tmp_path / "manifest.jsonl").read_bytes() == whole
+
+
 @pytest.mark.parametrize("instead", [None, "pipe", "folder"])
 def test_a_manifest_that_goes_away_during_a_run(predict, tmp_path, monkeypatch, instead):
     write_scans(tmp_path / "in", 5)

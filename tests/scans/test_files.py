@@ -10,6 +10,7 @@ import shutil
 import signal
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -169,6 +170,25 @@ def test_a_full_disk_leaves_the_old_file_or_none(tmp_path, ending, size):
         write_labels(path, noise(1), OBLIQUE)
     assert names(tmp_path) == [path.name]
     np.testing.assert_array_equal(read_labels(path)[0], noise())
+
+
+@pytest.mark.parametrize(
+    ("free", "words", "said"),
+    [
+        (100, "[nrrd] _nrrdGzClose: failed to flush pending data", "the file is not complete; is the disk full"),
+        (1 << 40, "File cannot be written: {}", "the file is not complete; is the disk full"),
+        (1 << 40, "unsupported pixel type", "unsupported pixel type"),
+    ],
+)
+def test_what_itk_says_of_a_full_disk_is_said_in_words_of_ours(tmp_path, monkeypatch, free, words, said):
+    def refuse(image, name, **options):
+        raise RuntimeError(f"sitk::ERROR: {words.format(name)}")
+
+    monkeypatch.setattr(sitk, "WriteImage", refuse)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(InputError, match=rf"/a.nrrd: could not be written \({said}"):
+        write_labels(tmp_path / "a.nrrd", noise(), OBLIQUE)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("cut", [1, 8, 12, 300])

@@ -104,7 +104,9 @@ class Manifest:
                 os.lseek(handle, max(0, end - 1), os.SEEK_SET)
                 if os.read(handle, 1) not in (b"\n", b""):
                     line = b"\n" + line  # behind what a killed process has left
-                if os.write(handle, line) != len(line):
+                if (written := os.write(handle, line)) != len(line):
+                    if os.fstat(handle).st_size == end + written:  # else somebody's line, too, lies behind it
+                        os.ftruncate(handle, end)
                     raise OSError(None, "the line is not complete; is the disk full?")
                 os.fsync(handle)
             finally:

@@ -7,6 +7,7 @@ the swap happens in `umamba2.scans` and nowhere else.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -239,8 +240,10 @@ def write_image(path: str | Path, image: sitk.Image) -> None:
             with captured_stderr():
                 sitk.WriteImage(image, str(partial), useCompression=True)
         except RuntimeError as error:
-            said = reason(error)  # of a file that cannot be opened or has no room, under a name that nobody knows
-            raise OSError(_INCOMPLETE if "disk" in said or "open file" in said else said) from None
+            # Each of ITK's writers has other words for a full disk, some with a name that nobody knows.
+            full = shutil.disk_usage(partial.parent).free < sitk.GetArrayViewFromImage(image).nbytes
+            said = reason(error)
+            raise OSError(_INCOMPLETE if full or "disk" in said or partial.name in said else said) from None
         written = _verify(partial, sitk.GetArrayViewFromImage(image))
         if ending not in (".tif", ".tiff"):  # which have no place for a grid
             check_written(str(path), written, image_grid(image))
