@@ -14,6 +14,7 @@ from small_models import make_model
 
 import umamba2
 from umamba2.models.folder import facts, load_model, slim
+from umamba2.models.labels import labels_of
 
 CLICKS = "umamba2.nets.UMamba2Click"
 
@@ -164,6 +165,14 @@ def test_names_of_classes_that_are_not_understood(tmp_path, labels):
     assert model.left_right_pairs == ()
     (doubt,) = model.doubts
     assert f"found the label left of {labels['left']!r}, expected a whole number: 2 names are not used" in doubt
+
+
+def test_many_names_that_are_not_understood_are_looked_at_once(tmp_path, monkeypatch):
+    labels = {"background": 0, **{f"name {n}": 0.5 for n in range(100)}}
+    model, calls = load_model(make_model(tmp_path / "m", CLICKS, 3, description={"labels": labels})), []
+    monkeypatch.setattr("umamba2.models.doubts.labels_of", lambda dataset: calls.append(1) or labels_of(dataset))
+    assert "100 names are not used" in model.doubts[0]
+    assert len(calls) < 10
 
 
 @pytest.mark.parametrize("labels", [None, [3], {}, {"background": 0, "left": 1, "ignore": 3}])

@@ -26,11 +26,11 @@ def doubts_about(model: Model, beside: bool) -> Iterator[str]:
     """
     if channel := other_modality(model.dataset):
         yield f"{model.folder}: found {channel}"
-    labels = model.dataset.get("labels")
-    labels = labels if isinstance(labels, dict) else {}
-    unread = {name: value for name, value in labels.items() if name not in labels_of(model.dataset)}
-    for name, value in list(unread.items())[:1]:  # nor are they known as left and right
-        found = f"the label {name:.60} of {value!r:.60}"
+    labels, understood = model.dataset.get("labels"), labels_of(model.dataset)
+    stated = labels if isinstance(labels, dict) else {}
+    unread = [name for name in stated if name not in understood]
+    if unread:  # nor are they known as left and right
+        found = f"the label {unread[0]:.60} of {stated[unread[0]]!r:.60}"
         yield f"{model.folder}: found {found}, expected a whole number: {len(unread)} names are not used"
     clicked, patch = model.plan.arch_kwargs.get("patch_size"), list(model.plan.patch_size)
     if model.plan.takes_clicks and clicked != patch:

@@ -135,14 +135,16 @@ class Model:
         Raises:
             ModelError: The weights are not that network's.
         """
-        kinds, unchanged = {"encoder": dtype, "decoder": dtype}, self.stamps[fold].check if self.stamps else bool
-        unchanged()  # what is cut off ends the process
+        kinds, stamp = {"encoder": dtype, "decoder": dtype}, self.stamps.get(fold)
+        if stamp:
+            stamp.check()  # to read on where a mapped file was cut off would end the process
         weights = {
             # A copy: what is read stays mapped to its file, which training may write anew while the network is used.
             name: weight.to(kinds.get(name.split(".")[0], torch.float32), copy=True)
             for name, weight in self.folds[fold].items()
         }
-        unchanged()
+        if stamp:
+            stamp.check()
         try:
             net.load_state_dict(weights, strict=True, assign=True)  # half a gigabyte is not copied once more
         except RuntimeError as error:
