@@ -16,7 +16,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 from small_models import make_model
 
@@ -29,8 +30,6 @@ from umamba2.models.checkpoint import read_checkpoint
 from umamba2.models.folder import describe, load_model, slim
 from umamba2.models.weights import read_weights
 from umamba2.training.pretrained import read_weights as pretrained_weights
-
-SECONDS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
@@ -927,7 +926,7 @@ def paths_in(value, prefix=()):
         yield from paths_in(inner, (*prefix, key))
 
 
-@SECONDS
+@fuzzed(60)
 @given(data=st.data())
 def test_any_plans_give_a_network_or_one_line(tmp_path, whole, data):
     text = json.loads((whole / "slim" / "model.json").read_text())
@@ -947,7 +946,7 @@ def test_any_plans_give_a_network_or_one_line(tmp_path, whole, data):
         assert bool(described) == bool(fits)
 
 
-@SECONDS
+@fuzzed(60)
 @given(data=st.data())
 def test_any_entries_of_a_checkpoint_give_a_network_or_one_line(folder, data):
     content = {**torch.load(folder / "fold_0" / "checkpoint_best.pth", weights_only=False)}
@@ -981,7 +980,7 @@ HEADERS = st.dictionaries(
 )
 
 
-@SECONDS
+@fuzzed(60)
 @given(header=HEADERS, size=st.none() | st.integers(0, 2**64 - 1), content=st.binary(max_size=64))
 def test_any_safetensors_give_weights_or_one_line(tmp_path, header, size, content):
     text = json.dumps(header).encode()
@@ -991,7 +990,7 @@ def test_any_safetensors_give_weights_or_one_line(tmp_path, header, size, conten
     assert found is None or all(isinstance(value, torch.Tensor) for value in found.values())
 
 
-@SECONDS
+@fuzzed(60)
 @given(data=st.data())
 def test_any_pickle_gives_a_checkpoint_or_one_line(tmp_path, whole, data):
     with zipfile.ZipFile(whole / "nnunet" / "fold_0" / "checkpoint_best.pth") as file:
@@ -1009,7 +1008,7 @@ def test_any_pickle_gives_a_checkpoint_or_one_line(tmp_path, whole, data):
         read_or_refused(lambda path: weights.bare_weights(path, found), tmp_path / "x.pth")
 
 
-@SECONDS
+@fuzzed(60)
 @given(data=st.data())
 def test_any_damage_to_a_file_gives_weights_or_one_line(tmp_path, whole, data):
     source = data.draw(st.sampled_from(["slim/fold_0.safetensors", "nnunet/fold_0/checkpoint_best.pth"]))

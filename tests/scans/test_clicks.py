@@ -5,7 +5,8 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from fuzzing import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 from stand_in import write_clicks
 
@@ -268,7 +269,7 @@ points = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@fuzzed(200)
 @given(content=values | st.fixed_dictionaries({"points": values | st.lists(points | values, max_size=5)}))
 def test_whatever_a_click_file_holds(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "any.json"

@@ -1,12 +1,8 @@
-"""Headers as nobody would write them: reading ends with an image or with an InputError, never with anything else.
-
-A longer run: ``UMAMBA2_FUZZ=20000 pytest tests/scans/test_fuzz.py``.
-"""
+"""Headers as nobody would write them: reading ends with an image or with an InputError, never with anything else."""
 
 from __future__ import annotations
 
 import gzip
-import os
 import re
 import shutil
 import zlib
@@ -15,15 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 from stand_in import OBLIQUE, write_image
 
 from umamba2.errors import InputError
 from umamba2.scans.volumes import Volume, read_volume, to_image
-
-EXAMPLES = int(os.environ.get("UMAMBA2_FUZZ", "100"))
-fuzzed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 VOXELS = np.random.default_rng(2).integers(-1000, 3000, OBLIQUE.size[::-1]).astype(np.int16)
 numbers = st.sampled_from(
@@ -110,7 +104,7 @@ def sound(volume: Volume) -> None:
         assert "\n" not in warning
 
 
-@fuzzed
+@fuzzed(100)
 @given(st.fixed_dictionaries({}, optional=META), st.sampled_from(["LOCAL", "LIST", "x.raw", "%s 1 2 1", ""]), voxels)
 def test_metaimage(folder, fields, name, content):
     header = "".join(f"{key} = {value}\n" for key, value in fields.items()) + f"ElementDataFile = {name}\n"
@@ -118,7 +112,7 @@ def test_metaimage(folder, fields, name, content):
     read(folder / "a.mha")
 
 
-@fuzzed
+@fuzzed(100)
 @given(st.fixed_dictionaries({}, optional=NRRD), voxels)
 def test_nrrd(folder, fields, content):
     header = "NRRD0005\n" + "".join(f"{key}: {value}\n" for key, value in fields.items()) + "\n"
@@ -129,13 +123,13 @@ def test_nrrd(folder, fields, content):
 changes_anywhere = st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=6)
 
 
-@fuzzed
+@fuzzed(100)
 @given(st.sampled_from([".mha", ".nii", ".nii.gz", ".nrrd"]), changes_anywhere, st.integers(0, 2**16), st.booleans())
 def test_any_bytes(folder, ending, changes, end, header_only):
     damage(folder, ending, changes, end, header_only)
 
 
-@settings(fuzzed, max_examples=EXAMPLES // 20)  # each is read in a process of its own
+@fuzzed(5)  # each is read in a process of its own
 @given(changes_anywhere)
 def test_any_bytes_of_tiff(folder, changes):
     damage(folder, ".tif", changes, 2**16, False)
@@ -178,7 +172,7 @@ def sound_files(tmp_path_factory):
     return folder
 
 
-@settings(fuzzed, max_examples=4 * EXAMPLES)
+@fuzzed(400)
 @given(
     st.sampled_from(["a.mha", "z.mha", "a.mhd", "a.nii", "a.nii.gz", "a.nrrd", "z.nrrd", "d.nrrd"]),
     st.integers(0, 2**16),
