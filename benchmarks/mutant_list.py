@@ -506,6 +506,16 @@ GROUPS = (
         ),
     ),
     Group(
+        "models/doubts.py",
+        "tests/models/test_doubts.py",
+        (
+            M("| (filters.abs() < _NOTHING).all(1)", ""),
+            M("not in (0, 1)", "!= 0"),
+            M("return blocked or one", "return blocked"),
+            M(".flatten(1) if", ".flatten()[None] if"),
+        ),
+    ),
+    Group(
         "models/locate.py",
         "tests/models/test_locate.py tests/jobs/test_contract.py",
         (M("if len(wrapped) == 1 else ()", ""), M("if _holds_anything(place)", "if False")),

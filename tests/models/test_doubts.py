@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from small_models import make_model
 import umamba2
 from umamba2.models.folder import facts, load_model, slim
 from umamba2.models.labels import labels_of
+from umamba2.models.network import build_network
+from umamba2.nets.umamba2 import VARIANTS
 
 CLICKS = "umamba2.nets.UMamba2Click"
 
@@ -135,19 +138,57 @@ def test_a_patch_of_clicks_that_is_another(folder):
     assert doubt == f"{folder}: found clicks that refer to a patch of [12, 32, 32], expected the plans' [12, 32, 16]"
 
 
-@pytest.mark.parametrize("kind", ["all", "layer", "constant"])
+CONV, NORM, BIAS = (f"decoder.stages.1.convs.0.{part}" for part in ("conv.weight", "norm.weight", "conv.bias"))
+
+
 @pytest.mark.parametrize("fold", [0, 1])
-def test_weights_that_are_one_number(tmp_path, folder, fold, kind):
+@pytest.mark.parametrize(
+    ("names", "change"),
+    [
+        ("", lambda w: w.zero_()),
+        ("", lambda w: w.fill_(0.25)),
+        ("", lambda w: w.mul_(1e-40)),
+        (CONV, lambda w: w.zero_()),
+        (CONV, lambda w: w[3].zero_()),
+        (CONV, lambda w: w[3].fill_(0.25)),
+        (CONV, lambda w: w[3].mul_(1e-42)),
+        (NORM, lambda w: w.zero_()),
+        (NORM, lambda w: w.fill_(1e-42)),
+        (NORM, lambda w: w.normal_().mul_(1e-35)),
+        (NORM, lambda w: w.fill_(2)),
+        (BIAS, lambda w: w.fill_(-0.5)),
+        (BIAS, lambda w: w.fill_(1e-42)),
+    ],
+)  # fmt: skip
+def test_weights_that_no_training_leaves_so(tmp_path, folder, fold, names, change):
     path = folder / f"fold_{fold}" / "checkpoint_best.pth"
     content = torch.load(path, weights_only=False)
     for name, weight in content["network_weights"].items():
-        if kind == "all" or name == "decoder.stages.1.convs.0.conv.weight":
-            weight.fill_(0.25 if kind == "constant" else 0.0)
+        if name.startswith(names):
+            change(weight)
     torch.save(content, path)
     (doubt,) = load_model(folder).doubts
-    assert f"found the same number everywhere in {'1 of' if kind != 'all' else ''}" in doubt
-    assert f"tensors of fold {fold}, such as" in doubt
+    found = rf"{'1' if names else '[0-9]{2,}'} of \d+ tensors of fold {fold}, such as {names}"
+    assert re.search(f"found filters of one number or next to nothing in {found}", doubt)
     assert len(load_model(slim(folder, tmp_path / "slim")).doubts) == 1
+
+
+@pytest.mark.parametrize("network", [name for name in VARIANTS if not name.startswith("UMamba2")])
+@pytest.mark.parametrize("steps", [0, 3])
+def test_weights_that_training_begins_with(tmp_path, network, steps):
+    """Norms of 1, biases of 0, and what gradients make of them; halved, some become 0."""
+    model = load_model(make_model(tmp_path / "m", f"nets.{network}", 3))
+    net = build_network(network, model.plan.arch_kwargs, 1, 3)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, weight_decay=3e-5, nesterov=True)
+    scan, truth = torch.randn(1, 1, 12, 32, 16), torch.ones(1, 12, 32, 16).long()
+    for _ in range(steps):
+        torch.nn.functional.cross_entropy(net(scan), truth).backward()
+        optimizer.step()
+    weights = {name: weight.detach().clone() for name, weight in net.state_dict().items()}
+    for name, weight in weights.items():
+        weight.flatten()[: weight.numel() // 3 if name.endswith("norm.weight") else 1] = 0
+    for kept in (net.state_dict(), weights, {name: weight.bfloat16() for name, weight in weights.items()}):
+        assert replace(model, folds={"0": kept}).doubts == ()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # What of a dataset description decides the result, beside the names of classes and channels.
 _OF_DATASETS = ("orientation", "challenge", "dental_field", "fix_numbers")
+_NOTHING = 1e-20  # its square is none in fp32
+_FEWEST = 4  # numbers of a filter that are not the same by chance, in half precision either
 
 
 def doubts_about(model: Model, beside: bool) -> Iterator[str]:
@@ -36,10 +38,10 @@ def doubts_about(model: Model, beside: bool) -> Iterator[str]:
     if model.plan.takes_clicks and clicked != patch:
         yield f"{model.folder}: found clicks that refer to a patch of {clicked!s:.60}, expected the plans' {patch}"
     for fold, weights in model.folds.items():
-        same = [name for name, weight in weights.items() if weight.ndim > 1 and weight.numel() > 1 and _is_one(weight)]
-        if same:
-            found = f"the same number everywhere in {len(same)} of {len(weights)} tensors of fold {fold}, such as"
-            yield f"{model.folder}: found {found} {same[0]:.100}, expected weights that something was learned with"
+        odd = [name for name, weight in weights.items() if _is_unlearned(name, weight)]
+        if odd:
+            found = f"filters of one number or next to nothing in {len(odd)} of {len(weights)} tensors of fold {fold}"
+            yield f"{model.folder}: found {found}, such as {odd[0]:.100}, expected weights as training leaves them"
     if not beside and (unused := sorted(model.folder.glob("fold_*/checkpoint_*.pth"))):
         yield f"{unused[0]}: found it beside a model.json, which counts, expected one of the two"
     if beside:
@@ -48,10 +50,28 @@ def doubts_about(model: Model, beside: bool) -> Iterator[str]:
         yield from _other(model, "dataset.json", lambda _, text: _of_dataset(text))
 
 
-def _is_one(weight: Any) -> bool:
-    """Whether all numbers of a tensor are the same; a look at two mostly tells."""
-    first, last = weight[(0,) * weight.ndim], weight[(-1,) * weight.ndim]
-    return bool(first == last) and bool((weight == first).all())
+def _is_unlearned(name: str, weight: Any) -> bool:
+    """Whether numbers of a tensor are such that no training leaves them so.
+
+    It begins with random filters, weights of norms of 1 and biases of 0; gradients move all but some biases. A filter
+    of one number or next to nothing comes from elsewhere, and so do norms that next to nothing passes, or of one number
+    that is neither. Single weights of norms may be 0 where half precision has no smaller number.
+    """
+    if weight.numel() < 2:
+        return False
+    if weight.ndim > 1:
+        filters = weight.flatten(1) if weight[0].numel() >= _FEWEST else weight.flatten()[None]
+        possible = _is_one(filters[:, :: filters.shape[1] - 1])  # two numbers of each mostly tell
+        return any(bool(_is_one(filters[row][None])) for row in possible.nonzero().flatten().tolist())
+    blocked = name.endswith("weight") and bool((weight.float().abs() < _NOTHING).float().mean() > 0.5)
+    one = len(weight) >= _FEWEST and bool(_is_one(weight[None])) and float(weight[0]) not in (0, 1)
+    return blocked or one
+
+
+def _is_one(filters: Any) -> Any:
+    """Which rows of numbers are the same number again and again, or next to nothing."""
+    filters = filters.float()  # torch does not compare in 8 bits
+    return (filters == filters[:, :1]).all(1) | (filters.abs() < _NOTHING).all(1)
 
 
 def _other(model: Model, name: str, read: Any) -> Iterator[str]:
