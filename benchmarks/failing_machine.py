@@ -241,7 +241,16 @@ def state(folder: Path) -> dict[str, tuple[int, int, int]]:
 def sums(folder: Path) -> dict[str, str]:
     """A checksum of every file below a folder."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {str(path.relative_to(folder)): hashlib.sha256(content(path)).hexdigest() for path in files}
+
+
+def content(path: Path) -> bytes:
+    """What a file holds: its bytes, or the voxels that blosc2's threads have packed in any order."""
+    if path.suffix == ".b2nd" and not broken(path):
+        import blosc2
+
+        return blosc2.open(str(path), mode="r")[:].tobytes()
+    return path.read_bytes()
 
 
 def broken(path: Path) -> str | None:
