@@ -928,3 +928,24 @@ def test_a_dataset_without_a_challenge_trains_like_nnunet(stsr, tmp_path):
 
 def _copy(network):
     return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("patch", [(4, 32, 32), (6, 32, 32), (16, 8, 8)])
+def test_gradients_are_those_of_full_precision_in_thin_patches(multiclass, tmp_path, patch):
+    """Maps at the bottom of 2 slices, for which bf16 on CPUs gives anything, of 3, and of 2 rows and columns."""
+    generator = torch.Generator().manual_seed(0)
+    data, target = torch.randn(2, 1, *patch, generator=generator), torch.zeros(2, 1, *patch).short()
+    target[:, :, : patch[0] // 2] = 1
+    batch = {"data": data, "target": [target, target[:, :, ::2, ::2, ::2]], "keys": ["made_up", "made_up"]}
+    found = {}
+    for fp32 in (True, False):
+        with environment(multiclass, tmp_path, fp32=fp32):
+            trainer = make_trainer(TRAINER)
+            trainer.configuration_manager.configuration["patch_size"] = patch
+            started(trainer)
+            trainer._step([batch])
+            found[fp32] = {name: p.grad for name, p in trainer.network.named_parameters() if p.grad is not None}
+            said = Path(trainer.log_file).read_text()
+    for name, expected in found[True].items():
+        assert float((found[False][name] - expected).norm()) <= 0.3 * float(expected.norm()) + 1e-4, name
+    assert ("maps of 2x16x16 voxels and kernels of 3: training in full precision" in said) <= (patch[0] == 4)

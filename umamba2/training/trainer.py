@@ -102,6 +102,9 @@ class UMamba2Trainer(Resuming):
         # As for one process first: nnU-Net would ask for the GPU of this rank, which a CPU does not have.
         distributed, self.is_ddp = self.is_ddp, False
         torch.manual_seed(self.options.seed)
+        if isinstance(self._autocast(), torch.autocast) and (thin := self._thin_maps()):
+            self.print_to_log_file(f"{thin}: training in full precision, for bf16 would give wrong gradients there")
+            self.full_precision = True
         super().initialize()
         self.is_ddp = distributed
         if self.device.type == "cpu":  # whose kernels are fastest in this layout; activations follow the weights
@@ -277,6 +280,21 @@ class UMamba2Trainer(Resuming):
         if self.full_precision or resolve_precision("auto", self.device) == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type)
+
+    def _thin_maps(self) -> str:
+        """The level of the network, if there is one, at which bf16 on CPUs gives wrong gradients, and its size.
+
+        Where a map has fewer slices than the kernel, but more than one, oneDNN's gradient of the weights holds what lay
+        in memory before (found with torch 2.13 on AVX-512 with bf16, beside fp32). Rows and columns do not matter.
+        """
+        sizes = np.array(self.configuration_manager.patch_size)
+        network = self.configuration_manager.network_arch_init_kwargs
+        for level, (stride, kernel) in enumerate(zip(network["strides"], network["kernel_sizes"])):
+            sizes, slices = -(-sizes // stride), np.broadcast_to(kernel, 3)[0]
+            if self.device.type == "cpu" and 1 < sizes[0] < slices:
+                size = "x".join(map(str, sizes))
+                return f"level {level} of the network has maps of {size} voxels and kernels of {slices}"
+        return ""
 
     def _to_device(self, tensors: Any) -> Any:
         if isinstance(tensors, list):
