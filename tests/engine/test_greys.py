@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
+from small_models import INTENSITY
 
-from umamba2.engine.greys import GreyValues, looks_inverted
+from umamba2.engine.greys import GreyValues, doubts
 from umamba2.engine.harmonise import harmonise, tissue_box, without_air
+from umamba2.engine.preprocess import prepare
+from umamba2.models.network import Plan
 
 
 def histogram(*steps: tuple[int, float]) -> GreyValues:
@@ -66,14 +70,39 @@ def negative(median: float, distinct: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("median", "inverted"), [(0.57, False), (0.63, True)])
 def test_a_median_high_in_the_range_means_a_negative(median, inverted):
-    assert looks_inverted(negative(median, 60)) == inverted
+    assert bool(doubts(negative(median, 60))) == inverted
 
 
 @pytest.mark.parametrize(("distinct", "scan"), [(31, False), (33, True)])
 def test_few_grey_values_are_a_drawing(distinct, scan):
     volume = negative(0.7, distinct)
     assert len(np.unique(volume)) == distinct
-    assert looks_inverted(volume) == scan
+    assert ("inverted" in str(doubts(volume))) == scan
+
+
+def label_map(ids: int) -> np.ndarray:
+    """Blocks of so many ids in background, about a third of all."""
+    volume = np.zeros((40, 60, 60), np.int16)
+    blocks = np.arange(1, ids).repeat(64).reshape(-1, 4, 4, 4)
+    for number, block in enumerate(blocks):
+        z, y, x = 4 * np.array(np.unravel_index(2 * number, (10, 15, 15)))
+        volume[z : z + 4, y : y + 4, x : x + 4] = block
+    return volume
+
+
+@pytest.mark.parametrize("drawing", [label_map(2), label_map(6) * 51, label_map(78), label_map(200).astype(np.float32)])
+def test_label_maps_and_masks_are_no_scans(drawing):
+    plan = Plan("UMamba2", {}, (8, 8, 8), (0.3, 0.3, 0.3), (0, 1, 2), INTENSITY, False)
+    prepared = prepare(drawing, (0.3, 0.3, 0.3), plan)
+    assert f"found {len(np.unique(drawing))} values in all voxels, expected a scan" in str(prepared.warnings)
+
+
+@pytest.mark.parametrize("cut", [0, 12])
+def test_scans_of_eight_bits_with_little_noise_are_scans(cut):
+    rng = np.random.default_rng(0)
+    tissue = ndimage.gaussian_filter(rng.normal(0, 1, (40, 60, 60)), 3) * 150 + rng.normal(0, 1, (40, 60, 60))
+    scan = np.where(label_map(6) > 0, 120, 30) + tissue
+    assert doubts(np.clip(scan, cut, 255).astype(np.uint8)) == []
 
 
 def test_air_goes_to_minus_1000_and_soft_tissue_to_40():

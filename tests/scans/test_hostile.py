@@ -63,6 +63,12 @@ def tiff(*directories, big=False):
 
 
 RAW = bytes(2 * 13 * 11 * 7)
+KINDS = {
+    "MetaImage": meta(voxels=RAW), "NRRD": nrrd(RAW), "NIfTI": nifti(), "TIFF": tiff(0), "gzip": gzip.compress(RAW),
+    "zip": b"PK\3\4" + meta(voxels=RAW), "PNG": b"\x89PNG\r\n\x1a\n" + RAW, "DICOM": bytes(128) + b"DICM" + RAW,
+    "HTML": b"<!DOCTYPE html>\n" + RAW, "Git LFS": b"version https://git-lfs.github.com/spec/v1\n",
+}  # fmt: skip
+NAMES = {"MetaImage": ("mha", "mhd"), "NRRD": ("nrrd",), "NIfTI": ("nii", "nii.gz"), "TIFF": ("tif",)}
 PARTS = gzip.compress(b"") * 1700
 FILES = {
     # a format string in MetaIO: SIGSEGV
@@ -141,7 +147,7 @@ FILES = {
     # numbers said twice, or half
     "half.mha": (meta(DimSize="13.9 11 7", voxels=RAW), "found DimSize = 13.9 11 7, expected 3 whole numbers"),
     "long size.mha": (meta(DimSize="1e300 1e300 1e300", voxels=RAW), "found DimSize = 1e300"),
-    "twice.mha": (meta(voxels=RAW).replace(b"DimSize", b"DimSize = 7 11 13\nDimSize"), "found DimSize twice (7 11 13,"),
+    "twice.mha": (meta(voxels=RAW).replace(b"DimSize", b"DimSize = 7 11 13\nDimSize"), "found 'DimSize' twice ('7"),
     "long direction.mha": (meta(TransformMatrix="9 0 0 0 9 0 0 0 9", voxels=RAW), "expected three of length 1"),
     # small files that keep a reader busy
     "parts.mha": (meta(CompressedData="True", voxels=PARTS + gzip.compress(RAW)), "parts of next to nothing"),
@@ -159,6 +165,13 @@ FILES = {
     "goes on.mha": (
         meta(CompressedData="True", voxels=zlib.compress(bytes(1 << 27))), "or more besides the voxels"
     ),
+    "bytes.mha": (b"\x01\x80\n" * 2 + b"\xff=\x80\n\xff=\x81\n", "found '\\udcff' twice"),
+    # files of another kind, of which only NIfTI may be packed
+    **{
+        f"is {kind}.{ending}": (content, f"found a file that is {kind} by its first bytes, expected {name}")
+        for name, endings in NAMES.items() for ending in endings for kind, content in KINDS.items()
+        if kind != name and (kind, name) != ("gzip", "NIfTI")
+    },
 }  # fmt: skip
 
 READ_ALL = """

@@ -91,21 +91,53 @@ def test_whole_numbers_that_single_precision_does_not_hold_are_said(tmp_path, ki
         assert np.array_equal(volume.array, array) != said
 
 
+@pytest.mark.parametrize(
+    ("scale", "offset", "odd", "is_said"),
+    [
+        (1, 0, 0, False),
+        (0.1, 0.1, np.nan, False),
+        (1, 0, np.inf, False),
+        (1, 0, 1e-300, False),  # among others it is as good as 0
+        (1e-30, 0, 0, False),
+        (1e-300, 0, 0, True),
+        (1e-44, 0, np.nan, True),
+        (1, 1e9, 0, False),
+        (1, 1e9, 1e9, True),
+        (0, 0.1, 0.1, False),  # one value: others say that
+    ],
+)
+def test_differences_that_single_precision_does_not_hold_are_said(tmp_path, scale, offset, odd, is_said):
+    array = np.random.default_rng(0).integers(0, 1000, SHAPE) * np.float64(scale) + offset
+    array[1, 2, 3] = odd
+    volume = read_volume(write_image(tmp_path / "a.mha", array))
+    assert ("; single precision rounds them by" in str(volume.warnings)) == is_said
+
+
 @pytest.mark.parametrize("ending", [".mha", ".nii", ".nrrd"])
-def test_blocks_of_a_file_that_were_never_written_are_said(tmp_path, ending):
+@pytest.mark.parametrize(
+    ("bits", "kind", "blank"),
+    [(0, "i2", 0), (0, "f4", 0), (255, "i2", -1), (255, "i4", -1), (255, "u1", 255), (255, "u2", 65535)],
+)
+def test_blocks_of_a_file_that_were_never_written_are_said(tmp_path, ending, bits, kind, blank):
     """A transfer that had taken its place on the disk and broke off, or a disk block that was lost."""
     path = tmp_path / f"scan{ending}"
-    scan = np.random.default_rng(0).integers(-1000, 1000, (20, 64, 64), np.int16)
+    lowest, highest = (0, 255) if kind[0] == "u" else (-1000, 1000)
+    scan = np.random.default_rng(0).integers(lowest, highest, (20, 64, 64)).astype(kind)
+
+    def is_said() -> bool:
+        return f"rows of voxels that are all {blank}, expected intensities: padding" in str(read_volume(path).warnings)
+
     sitk.WriteImage(sitk.GetImageFromArray(scan), str(path))
     content = path.read_bytes()
-    assert "all 0" not in str(read_volume(path).warnings)
-    for start, size in ((60000, 4096), (60000, len(content))):
+    assert not is_said()
+    for start, size in ((len(content) * 2 // 3, 8192), (len(content) * 2 // 3, len(content))):
         end = min(start + size, len(content))
-        path.write_bytes(content[:start] + bytes(end - start) + content[end:])
-        assert "rows of voxels that are all 0, expected intensities: padding" in str(read_volume(path).warnings)
-    for zeros in (scan * 0, np.where(scan > 999, scan, 0).astype(np.int16)):  # where 0 is the darkest it may be air
-        sitk.WriteImage(sitk.GetImageFromArray(zeros), str(path))
-        assert "all 0" not in str(read_volume(path).warnings)
+        path.write_bytes(content[:start] + bytes([bits]) * (end - start) + content[end:])
+        assert is_said()
+    if blank <= 0:  # where it is the darkest it may be air
+        for air in (np.full_like(scan, blank), np.where(scan > 998, scan, blank).astype(kind)):
+            sitk.WriteImage(sitk.GetImageFromArray(air), str(path))
+            assert not is_said()
 
 
 def test_the_grid_of_an_array():

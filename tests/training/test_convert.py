@@ -416,6 +416,44 @@ def test_label_maps_in_the_place_of_scans_are_refused(tmp_path, caplog, place):
     assert f"{Path(place).name}.nii.gz: found nothing but label values in it, expected a scan" in caplog.text
 
 
+def test_archives_that_were_not_unpacked_are_named(tmp_path, caplog):
+    source = stsr(tmp_path / "download")
+    convert(CHALLENGES[STSR], source, tmp_path / "raw")
+    assert "found archives" not in caplog.text
+    for name in ("Labeled_2.zip", "Unlabeled/more.tar.gz", "c.TGZ", ".hidden.zip", "d.nii.gz.md5"):
+        (source / name).write_bytes(b"")
+    recognise(source, may_lack_labels=True)
+    assert f"{source}: found archives (Labeled_2.zip, c.TGZ, Unlabeled/more.tar.gz), expected what is" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("challenge", "first", "again"),
+    [
+        (STSR, "Labeled/STS25_Train_Labeled_00002", "Unlabeled/STS25_Train_Unlabeled_00002"),
+        (STSR, "Unlabeled/STS25_Train_Unlabeled_00001", "Unlabeled/STS25_Train_Unlabeled_00002"),
+        (MULTICLASS, "imagesTr/ToothFairy3F_001_0000", "imagesTr/ToothFairy3S_0003_0000"),
+    ],
+)
+@pytest.mark.parametrize("packed_anew", [False, True])
+def test_a_scan_that_is_there_twice_is_said(tmp_path, caplog, challenge, first, again, packed_anew):
+    source = {STSR: stsr, MULTICLASS: toothfairy3}[challenge](tmp_path / "download")
+    one, other = source / f"{first}.nii.gz", source / f"{again}.nii.gz"
+    if packed_anew:
+        write(other, array(one).astype(np.int32))
+    else:
+        shutil.copy(one, other)
+    line = f"{other}: found the voxels of {one}, expected a scan of its own for each case"
+    for _ in range(2):  # what is there already is not read again, and said all the same
+        caplog.clear()
+        convert(CHALLENGES[challenge], source, tmp_path / "raw")
+        assert caplog.text.count("found the voxels of") == caplog.text.count(line) == 1
+    for record in (tmp_path / "raw").glob("*/converted/*.json"):  # as an earlier version left them
+        record.write_text(json.dumps({**json.loads(record.read_text()), "note": None}))
+    caplog.clear()
+    convert(CHALLENGES[challenge], source, tmp_path / "raw")
+    assert "found the voxels of" not in caplog.text
+
+
 def test_labels_of_nothing_are_said(tmp_path, caplog):
     source = stsr(tmp_path / "download")
     write(source / "Labeled" / "STS25_Train_Labeled_00002_Masks.nii.gz", phantom(1).stsr_labels * 0)

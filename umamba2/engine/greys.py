@@ -20,6 +20,8 @@ SHARE = 0.5  # of the group below: soft tissue has more; if not, the two are sof
 FINEST = 1e-30  # between air and soft tissue: no factor of single precision makes HU of less
 SAMPLE = 2**20  # voxels looked at
 DISTINCT = 32  # values: an image of fewer is a drawing, not a scan
+LABELS, IN_ONE_PIECE = 256, 0.8  # values of a label map at most; the share of its voxels that are equal to the next one
+FEWEST = 1000  # voxels, from which on the number of values tells something
 UPPER = 0.6  # of the range of grey values: where the median lies higher, bone is darker than air
 QUARTER, FACES = 0.25, 0.2  # of that range, at one end of it, lies air; of the volume's faces: more is no bone
 
@@ -127,7 +129,41 @@ class GreyValues:
         return float(group.start + 0.5 + (top * np.arange(len(top))).sum() / top.sum())
 
 
-def looks_inverted(volume: Array, padding: Collection[float] = ()) -> bool:
+def doubts(volume: Array, padding: Collection[float] = ()) -> list[str]:
+    """A line if the voxels (z, y, x), but for some values of padding, are those of a drawing or of a negative."""
+    greys = GreyValues.of(volume, padding)
+    if looks_drawn(volume, greys):
+        count = len(greys.values)
+        return [f"found {count} value{'s' * (count > 1)} in all voxels, expected a scan: a label map, or a mask?"]
+    if looks_inverted(volume, greys, padding):
+        return ["found bone darker than air, expected it brighter; the grey values seem to be inverted"]
+    return []
+
+
+def looks_drawn(volume: Array, greys: GreyValues) -> bool:
+    """Whether an image is a label map, a mask or the like.
+
+    It has few values, or each lies in one piece: nearly all voxels are equal to the next one. Noise sees to it that
+    even in scans of 8 bits three in four are not.
+
+    Args:
+        volume: Intensities (z, y, x).
+        greys: Their histogram.
+    """
+    if not len(greys.values) or greys.counts.sum() < FEWEST:
+        return False
+    if len(greys.values) < DISTINCT:
+        return True
+    if len(greys.values) > LABELS:
+        return False
+    planes = volume[sampled(volume.shape)[0][::8]]
+    left, right = planes[..., :-1], planes[..., 1:]
+    most = greys.values[np.argmax(greys.counts)]  # of the background; or of air, which may be cut off at one value
+    counted = (left != most) & (right != most)
+    return bool(counted.any()) and float((left == right)[counted].mean()) > IN_ONE_PIECE
+
+
+def looks_inverted(volume: Array, greys: GreyValues, padding: Collection[float] = ()) -> bool:
     """Whether air is bright in a scan and bone is dark, as in a negative.
 
     Bone, teeth and metal reach far beyond soft tissue, air does not: the median lies in the lower half of the range of
@@ -135,9 +171,9 @@ def looks_inverted(volume: Array, padding: Collection[float] = ()) -> bool:
 
     Args:
         volume: Intensities (z, y, x).
+        greys: Their histogram.
         padding: Values that do not count.
     """
-    greys = GreyValues.of(volume, padding)
     if len(greys.values) < DISTINCT:
         return False
     low, high = greys.quantile(0.005), greys.quantile(0.995)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from umamba2.engine.greys import looks_inverted
+from umamba2.engine.greys import doubts
 from umamba2.engine.harmonise import Box, grey_scale, without_air
 from umamba2.engine.padding import Padding, find_padding
 from umamba2.engine.resample import resample_rows, separate_axis
@@ -107,8 +107,7 @@ def prepare(volume: npt.NDArray[Any], spacing: Sequence[float], plan: Plan) -> P
     warnings = []
     if min(volume.shape) == 1:
         warnings.append(f"found {'x'.join(map(str, volume.shape))} voxels, expected a volume and not a single slice")
-    if looks_inverted(inside, padding.values if padding else ()):
-        warnings.append("found bone darker than air, expected it brighter; the grey values seem to be inverted")
+    warnings += doubts(inside, padding.values if padding else ())
     scale, problems = grey_scale(inside, padding, plan.harmonise)
     axis = separate_axis(spacing, plan)
     lead = axis or 0

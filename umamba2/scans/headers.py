@@ -19,6 +19,7 @@ import numpy as np
 
 from umamba2.errors import InputError
 from umamba2.scans.geometry import Geometry
+from umamba2.scans.kinds import check_kind
 from umamba2.scans.orientation import code, tilt
 
 _LONGEST_HEADER = 1 << 18  # bytes; segmentations by 3D Slicer name all their structures, in some 60,000
@@ -107,6 +108,7 @@ class Header:
 def metaimage_header(path: Path) -> Header:
     """The header of a MetaImage (.mha, .mhd); InputError for one that is not understood."""
     start = _start(path)
+    check_kind(path, start, "MetaImage")
     fields: dict[str, str] = {}
     odd: list[str] = []
     position = 0
@@ -119,7 +121,7 @@ def metaimage_header(path: Path) -> Header:
         if key and not value:
             odd.append(f"{path}: found the line {key[:40]!r} in its header, expected NAME = VALUE")
         if fields.setdefault(key, told) != told and key not in _FREE_TEXT:
-            raise InputError(f"{path}: found {key[:40]} twice ({fields[key][:40]}, {told[:40]}), expected one")
+            raise InputError(f"{path}: found {key[:40]!r} twice ({fields[key][:40]!r}, {told[:40]!r}), expected one")
         position = end + 1
     name = fields.get("ElementDataFile")
     if name is None:
@@ -242,6 +244,7 @@ def _meta_geometry(path: Path, fields: dict[str, str]) -> Geometry:
 def nrrd_header(path: Path) -> Header:
     """The header of a NRRD file; InputError for one that is not understood."""
     start = _start(path)
+    check_kind(path, start, "NRRD")
     end = re.search(rb"(\r\n|\n|\r(?!\n)){2}", start)  # as teem's lines end, and nothing else
     lines = re.split("\r\n|\n|\r", start[: end.start() if end else None].decode(errors="surrogateescape"))
     if not lines[0].startswith("NRRD"):

@@ -17,6 +17,7 @@ import numpy as np
 from umamba2.errors import InputError
 from umamba2.scans.geometry import Array, Geometry, Triple
 from umamba2.scans.headers import Header
+from umamba2.scans.kinds import check_kind
 
 _NAMES = ["dim", "datatype", "bitpix", "pixdim", "vox_offset", "scl_slope", "scl_inter", "xyzt_units"]
 _NAMES += ["qform_code", "sform_code", "quaternion", "qoffset", "sform"]
@@ -118,6 +119,7 @@ def nifti_header(path: Path) -> Nifti:
         start = _unpacked(start, _PACKED_START) if packed else start
     except zlib.error as error:
         raise InputError(f"{path}: could not be read ({error}), expected a complete image file") from None
+    check_kind(path, start, "NIfTI")
     order: Literal["<", ">"] = "<" if int.from_bytes(start[:4], "little") in _FORMATS else ">"
     length = int.from_bytes(start[:4], "little" if order == "<" else "big")
     if length not in _FORMATS or len(start) < length:

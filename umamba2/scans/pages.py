@@ -17,8 +17,10 @@ import numpy as np
 
 from umamba2.errors import InputError
 from umamba2.scans.geometry import Array
+from umamba2.scans.kinds import check_kind
 from umamba2.scans.voxels import check_memory
 
+_START = 400  # bytes that tell whether it is one
 _LARGEST_SIZE = 1 << 16  # voxels along an axis
 _MOST_ENTRIES = 512  # of a directory; programs write some 20
 _MOST_DIRECTORIES = 1 << 16  # of a file; each slice has one
@@ -155,7 +157,8 @@ def _directories(path: Path, file: BinaryIO) -> tuple[list[dict[int, Array]], se
     """The fields of all directories that are of interest, and where directories and fields lie: (start, end)."""
     end = file.seek(0, os.SEEK_END)
     file.seek(0)
-    start = file.read(16)
+    start = file.read(_START)
+    check_kind(path, start, "TIFF")
     order = ">" if start[:2] == b"MM" else "<"
     big = start[2:4] in (b"\0+", b"+\0")  # BigTIFF: numbers of 64 bits
     number, counter, width = (np.dtype(f"{order}u8"),) * 2 + (8,) if big else (f"{order}u4", f"{order}u2", 4)

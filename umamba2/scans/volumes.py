@@ -29,7 +29,7 @@ from umamba2.scans.nifti import LARGEST_SHEAR, nifti_header, shear
 from umamba2.scans.pages import check_pages
 from umamba2.scans.spacing import check_spacing
 from umamba2.scans.tiff import read_tiff
-from umamba2.scans.voxels import blank_rows, check_voxels, compact, read_voxels, rounded
+from umamba2.scans.voxels import blank_rows, check_voxels, coarse, compact, read_voxels, rounded
 
 SUFFIXES = (".mha", ".mhd", ".nii.gz", ".nii", ".nrrd", ".tiff", ".tif")
 _MOST_EXTENSIONS = 1 << 14  # bytes of a NIfTI file; ITK goes through all extensions again for each of them
@@ -162,7 +162,9 @@ def _mended(volume: Volume) -> Volume:
         said.append(f"{name}: found {beyond} voxels beyond {_BRIGHTEST:g}, expected intensities; taken for that")
         array = np.clip(array, -_BRIGHTEST, _BRIGHTEST)
     with np.errstate(over="ignore"):  # of what is infinite
-        array = array.astype(np.float32, copy=False)
+        single = array.astype(np.float32, copy=False)
+    said += coarse(name, array, single)
+    array = single
     if count:
         array = np.where(finite, array, array[finite].min())
         said.append(f"{name}: found {count} NaN or infinite voxels, expected finite intensities")

@@ -6,6 +6,7 @@ turns NaN in NIfTI files into 0.
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from math import prod
@@ -23,8 +24,9 @@ _SHORT_CHUNK = 1 << 14  # in files of many parts: where one ends, the rest of wh
 _MOST_SMALL_PARTS, _SMALL_PART = 1000, 4096  # parts of a gzip file, and the voxels' bytes that any more must hold
 _LARGEST_EXPANSION = 1032  # of deflate, by the format itself
 _ZLIB_OR_GZIP = 47  # for zlib: find out which
-_BLANK = 1 << 10  # voxels of 0: half a block of a disk or more; smaller ones may be chance
+_BLANK = 1 << 10  # voxels of one value: half a block of a disk or more; smaller ones may be chance
 _EXACT = 1 << 24  # up to which single precision holds every whole number
+_LOST = 1e-3  # of the range of grey values: rounding by more may be seen
 _GZIP = b"\x1f\x8b"  # how such a file begins
 
 
@@ -111,17 +113,24 @@ def compact(array: Array) -> Array:
 
 
 def blank_rows(name: str, array: Array) -> list[str]:
-    """A line if rows of a scan are all 0 where 0 is not its darkest value: a block of a disk that was never written.
+    """A line for each value of which whole rows of a scan are, as where a block of a disk was never written.
 
-    No checksum tells of that where voxels are not compressed, and other padding is darker or brighter than all else.
+    No checksum tells of that where voxels are not compressed. The block's bits may be all 0 or all 1, which is -1 or the
+    largest unsigned number (in floats NaN, which others look for). Where that is the darkest value it may be air.
     """
-    if not array.size or array.min() >= 0:
+    if not array.size or array.dtype.kind == "b":
         return []
-    rows = array[(array[..., 0] == 0) & (array[..., -1] == 0)]
-    count = int(np.count_nonzero(~rows.any(axis=1)))
-    if count * array.shape[-1] < _BLANK:
-        return []
-    return [f"{name}: found {count} rows of voxels that are all 0, expected intensities: padding, or a missing part?"]
+    blanks = [0, -1] if array.dtype.kind == "i" else [0]
+    if array.dtype.kind == "u":
+        blanks = [int(np.iinfo(array.dtype).max)]
+    said, darkest = [], array.min()
+    for blank in blanks:
+        rows = array[(array[..., 0] == blank) & (array[..., -1] == blank)]
+        count = int(np.count_nonzero((rows == blank).all(axis=1)))
+        if darkest < blank and count * array.shape[-1] >= _BLANK:
+            found = f"found {count} rows of voxels that are all {blank}"
+            said.append(f"{name}: {found}, expected intensities: padding, or a missing part?")
+    return said
 
 
 def rounded(name: str, low: float, high: float) -> list[str]:
@@ -130,6 +139,21 @@ def rounded(name: str, low: float, high: float) -> list[str]:
         return []
     found = f"found values from {low:.12g} to {high:.12g}, expected intensities"
     return [f"{name}: {found}; whole numbers beyond {_EXACT:,} are rounded"]
+
+
+def coarse(name: str, array: Array, single: Array) -> list[str]:
+    """A line if numbers of double precision, which may be NaN or infinite, differ too little for single precision."""
+    if array.dtype.itemsize <= single.dtype.itemsize:
+        return []
+    lost, low, high = 0.0, math.inf, -math.inf
+    for plane, rounded_plane in zip(array, single):  # which need little memory
+        finite = np.isfinite(plane)
+        low, high = plane.min(initial=low, where=finite), plane.max(initial=high, where=finite)
+        lost = np.abs(plane - rounded_plane, where=finite, out=np.zeros_like(plane)).max(initial=lost)
+    if low == high or lost <= _LOST * (high - low):
+        return []
+    found = f"found values from {low:.12g} to {high:.12g}, expected intensities"
+    return [f"{name}: {found}; single precision rounds them by {lost:.2g}"]
 
 
 def check_memory(name: str, size: int, more: int = 0) -> None:

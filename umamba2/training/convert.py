@@ -42,7 +42,7 @@ from umamba2.scans.volumes import (
 from umamba2.training.dataset import CHANNEL, Split, check_grid, check_ids, ending_of, read_dataset, read_scan
 from umamba2.training.nnunet import is_dataset_name
 from umamba2.training.orientation import common_code, measured_code
-from umamba2.training.provenance import is_made, leave_record, stamps
+from umamba2.training.provenance import is_made, leave_record, noted, stamps
 from umamba2.training.workers import LOG, check_disk, run_all
 
 FOLDS, SEED = 5, 12345
@@ -51,6 +51,7 @@ CASE_WITH_TYPOS = "S_0048"  # the only one that may hold `DATASET_TYPOS`
 
 _MASK = re.compile(r"_masks?$", re.IGNORECASE)
 _MASK_FOLDER = re.compile(r"labels?(tr)?|masks?|gt|ground.?truth|annotations?", re.IGNORECASE)
+_ARCHIVE = re.compile(r"\.(zip|7z|rar|tar|tgz|tbz2?|txz|tzst|tar\.[a-z0-9]+|z\d\d|zip\.\d+)$", re.IGNORECASE)
 _LEFT_OUT = re.compile(r"(^|[^a-z])(images|labels)?(test|val|validation|ts)([^a-z]|$)", re.IGNORECASE)
 _LABELLED = re.compile(r"(un)?labell?ed", re.IGNORECASE)
 
@@ -63,11 +64,13 @@ class Download:
         labelled: (image, labels) by case.
         unlabelled: Images without labels by case.
         left_out: Files for test or validation.
+        packed: Archives, of which nothing is looked at.
     """
 
     labelled: dict[str, tuple[Path, Path]] = field(default_factory=dict)
     unlabelled: dict[str, Path] = field(default_factory=dict)
     left_out: list[Path] = field(default_factory=list)
+    packed: list[Path] = field(default_factory=list)
 
 
 def convert(challenge: Challenge, source: str | Path, target: str | Path, workers: int = 1) -> Path:
@@ -122,7 +125,8 @@ def convert(challenge: Challenge, source: str | Path, target: str | Path, worker
     check_disk(folder, sum(path.stat().st_size for path in sources), "the converted cases")
     warnings = run_all(convert_case, labelled, workers, "converting")
     warnings |= run_all(copy_image, unlabelled, workers, "copying")
-    for warning in (line for lines in warnings.values() for line in lines):
+    again = _same_scans(folder, {**{case: pair[0] for case, pair in download.labelled.items()}, **download.unlabelled})
+    for warning in [*(line for lines in warnings.values() for line in lines), *again]:
         LOG.warning("%s", warning)
     splits = make_splits(list(download.labelled), list(download.unlabelled) if semi_supervised else None)
     write_file(folder / "splits_final.json", json.dumps(splits, indent=1) + "\n")
@@ -135,7 +139,7 @@ def recognise(source: Path, may_lack_labels: bool) -> Download:
     if not source.is_dir():
         raise InputError(f"{source}: found no such folder, expected a challenge's download")
     download, images, masks = Download(), dict[str, Path](), dict[str, Path]()
-    for path in _volumes_below(source):
+    for path in _volumes_below(source, download.packed):
         inside = path.relative_to(source)
         if any(_LEFT_OUT.search(part) for part in [*inside.parts[:-1], stem(path)]):
             download.left_out.append(path)
@@ -148,6 +152,10 @@ def recognise(source: Path, may_lack_labels: bool) -> Download:
         if case in kind:
             raise InputError(f"{path}: found {kind[case]} for the same case, expected one file")
         kind[case] = path
+    if download.packed:
+        names = [str(path.relative_to(source)) for path in download.packed]
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        LOG.warning("%s: found archives (%s), expected what is in them unpacked; passed over", source, shown)
     for case, mask in masks.items():
         if case not in images:
             raise InputError(f"{mask}: found no image {case}, expected one for all labels")
@@ -164,8 +172,13 @@ def recognise(source: Path, may_lack_labels: bool) -> Download:
     return download
 
 
-def _volumes_below(source: Path) -> list[Path]:
-    """All volumes below a folder, sorted; links are followed, what is hidden is left out."""
+def _volumes_below(source: Path, packed: list[Path]) -> list[Path]:
+    """All volumes below a folder, sorted; links are followed, what is hidden is left out.
+
+    Args:
+        source: The folder.
+        packed: Gets the archives that are there.
+    """
 
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename}: could not be read ({error.strerror}), expected a readable folder")
@@ -175,7 +188,9 @@ def _volumes_below(source: Path) -> list[Path]:
         real = os.path.realpath(folder)
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
         if real not in seen:
-            found += [Path(folder, name) for name in files if suffix(name) and not name.startswith(".")]
+            there = [Path(folder, name) for name in sorted(files) if not name.startswith(".")]
+            found += [path for path in there if suffix(path)]
+            packed += [path for path in there if _ARCHIVE.search(path.name)]
         seen.add(real)
     return sorted(found)
 
@@ -234,7 +249,7 @@ def convert_case(challenge: Challenge, case: str, image: Path, labels: Path, fol
         write_file(others[1], click_json(points))
     # The challenges compare voxel by voxel, so the image's grid it is, should the labels' origin or direction differ.
     write_labels(others[0], converted, volume.grid)
-    leave_record(_record(folder, case), before, [copy, *others], _table(challenge))
+    leave_record(_record(folder, case), before, [copy, *others], _table(challenge), _fingerprint(volume))
     return warnings
 
 
@@ -245,7 +260,7 @@ def copy_image(challenge: Challenge, case: str, image: Path, folder: Path, endin
     _check_greys(challenge, case, image, volume)
     outputs = _outputs(challenge, folder, case, ending, labelled=False)
     _copy(image, volume, outputs[0])
-    leave_record(_record(folder, case), before, outputs, _table(challenge))
+    leave_record(_record(folder, case), before, outputs, _table(challenge), _fingerprint(volume))
     return list(volume.warnings)
 
 
@@ -254,6 +269,22 @@ def _check_greys(challenge: Challenge, case: str, image: Path, volume: Volume) -
     ids = _known_ids(challenge, case)[0]
     if ids[0] <= volume.array.min() and volume.array.max() <= ids[-1] and not set(np.unique(volume.array)) - set(ids):
         raise InputError(f"{image}: found nothing but label values in it, expected a scan")
+
+
+def _fingerprint(volume: Volume) -> list[int]:
+    """What only scans with the same voxels have in common: their shape and a checksum."""
+    return [*volume.array.shape, zlib.crc32(np.ascontiguousarray(volume.array).data)]
+
+
+def _same_scans(folder: Path, images: dict[str, Path]) -> list[str]:
+    """A line for each image, by case, that shows the same as one before, and should not be in another fold."""
+    said, seen = list[str](), dict[str, Path]()
+    for case, image in images.items():
+        known = noted(_record(folder, case))  # None: a conversion of an earlier version
+        first = image if known is None else seen.setdefault(str(known), image)
+        if first is not image:
+            said.append(f"{image}: found the voxels of {first}, expected a scan of its own for each case")
+    return said
 
 
 def _copy(image: Path, volume: Volume, target: Path) -> None:

@@ -23,7 +23,7 @@ def stamps(*files: Path) -> Stamps:
     return [[found.st_size, found.st_mtime_ns] for file in files for found in map(Path.stat, parts_of(file))]
 
 
-def leave_record(record: Path, sources: Stamps, results: Iterable[Path], recipe: Any = None) -> None:
+def leave_record(record: Path, sources: Stamps, results: Iterable[Path], recipe: Any = None, note: Any = None) -> None:
     """Note, when everything is in place, what some files were made of.
 
     Args:
@@ -31,12 +31,22 @@ def leave_record(record: Path, sources: Stamps, results: Iterable[Path], recipe:
         sources: Stamps of what they were made of, from before that was read.
         results: The files.
         recipe: What else decides about them, as JSON holds it.
+        note: What else to keep, see `noted`.
     """
-    write_file(record, json.dumps({"recipe": recipe, "from": sources, "into": stamps(*results)}) + "\n")
+    kept = {"recipe": recipe, "from": sources, "into": stamps(*results), "note": note}
+    write_file(record, json.dumps(kept) + "\n")
+
+
+def noted(record: Path) -> Any:
+    """What a record keeps beside what tells whether results are as they were made; None if there is nothing."""
+    with suppress(OSError, InputError):
+        return read_json(record).get("note")
+    return None
 
 
 def is_made(record: Path, sources: Iterable[Path], results: Iterable[Path], recipe: Any = None) -> bool:
     """Whether a record says that these results are as they were made, of these sources as they are now."""
     with suppress(OSError, InputError):
-        return read_json(record) == {"recipe": recipe, "from": stamps(*sources), "into": stamps(*results)}
+        made = {"recipe": recipe, "from": stamps(*sources), "into": stamps(*results)}
+        return {key: read_json(record).get(key) for key in made} == made
     return False
