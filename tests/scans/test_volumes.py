@@ -100,7 +100,7 @@ def test_whole_numbers_that_single_precision_does_not_hold_are_said(tmp_path, ki
         (1, 0, 1e-300, False),  # among others it is as good as 0
         (1e-30, 0, 0, False),
         (1e-300, 0, 0, True),
-        (1e-44, 0, np.nan, True),
+        (1e-46, 0, np.nan, True),
         (1, 1e9, 0, False),
         (1, 1e9, 1e9, True),
         (0, 0.1, 0.1, False),  # one value: others say that

@@ -129,13 +129,20 @@ class GreyValues:
         return float(group.start + 0.5 + (top * np.arange(len(top))).sum() / top.sum())
 
 
-def doubts(volume: Array, padding: Collection[float] = ()) -> list[str]:
-    """A line if the voxels (z, y, x), but for some values of padding, are those of a drawing or of a negative."""
+def doubts(volume: Array, box: tuple[slice, ...], padding: Collection[float] = ()) -> list[str]:
+    """A line if an image looks like a drawing or like a negative.
+
+    Args:
+        volume: Intensities (z, y, x).
+        box: What of it is looked at.
+        padding: Values that do not count.
+    """
     greys = GreyValues.of(volume, padding)
     if looks_drawn(volume, greys):
         count = len(greys.values)
         return [f"found {count} value{'s' * (count > 1)} in all voxels, expected a scan: a label map, or a mask?"]
-    if looks_inverted(volume, greys, padding):
+    inside = volume[box]
+    if looks_inverted(inside, greys if inside.shape == volume.shape else GreyValues.of(inside, padding), padding):
         return ["found bone darker than air, expected it brighter; the grey values seem to be inverted"]
     return []
 

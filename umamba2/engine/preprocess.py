@@ -107,7 +107,7 @@ def prepare(volume: npt.NDArray[Any], spacing: Sequence[float], plan: Plan) -> P
     warnings = []
     if min(volume.shape) == 1:
         warnings.append(f"found {'x'.join(map(str, volume.shape))} voxels, expected a volume and not a single slice")
-    warnings += doubts(inside, padding.values if padding else ())
+    warnings += doubts(volume, box, padding.values if padding else ())
     scale, problems = grey_scale(inside, padding, plan.harmonise)
     axis = separate_axis(spacing, plan)
     lead = axis or 0

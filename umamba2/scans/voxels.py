@@ -115,7 +115,7 @@ def compact(array: Array) -> Array:
 def blank_rows(name: str, array: Array) -> list[str]:
     """A line for each value of which whole rows of a scan are, as where a block of a disk was never written.
 
-    No checksum tells of that where voxels are not compressed. The block's bits may be all 0 or all 1, which is -1 or the
+    No checksum tells of that where voxels are not compressed. The block's bits may be all 0 or all 1: -1 or the
     largest unsigned number (in floats NaN, which others look for). Where that is the darkest value it may be air.
     """
     if not array.size or array.dtype.kind == "b":
@@ -149,7 +149,7 @@ def coarse(name: str, array: Array, single: Array) -> list[str]:
     for plane, rounded_plane in zip(array, single):  # which need little memory
         finite = np.isfinite(plane)
         low, high = plane.min(initial=low, where=finite), plane.max(initial=high, where=finite)
-        lost = np.abs(plane - rounded_plane, where=finite, out=np.zeros_like(plane)).max(initial=lost)
+        lost = np.abs(np.subtract(plane, rounded_plane, where=finite, out=np.zeros_like(plane))).max(initial=lost)
     if low == high or lost <= _LOST * (high - low):
         return []
     found = f"found values from {low:.12g} to {high:.12g}, expected intensities"
