@@ -330,13 +330,14 @@ def test_whatever_has_teeth_among_its_classes_says_that_there_are_none(structure
     teeth = [s.training for s in structures if s.group in ("teeth", "restorations")]
     lost = [*teeth, *(s.training for s in structures if s.group == "pulp")]
     np.testing.assert_array_equal(labels, np.where(np.isin(truth, lost), 0, truth))
+    (said,) = (line for line in record.warnings if "in all voxels" not in line)  # a drawing it is
     found = re.fullmatch(
         r"dental field: found (\d+) mm3 of teeth in 15x19x18 mm, expected at least 500; "
         "no teeth labelled, and all else is the first look's",
-        record.warnings[0],
+        said,
     )
     assert 0 < int(found[1]) <= round(np.isin(truth, teeth).sum() * 0.027)
-    assert (len(record.warnings), record.dental_field) == (1, {})
+    assert record.dental_field == {}
 
 
 def test_more_teeth_than_a_mouth_can_have_are_said(folder, monkeypatch):
