@@ -7,7 +7,9 @@ imported everything, so that a try costs what the command does. Moments are coun
 in seconds. A command is first run twice undisturbed: what differs then, such as dates, is compared by name only. Then
 
 - it is killed (SIGKILL) at moments spread over its changes, into an empty folder and, where it replaces files, over its
-  own output; every file must be readable in full, and the command, run once more, leave what it leaves undisturbed;
+  own output; every file must be readable in full, and the command, run once more, leave what it leaves undisturbed. Of
+  preprocessed cases (.b2nd) the voxels are compared, because blosc2's threads pack their blocks in any order; of
+  checkpoints, which hold dates, the epoch, the logged values and the names and shapes of the weights;
 - it runs where 4 kB, and where half of the room for its output, are free, each with nothing there and over its own
   output: it must fail with a line that names the file and the full disk, and leave whole files, old or new.
 """
@@ -39,7 +41,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 SHAPE, SPACING = ("40", "60", "72"), "1.4"
 SMALL = ["--network", "small", "--patch", "16", "32", "32"]
 BRIEF = ["--epochs", "2", "--iterations", "2", "--validation-iterations", "1", "--device", "cpu"]
-TEMPORARY = re.compile(r"\.umamba2-[0-9a-f]{16}")
+TEMPORARY = re.compile(r"\.umamba2-[0-9a-f]{16}|\.unfinished_")
 FULL = re.compile(r"disk (is )?full|No space left|[kMG]B free|free disk", re.IGNORECASE)
 BEFORE = re.compile(r"[kMG]B free|free disk")  # it was looked at before anything was written
 PAGE = 4096  # bytes; the smallest piece of a disk in memory
@@ -245,11 +247,19 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 def content(path: Path) -> bytes:
-    """What a file holds: its bytes, or the voxels that blosc2's threads have packed in any order."""
+    """What is compared of a file: its bytes, the voxels of a preprocessed case, the course of a training."""
     if path.suffix == ".b2nd" and not broken(path):
         import blosc2
 
         return blosc2.open(str(path), mode="r")[:].tobytes()
+    if path.suffix == ".pth" and not broken(path):
+        import torch
+
+        found = torch.load(path, map_location="cpu", weights_only=False)
+        if "logging" in found:
+            shapes = {name: tuple(weight.shape) for name, weight in found["network_weights"].items()}
+            logged = {name: values for name, values in found["logging"].items() if "timestamps" not in name}
+            return repr((found["current_epoch"], shapes, logged)).encode()
     return path.read_bytes()
 
 
@@ -363,16 +373,17 @@ class Trial:
 
     def check_whole(self, when: str) -> None:
         """Every file that has its name is whole."""
-        for path in sorted(self.out.rglob("*")):
-            if path.is_file() and not TEMPORARY.match(path.name):
-                hidden = any(TEMPORARY.match(part) for part in path.relative_to(self.out).parts)
-                if not hidden and (problem := broken(path)):
-                    self.fault(when, f"{path.relative_to(self.out)}: {problem}")
+        for path in sorted(path for path in self.out.rglob("*") if path.is_file()):
+            name = path.relative_to(self.out)
+            if not any(TEMPORARY.match(part) for part in name.parts) and (problem := broken(path)):
+                self.fault(when, f"{name}: {problem}")
 
     def check_again(self, when: str, more: list[str]) -> None:
         """The same command now does all of it, and nothing else is left."""
+        before = sums(self.out)
         code, said = Try(self.command, self.out, self.work / "log", more).wait()
-        if code != self.command.code:
+        done = self.command.over is None and before.keys() >= self.first.keys()  # and so the name is taken
+        if code != self.command.code and not done:
             lines = [line for line in said.splitlines() if line.strip()] or [""]
             self.fault(when, f"run again: exit code {code}, {lines[-1][:300]}")
         now = sums(self.out)
