@@ -506,6 +506,20 @@ GROUPS = (
         ),
     ),
     Group(
+        "models/weights.py",
+        "tests/models/test_hostile.py",
+        (
+            M("if begin != last:", "if begin > last:"),
+            M("if last != size:", "if last > size:"),
+            M("and len(shape) <= _MOST_AXES", ""),
+        ),
+    ),
+    Group(
+        "models/checkpoint.py",
+        "tests/models/test_hostile.py",
+        (M("if condition(file) != before:", "if False:"),),
+    ),
+    Group(
         "models/doubts.py",
         "tests/models/test_doubts.py",
         (

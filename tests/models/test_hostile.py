@@ -7,14 +7,13 @@ import json
 import os
 import pickle
 import shutil
-import signal
 import struct
-import time
 import zipfile
 from collections import OrderedDict
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from fuzzing import fuzzed
 from hypothesis import given
@@ -29,6 +28,7 @@ from umamba2.models import checkpoint, plain, weights, zips
 from umamba2.models.checkpoint import read_checkpoint
 from umamba2.models.folder import describe, load_model, slim
 from umamba2.models.weights import read_weights
+from umamba2.scans import memory
 from umamba2.training.pretrained import read_weights as pretrained_weights
 
 
@@ -267,7 +267,7 @@ def test_what_torch_writes_is_read_as_torch_reads_it(tmp_path):
     }
     for protocol in (2, 3, 4):
         torch.save(content, tmp_path / "x.pth", pickle_protocol=protocol)
-        found = read_checkpoint(tmp_path / "x.pth")
+        found = read_checkpoint(tmp_path / "x.pth").read()
         for ours, theirs in zip(found["kinds"] + list(found["views"]), content["kinds"] + list(content["views"])):
             assert ours.dtype == theirs.dtype
             assert torch.equal(ours, theirs)
@@ -292,7 +292,7 @@ def test_a_flipped_bit_is_found_where_it_counts(folder, tmp_path, part):
     place = content.index(sought.numpy().tobytes())
     path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     found = read_checkpoint(path)
-    refused(lambda _: found.verify(), path, "with another checksum than the archive states")
+    refused(lambda _: found.read(), path, "with another checksum than the archive states")
     if part == "weight":
         refused(load_model, folder, "with another checksum than the archive states")
     else:
@@ -465,23 +465,6 @@ def test_links_that_lead_to_themselves(tmp_path, whole):
     path.unlink()
     path.symlink_to(path)
     refused(load_model, tmp_path / "m", "found a link that leads nowhere, expected the weights of fold 0")
-
-
-def test_an_interrupt_while_weights_are_read_is_one(tmp_path, whole, monkeypatch):
-    """safetensors turns what a signal raises in its midst into an error of its own."""
-    import safetensors.torch
-
-    def load_file(path):
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.1)
-        except KeyboardInterrupt as error:
-            raise safetensors.SafetensorError(f"Error: {error!r}") from None
-        return {}
-
-    monkeypatch.setattr(safetensors.torch, "load_file", load_file)
-    with pytest.raises(KeyboardInterrupt):
-        read_weights(whole / "slim" / "fold_0.safetensors")
 
 
 def test_large_descriptions_are_refused(tmp_path, whole, monkeypatch):
@@ -782,45 +765,68 @@ def files_of(whole, target, layout):
     return target, next(path for path in target.rglob("*") if path.suffix in (".pth", ".safetensors"))
 
 
-@pytest.mark.parametrize("layout", ["nnunet", "slim"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_file_that_is_written_anew_changes_no_network_in_use(tmp_path, whole, layout, dtype):
-    """Training writes its checkpoint in place, while others predict with it."""
-    model, path = files_of(whole, tmp_path / "m", layout)
-    loaded = load_model(model)
-    net = loaded.network()
-    loaded.load_weights(net, "0", dtype)
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    size = path.stat().st_size
-    with open(path, "r+b") as file:  # not truncated: whoever looked into the file then would be killed
-        file.write(bytes(size))
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-
-
-@pytest.mark.parametrize("layout", ["nnunet", "slim"])
-@pytest.mark.parametrize("how", ["cut off", "anew", "replaced", "removed"])
-def test_a_file_that_is_written_anew_before_its_weights_are_used(tmp_path, whole, layout, how):
-    """What is read stays mapped: a file that was cut off killed the process, another one's numbers were taken."""
-    model, path = files_of(whole, tmp_path / "m", layout)
-    loaded = load_model(model)
-    net = loaded.network()
+def damage(path, how):
+    """What happens to a file while others use it."""
     if how == "cut off":
-        os.truncate(path, 0)
+        os.truncate(path, path.stat().st_size // 2)
+    elif how == "longer":
+        with open(path, "ab") as file:
+            file.write(b"more")
     elif how == "anew":
         with open(path, "r+b") as file:
             file.write(bytes(path.stat().st_size))
-    elif how == "replaced":  # what is mapped is the old one
-        (tmp_path / "new").write_bytes(b"another")
-        (tmp_path / "new").replace(path)
+    elif how == "replaced":
+        write_file(path, b"another")
     else:
         path.unlink()
-    if how in ("cut off", "anew"):
-        with pytest.raises(ModelError, match=f"{path}: found it written anew while it is read, expected"):
-            loaded.load_weights(net, "0")
-    else:
-        loaded.load_weights(net, "0")
-        same = load_model(whole / layout).folds["0"]
-        assert all(torch.equal(value, same[name]) for name, value in net.state_dict().items())
+
+
+HOW = ["cut off", "longer", "anew", "replaced", "removed"]
+
+
+@pytest.mark.parametrize("layout", ["nnunet", "slim"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("how", HOW)
+def test_a_file_that_is_written_anew_changes_no_model_in_use(tmp_path, whole, layout, dtype, how):
+    """Training writes its checkpoint in place, while others predict with it: mapped numbers changed or ended it."""
+    model, path = files_of(whole, tmp_path / "m", layout)
+    loaded = load_model(model)
+    damage(path, how)
+    loaded.load_weights(net := loaded.network(), "0", dtype)
+    load_model(whole / layout).load_weights(same := loaded.network(), "0", dtype)
+    assert all(torch.equal(value, same.state_dict()[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("layout", "which"), [("slim", 1), ("no checksum", 1), ("nnunet", 1), ("nnunet", 3), ("nnunet", 20)]
+)
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_file_that_is_written_anew_while_it_is_read(tmp_path, whole, monkeypatch, layout, how, when, which):
+    """Before or after one of its pieces: one line, or what it was."""
+    model, path = files_of(whole, tmp_path / "m", "slim" if layout == "no checksum" else layout)
+    if layout == "no checksum":
+        text = json.loads((model / "model.json").read_text())
+        write_file(model / "model.json", json.dumps({**text, "crc32": {}}))
+    calls, fill = [], checkpoint.fill
+
+    def damaging(*arguments):
+        calls.append(1)
+        if len(calls) == which and when == "before":
+            damage(path, how)
+        found = fill(*arguments)
+        if len(calls) == which and when == "after":
+            damage(path, how)
+        return found
+
+    monkeypatch.setattr(checkpoint, "fill", damaging)
+    monkeypatch.setattr(weights, "fill", damaging)
+    loaded = read_or_refused(load_model, model)
+    assert len(calls) >= which
+    assert loaded is None or how in ("replaced", "removed")
+    if loaded:
+        same = load_model(whole / "slim").folds["0"]
+        assert all(torch.equal(value, same[name]) for name, value in loaded.folds["0"].items())
 
 
 @pytest.mark.parametrize("eps", [float("nan"), -1.0, 0, float("inf"), 10**400, "1e-5", None, [1e-5]])
@@ -906,8 +912,14 @@ def test_gigabytes_of_nothing_are_not_summed_up(tmp_path, whole, monkeypatch):
     for start in (b"", (whole / "slim" / "fold_0.safetensors").read_bytes()):
         path.write_bytes(start)
         os.truncate(path, 10**10)
-        monkeypatch.setattr(weights, "checksum", lambda path: pytest.fail("its bytes were looked at"))
+        monkeypatch.setattr(weights, "fill", lambda *_: pytest.fail("its bytes were looked at"))
         refused(load_model, tmp_path / "m", r"fold_0\.safetensors: could not be read \(.*, expected a safetensors file")
+
+
+@pytest.mark.parametrize("layout", ["nnunet", "slim"])
+def test_more_numbers_than_there_is_memory(whole, monkeypatch, layout):
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    refused(load_model, whole / layout, r"could not be read \(\d+ bytes of numbers, more than there is free memory\)")
 
 
 # --- anything at all --------------------------------------------------------------------------------------------------
@@ -978,6 +990,56 @@ HEADERS = st.dictionaries(
     ),
     max_size=3,
 )
+
+
+def stated(kind="F32", shape=(2,), place=(0, 8)):
+    return {"dtype": kind, "shape": shape, "data_offsets": place}
+
+
+@pytest.mark.parametrize(
+    ("header", "content", "found"),
+    [
+        ({"a": stated(), "b": stated(place=(4, 12))}, 12, "b from byte 4 of the numbers, expected 8"),
+        ({"a": stated(), "b": stated(place=(12, 20))}, 20, "b from byte 12 of the numbers, expected 8"),
+        ({"a": stated(), "b": stated()}, 8, "b from byte 0 of the numbers, expected 8"),
+        ({"a": stated(place=(8, 0))}, 8, "in -8 bytes"),
+        ({"a": stated(shape=(3,))}, 8, r"a of shape \[3\] and F32 in 8 bytes"),
+        ({"a": stated("F16")}, 8, r"a of shape \[2\] and F16 in 8 bytes"),
+        ({"a": stated()}, 4, "4 bytes of numbers, 8 stated"),
+        ({"a": stated()}, 12, "12 bytes of numbers, 8 stated"),
+        ({"a": stated("U64", (1,))}, 8, "a of 'U64', which is none of F64"),
+        ({"a": stated("F4", (4,))}, 8, "a of 'F4', which is none of F64"),
+        ({"a": stated(shape=(-2,), place=(0, -8))}, 8, r"a of shape \[-2\] at \[0, -8\]"),
+        ({"a": stated(shape=(True, 2))}, 8, r"a of shape \[True, 2\]"),
+        ({"a": stated(shape=(2.0,))}, 8, r"a of shape \[2.0\]"),
+        ({"a": stated(shape=(10**400, 0), place=(0, 0))}, 0, "a of shape"),
+        ({"a": stated(shape=[1] * 30 + [2])}, 8, "a of shape"),
+        ({"a": [1]}, 8, ""), ({"a": {}}, 8, ""), ([], 0, ""), (None, 0, ""), ({"a": stated([])}, 8, ""),
+        ('{"a": 1, "a": 1}', 0, "it has 'a' twice"), ("[" * 10**5, 0, ""), ("{" + " " * 99, 0, ""), ("\ufeff{}", 0, ""),
+    ],
+)  # fmt: skip
+def test_safetensors_that_contradict_themselves(tmp_path, header, content, found):
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(content))
+    refused(read_weights, path, rf"could not be read \(.*{found}.*\), expected a safetensors file")
+
+
+SHAPES = st.lists(st.integers(0, 4), max_size=4)
+TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+@fuzzed(60)
+@given(stated=st.dictionaries(st.text(max_size=5), st.tuples(st.sampled_from(TYPES), SHAPES), min_size=1, max_size=8))
+def test_any_safetensors_are_read_as_their_own_library_reads_them(tmp_path, stated):
+    content = {name: torch.randn(shape).to(dtype) for name, (dtype, shape) in stated.items() if name != "__metadata__"}
+    safetensors.torch.save_file(content, tmp_path / "x.safetensors", {"format": "pt"})
+    found, crc32 = weights._read_safetensors(tmp_path / "x.safetensors")
+    theirs = safetensors.torch.load_file(tmp_path / "x.safetensors")
+    assert crc32 == weights.checksum(tmp_path / "x.safetensors")
+    assert {name: (value.dtype, value.double().tolist()) for name, value in found.items()} == {
+        name: (value.dtype, value.double().tolist()) for name, value in theirs.items()
+    }
 
 
 @fuzzed(60)

@@ -10,16 +10,18 @@ from __future__ import annotations
 import io
 import math
 import mmap
+import os
 import pickletools
 import re
 import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -27,9 +29,11 @@ from torch import Tensor
 
 from umamba2.errors import InputError, ModelError
 from umamba2.models.zips import open_zip
+from umamba2.scans import memory
 
 LARGEST_PICKLE = 2**24  # bytes; the published network with its optimizer has about 2**18
 MOST_INSTRUCTIONS = 1_000_000  # of a pickle, a few microseconds each; that network has some 30,000
+_PIECE = 2**20  # bytes that are read at a time
 MOST_ENTRIES = 20_000  # of an archive; the published network with its optimizer has 666
 
 _STORAGES = {
@@ -41,31 +45,99 @@ _STORAGES = {
 
 
 class Checkpoint(dict[str, Any]):
-    """What a checkpoint file holds: tensors, whose numbers stay in the file until they are used, and plain values."""
+    """What a checkpoint file holds: tensors, whose numbers mean nothing before they are read, and plain values."""
 
     def __init__(self, path: Path, content: dict[str, Any], archive: _Archive):
         super().__init__(content)
         self._path, self._archive = path, archive
 
-    def verify(self, tensors: Iterable[Any] | None = None) -> None:
-        """Compare the checksums of the numbers of some tensors, or of all; ModelError if one is another.
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._archive.size
+
+    def read(self, tensors: Iterable[Any] | None = None) -> Checkpoint:
+        """Fill in the numbers of some tensors, or of all, and compare their checksums.
 
         The state of an optimizer is as large as the weights, and inference has no use for it: not all need be read.
+
+        Returns:
+            The checkpoint itself.
+
+        Raises:
+            ModelError: A checksum is another one, or the file is no longer what it was.
         """
         try:
-            self._archive.verify(tensors)
-        except ValueError as error:
-            raise ModelError(f"{self._path}: could not be read ({error}), expected a PyTorch checkpoint") from None
+            with open(self._path, "rb") as file:
+                self._archive.fill(file, tensors)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ModelError(f"{self._path}: could not be read ({reason}), expected a PyTorch checkpoint") from None
+        return self
+
+
+@contextmanager
+def unchanging(file: IO[bytes], as_before: tuple[int, ...] | None = None) -> Iterator[int]:
+    """The size of an open file in bytes; ValueError in the end if it was written to meanwhile.
+
+    Args:
+        file: The file.
+        as_before: How it was when it was opened before (see `condition`); ValueError at once if it is not so now.
+    """
+    before = condition(file)
+    if as_before not in (None, before):
+        raise ValueError("it was written anew while it was read")
+    try:
+        yield before[1]
+    finally:
+        if condition(file) != before:
+            raise ValueError("it was written anew while it was read") from None
+
+
+def condition(file: IO[bytes]) -> tuple[int, ...]:
+    """Which file it is, how many bytes it has, and when it was written to last."""
+    found = os.fstat(file.fileno())
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def room(count: int, dtype: torch.dtype = torch.uint8) -> Tensor:
+    """A tensor of ``count`` numbers to be filled, in large pages of memory where it is large: half the time."""
+    size = count * dtype.itemsize
+    if size < 2**22 or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(count, dtype=dtype)
+    pages = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype)
+
+
+def check_memory(size: int) -> None:
+    """Raise ValueError if there is no memory for ``size`` bytes: a file of zeros may have any number of them."""
+    if size > memory.available():
+        raise ValueError(f"{size} bytes of numbers, more than there is free memory")
+
+
+def fill(numbers: Tensor, file: IO[bytes], crc32: int = 0) -> int:
+    """Read as many bytes as a contiguous tensor has into it; the CRC-32 of all, ValueError if the file ends before."""
+    place: memoryview = numbers.reshape(-1).view(torch.uint8).numpy().data
+    done = 0
+    while done < len(place):
+        piece = place[done : done + _PIECE]
+        count = file.readinto(piece)  # type: ignore[attr-defined]
+        if not count:
+            raise ValueError("it is cut off")
+        crc32, done = zlib.crc32(piece[:count], crc32), done + count
+    return crc32
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint file; the checksums of its tensors are not compared before `Checkpoint.verify`.
+    """A checkpoint file; the numbers of its tensors mean nothing before `Checkpoint.read`.
 
     Raises:
         ModelError: The file is damaged, was written by a torch before 1.6, or holds any other object.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as file, unchanging(file):
             archive = _Archive(file)
             content = _unpickle(archive.read("data.pkl"), archive.storage)
     except InputError as error:
@@ -85,20 +157,23 @@ class _ForeignError(Exception):
 
 
 class _Archive:
-    """The zip archive, in memory only as far as it is looked at."""
+    """The zip archive. It is read and not mapped: to look at where a mapped file was cut off ends the process."""
 
     def __init__(self, file: io.BufferedReader):
         if file.read(4) != b"PK\x03\x04":
             raise ValueError("no zip archive as torch has written since 1.6")
         with open_zip(file, MOST_ENTRIES) as archive:
             self._entries = {entry.filename: entry for entry in archive.infolist()}
-        self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._file, self._condition = file, condition(file)
+        self.size = self._condition[1]  # bytes
+        if sum(entry.compress_size for entry in self._entries.values()) > self.size:
+            raise ValueError("entries that overlap or are cut off")
         pickles = [name for name in self._entries if re.fullmatch(r"[^/]+/data\.pkl", name)]
         if len(pickles) != 1:
             raise ValueError(f"{len(pickles)} entries data.pkl in the archive, not one")
         self._folder = pickles[0].removesuffix("data.pkl")
         self._storages: dict[tuple[str, torch.dtype], Tensor] = {}
-        self._places: dict[int, zipfile.ZipInfo] = {}  # by where their numbers begin in memory: yet to be compared
+        self._places: dict[int, tuple[Tensor, zipfile.ZipInfo]] = {}  # yet to be read, by where they are in memory
         if f"{self._folder}byteorder" in self._entries and self.read("byteorder") != sys.byteorder.encode():
             raise ValueError("numbers in another byte order than this machine's")
 
@@ -107,51 +182,48 @@ class _Archive:
         entry = self._entries[f"{self._folder}{name}"]
         if entry.file_size > LARGEST_PICKLE:
             raise ValueError(f"{name} of {entry.file_size} bytes, at most {LARGEST_PICKLE} are read")
-        start = self._start(entry)
-        self._compare(entry, start)
-        return self._bytes[start : start + entry.file_size]
+        found = torch.empty(entry.file_size, dtype=torch.uint8)
+        self._fill(self._file, found, entry)
+        return found.numpy().tobytes()
 
-    def verify(self, tensors: Iterable[Any] | None) -> None:
-        """Compare the checksums of the entries that tensors are made of, None: of all; ValueError for another one."""
+    def fill(self, file: IO[bytes], tensors: Iterable[Any] | None) -> None:
+        """Read the numbers that tensors are made of from the file, opened again; None: all. ValueError if damaged."""
         places = set(self._places)
         if tensors is not None:
             places &= {tensor.untyped_storage().data_ptr() for tensor in tensors if isinstance(tensor, Tensor)}
-        for place in places:
-            entry = self._places.pop(place)  # once is enough
-            self._compare(entry, self._start(entry))
+        check_memory(sum(self._places[place][0].nbytes for place in places))
+        with unchanging(file, self._condition):
+            for place in places:
+                self._fill(file, *self._places.pop(place))  # once is enough
 
-    def _compare(self, entry: zipfile.ZipInfo, start: int) -> None:
-        with memoryview(self._bytes) as whole, whole[start : start + entry.file_size] as content:
-            if zlib.crc32(content) != entry.CRC:
-                raise ValueError(f"{entry.filename:.100} with another checksum than the archive states")
+    def _fill(self, file: IO[bytes], numbers: Tensor, entry: zipfile.ZipInfo) -> None:
+        file.seek(self._start(file, entry))
+        if fill(numbers, file) != entry.CRC:
+            raise ValueError(f"{entry.filename:.100} with another checksum than the archive states")
 
     def storage(self, reference: Any) -> Tensor:
-        """The numbers of a storage, one after the other."""
+        """The numbers of a storage, one after the other, which are yet to be read."""
         _, dtype, key, _, count = reference
         if not (type(key) is str and type(dtype) is torch.dtype and type(count) is int):
             raise _ForeignError("a storage that torch.save does not write")
         if (key, dtype) not in self._storages:
             entry = self._entries[f"{self._folder}data/{key}"]
-            size, start = count * dtype.itemsize, self._start(entry)
-            if entry.file_size != size:
+            self._start(self._file, entry)
+            if entry.file_size != count * dtype.itemsize:
                 raise ValueError(f"storage {key} of {entry.file_size} bytes, {count} numbers of {dtype} stated")
-            found = torch.empty(0, dtype=dtype)
-            if size and start % dtype.itemsize == 0:  # as torch.save aligns them
-                found = torch.frombuffer(self._bytes, dtype=dtype, count=count, offset=start)
-            elif size:
-                found = torch.frombuffer(bytearray(self._bytes[start : start + size]), dtype=dtype)
-            self._storages[key, dtype] = found
-            if size:
-                self._places[found.untyped_storage().data_ptr()] = entry
+            found = self._storages[key, dtype] = room(count, dtype)
+            if count:
+                self._places[found.untyped_storage().data_ptr()] = found, entry
         return self._storages[key, dtype]
 
-    def _start(self, entry: zipfile.ZipInfo) -> int:
+    def _start(self, file: IO[bytes], entry: zipfile.ZipInfo) -> int:
         """Where the bytes of an entry begin in the file."""
-        if entry.compress_type != zipfile.ZIP_STORED:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise ValueError(f"{entry.filename} compressed, torch.save never does that")
-        signature, name, extra = struct.unpack_from("<4s22xHH", self._bytes, entry.header_offset)
+        file.seek(entry.header_offset)
+        signature, name, extra = struct.unpack("<4s22xHH", file.read(30))
         start: int = entry.header_offset + 30 + name + extra
-        if signature != b"PK\x03\x04" or start + entry.file_size > len(self._bytes):
+        if signature != b"PK\x03\x04" or start + entry.file_size > self.size:
             raise ValueError(f"{entry.filename} cut off")
         return start
 

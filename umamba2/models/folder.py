@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from umamba2.models.labels import check_labels, labels_of, misplaced, pairs_by_n
 from umamba2.models.network import Plan, build_network, read_plan, resolve, uninitialised
 from umamba2.models.plain import as_object, read_object, to_plain
 from umamba2.models.published import Origin
-from umamba2.models.weights import CHECKPOINT_NAMES, Stamp, bare_weights, checksum, find_checkpoint, read_weights
+from umamba2.models.weights import CHECKPOINT_NAMES, bare_weights, checksum, find_checkpoint, read_weights
 from umamba2.nets.umamba2 import UMamba2
 
 SLIM_FILE = "model.json"
@@ -61,7 +61,6 @@ class Model:
     fix_numbers: bool  # whether its teeth are tidied up unless asked not to (see `engine.tooth_numbers`)
     dataset: dict[str, Any]  # nnU-Net's dataset.json
     source: dict[str, Any] = field(repr=False)  # what else a slim model keeps: plans, configuration, trainer
-    stamps: dict[str, Stamp] = field(default_factory=dict, repr=False)  # of the files of the folds
 
     @property
     def num_classes(self) -> int:
@@ -135,16 +134,10 @@ class Model:
         Raises:
             ModelError: The weights are not that network's.
         """
-        kinds, stamp = {"encoder": dtype, "decoder": dtype}, self.stamps.get(fold)
-        if stamp:
-            stamp.check()  # to read on where a mapped file was cut off would end the process
+        kinds = {"encoder": dtype, "decoder": dtype}
         weights = {
-            # A copy: what is read stays mapped to its file, which training may write anew while the network is used.
-            name: weight.to(kinds.get(name.split(".")[0], torch.float32), copy=True)
-            for name, weight in self.folds[fold].items()
+            name: weight.to(kinds.get(name.split(".")[0], torch.float32)) for name, weight in self.folds[fold].items()
         }
-        if stamp:
-            stamp.check()
         try:
             net.load_state_dict(weights, strict=True, assign=True)  # half a gigabyte is not copied once more
         except RuntimeError as error:
@@ -174,9 +167,7 @@ def load_model(folder: str | Path, folds: Folds = None) -> Model:
     folder = Path(folder)
     available = available_folds(folder)
     paths = {fold: available[fold] for fold in _choose_folds(folder, list(available), folds)}
-    stamps = {fold: Stamp.of(path) for fold, path in paths.items()}
-    model = _load_slim(folder, paths) if (folder / SLIM_FILE).is_file() else _load_nnunet(folder, paths)
-    return replace(model, stamps=stamps)
+    return _load_slim(folder, paths) if (folder / SLIM_FILE).is_file() else _load_nnunet(folder, paths)
 
 
 def slim(model: str | Path, out: str | Path, half: bool = False) -> Path:

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import math
 import zlib
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from umamba2.errors import ModelError
-from umamba2.models.checkpoint import Checkpoint, read_checkpoint
+from umamba2.files import once
+from umamba2.models.checkpoint import Checkpoint, check_memory, fill, read_checkpoint, room, unchanging
 from umamba2.nets.unet import drop_aliases
 
 LARGEST_HEADER = 2**21  # bytes, of a safetensors file; that of this network has a tenth
 _MOST_STATED = 8  # times the file: nnU-Net has up to four names for a tensor, and packing may halve its size
+_TYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+_MOST_AXES, _LARGEST_AXIS = 8, 2**40
 CHECKPOINT_NAMES = ("checkpoint_best.pth", "checkpoint_final.pth")  # in this order: the published results use best
-
-
-class Stamp(NamedTuple):
-    """How a file was when its weights were read, which stay mapped to it."""
-
-    path: Path
-    inode: int
-    size: int
-    modified: int  # ns
-
-    @classmethod
-    def of(cls, path: Path) -> Stamp:
-        """A file as it is now; OSError if it is not there."""
-        found = path.stat()
-        return cls(path, found.st_ino, found.st_size, found.st_mtime_ns)
-
-    def check(self) -> None:
-        """Raise ModelError if the file was written anew in its place; another file of its name changes nothing."""
-        with suppress(OSError):
-            now = self.of(self.path)
-            if now.inode == self.inode and now != self:
-                raise ModelError(f"{self.path}: found it written anew while it is read, expected it to stay as it was")
 
 
 def find_checkpoint(fold: Path) -> Path | None:
@@ -57,9 +41,13 @@ def read_weights(path: Path, crc32: Any = None) -> dict[str, Tensor]:
     Raises:
         ModelError: The file is damaged, or holds anything but tensors and plain values, or no weights.
     """
+    found: int | None = None
     # The header comes first: it is short, and says how long the file is.
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
-    if crc32 is not None and (found := checksum(path)) != crc32:
+    if path.suffix == ".safetensors":
+        content, found = _read_safetensors(path)
+    else:
+        content, found = read_checkpoint(path), checksum(path) if crc32 is not None else None
+    if crc32 is not None and found != crc32:
         raise ModelError(f"{path}: found the checksum {found}, expected {crc32!s:.40}: another file, or a damaged one")
     return bare_weights(path, content)
 
@@ -99,17 +87,18 @@ def bare_weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
             others = f"{list(found)[bare.index(name)]!s:.100} and {key!s:.100}"
             raise ModelError(f"{path}: found {others}, expected one tensor for {name:.100}")
         weights[name] = value
-    size = path.stat().st_size
+    stated = sum(value.nbytes for value in weights.values() if isinstance(value, Tensor))
+    size = content.size if isinstance(content, Checkpoint) else stated  # a safetensors file has each number once
     shared = f"{path}: found tensors that share their numbers, expected each to have its own"
     # Before aliases are compared, so that there is an end to it.
-    if sum(value.nbytes for value in weights.values() if isinstance(value, Tensor)) > _MOST_STATED * size:
+    if stated > _MOST_STATED * size:
         raise ModelError(shared)
+    if isinstance(content, Checkpoint):
+        content.read(weights.values())
     try:
         drop_aliases(weights)
     except ValueError as error:
         raise ModelError(f"{path}: found {error}, expected two names of one tensor") from None
-    if isinstance(content, Checkpoint):
-        content.verify(weights.values())
     for key, value in weights.items():
         size -= value.nbytes // 2 if isinstance(value, Tensor) else 0
         dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
@@ -121,17 +110,56 @@ def bare_weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
     return weights
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], int]:
+    """The tensors of a safetensors file, and its CRC-32.
 
+    It is read and not mapped into memory, as its own library does: to look at where a mapped file was cut off meanwhile
+    ends the process, and what has been checked could be another thing when it is used.
+    """
     try:
-        with open(path, "rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        if header > LARGEST_HEADER:
-            raise ValueError(f"a header of {header} bytes, at most {LARGEST_HEADER} are read")
-        # In this thread a signal's exception would come while foreign code runs, which makes it one of its own.
-        with ThreadPoolExecutor(1, "weights") as alone:
-            return alone.submit(load_file, path).result()
+        with open(path, "rb") as file, unchanging(file) as size:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if length > LARGEST_HEADER:
+                raise ValueError(f"a header of {length} bytes, at most {LARGEST_HEADER} are read")
+            header = file.read(length)
+            entries = _entries(header, size - len(start) - length)
+            check_memory(size)
+            numbers = room(size - len(start) - length)
+            found = fill(numbers, file, zlib.crc32(start + header))
+        return {name: _tensor(numbers[begin:end], dtype, shape) for name, dtype, shape, begin, end in entries}, found
     except Exception as error:  # whatever a damaged or hostile file leads to
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{path}: could not be read ({reason}), expected a safetensors file") from None
+
+
+def _entries(header: bytes, size: int) -> list[tuple[str, torch.dtype, list[int], int, int]]:
+    """Name, type, shape and place of each tensor in a header; ValueError unless they fill ``size`` bytes exactly."""
+    content = json.loads(header.decode(), object_pairs_hook=once)
+    content.pop("__metadata__", None)
+    entries = []
+    for name, entry in content.items():
+        kind, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if kind not in _TYPES:
+            raise ValueError(f"{name:.60} of {kind!r:.20}, which is none of {', '.join(_TYPES)}")
+        dtype, whole = _TYPES[kind], isinstance(shape, list) and isinstance(place, list) and len(shape) <= _MOST_AXES
+        if not (whole and all(type(n) is int and 0 <= n < _LARGEST_AXIS for n in (*shape, *place))):
+            raise ValueError(f"{name:.60} of shape {shape!s:.60} at {place!s:.60} of {size} bytes")
+        begin, end = place
+        if end - begin != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{name:.60} of shape {shape!s:.60} and {kind} in {end - begin} bytes")
+        entries.append((name, dtype, shape, begin, end))
+    last = 0
+    for name, _, _, begin, end in sorted(entries, key=lambda entry: entry[3:]):
+        if begin != last:
+            raise ValueError(f"{name:.60} from byte {begin} of the numbers, expected {last}, where the one before ends")
+        last = end
+    if last != size:
+        raise ValueError(f"{size} bytes of numbers, {last} stated")
+    return entries
+
+
+def _tensor(numbers: Tensor, dtype: torch.dtype, shape: list[int]) -> Tensor:
+    if numbers.storage_offset() % dtype.itemsize:
+        numbers = numbers.clone()
+    return numbers.view(dtype).view(shape)

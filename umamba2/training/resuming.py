@@ -95,7 +95,7 @@ class Resuming(Watching):
             if file.name == "checkpoint_final.pth" and latest.is_file():
                 # A stage begun after the end of the one before; nnU-Net would start it again each time.
                 found = max(found, read_checkpoint(latest), key=lambda one: one.get("current_epoch", 0))
-            found.verify()
+            found.read()
             checkpoint = found
         try:
             self.bare_network.load_state_dict(checkpoint["network_weights"])
