@@ -226,6 +226,10 @@ def test_more_than_one_prediction_of_a_scan(folders):
     assert report["aggregates"]["Dice Average"]["mean"] == 1
     left_out = "found A.mha for the same scan, expected one file; left out"
     assert report["problems"] == [f"{predictions / 'A.nii.gz'}: {left_out}"]
+    write(truths / "A.nii.gz", volume())
+    files = [folder / "A.nii.gz" for folder in (predictions, truths)]
+    assert evaluate_multiclass(predictions, truths)["problems"] == [f"{path}: {left_out}" for path in files]
+    files[1].unlink()
     # The grader's table has a row for every output that results.json names.
     write(predictions / "B.mha", volume())
     results(predictions, ("A.mha", "A.mha"), ("A.mha", "B.mha"))

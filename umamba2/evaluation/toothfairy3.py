@@ -73,7 +73,7 @@ def evaluate_classes(
     """
     found, problems = _predictions(challenge, predictions)
     cases = []
-    for name, truth in _truths(truths).items():
+    for name, truth in _truths(truths, problems).items():
         files = found.pop(name, [])
         problems += [f"{path}: found another prediction of {name}, expected one; it counts too" for path in files[1:]]
         cases.append(_Case(truth, tuple((path, True) for path in files) or ((Path(predictions) / truth.name, False),)))
@@ -99,7 +99,7 @@ def evaluate_click_runs(
     """
     found, problems = _predictions(challenge, predictions)
     cases = []
-    for name, truth in _truths(truths).items():
+    for name, truth in _truths(truths, problems).items():
         runs: list[tuple[int, Path, bool]] = []
         seen = set()
         for scan in [scan for scan in found if scan.rsplit("_", 1)[0] == name]:
@@ -165,13 +165,20 @@ def summary(values: Sequence[Any]) -> dict[str, float | None]:
     return {"count": float(len(values)), "mean": float(np.mean(values)), "std": deviation, **quartiles}
 
 
-def _truths(folder: str | Path) -> dict[str, Path]:
+def _truths(folder: str | Path, problems: list[str]) -> dict[str, Path]:
+    """The ground truth by the name of the scan; ``problems`` gets a line for each file that is left out."""
     files: dict[str, Path] = {}
     for path in label_files(folder):  # .mha comes before .nii.gz, and the grader takes the first
-        files.setdefault(stem(path), path)
+        first = files.setdefault(stem(path), path)
+        if first is not path:
+            problems.append(_doubled(path, first))
     if not files:
         raise InputError(f"{folder}: found no .mha or .nii.gz files, expected the ground truth")
     return files
+
+
+def _doubled(path: Path, first: Path) -> str:
+    return f"{path}: found {first.name} for the same scan, expected one file; left out"
 
 
 def _predictions(challenge: Challenge, folder: str | Path) -> tuple[dict[str, list[Path]], list[str]]:
@@ -186,7 +193,7 @@ def _predictions(challenge: Challenge, folder: str | Path) -> tuple[dict[str, li
         for path in label_files(images):  # .mha comes before .nii.gz
             first = found.setdefault(_scan(path.name), [path])[0]
             if first is not path:
-                problems.append(f"{path}: found {first.name} for the same scan, expected one file; left out")
+                problems.append(_doubled(path, first))
         return found, problems
     entries, problems = read_results(folder / RESULTS)
     scans: dict[str, str] = {}

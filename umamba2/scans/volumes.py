@@ -161,10 +161,10 @@ def _mended(volume: Volume) -> Volume:
     if beyond:
         said.append(f"{name}: found {beyond} voxels beyond {_BRIGHTEST:g}, expected intensities; taken for that")
         array = np.clip(array, -_BRIGHTEST, _BRIGHTEST)
+    if array.dtype.itemsize > 4:
+        said += coarse(name, array.min(initial=np.inf, where=finite), array.max(initial=-np.inf, where=finite))
     with np.errstate(over="ignore"):  # of what is infinite
-        single = array.astype(np.float32, copy=False)
-    said += coarse(name, array, single)
-    array = single
+        array = array.astype(np.float32, copy=False)
     if count:
         array = np.where(finite, array, array[finite].min())
         said.append(f"{name}: found {count} NaN or infinite voxels, expected finite intensities")

@@ -6,7 +6,6 @@ turns NaN in NIfTI files into 0.
 
 from __future__ import annotations
 
-import math
 import os
 import zlib
 from math import prod
@@ -26,6 +25,7 @@ _LARGEST_EXPANSION = 1032  # of deflate, by the format itself
 _ZLIB_OR_GZIP = 47  # for zlib: find out which
 _BLANK = 1 << 10  # voxels of one value: half a block of a disk or more; smaller ones may be chance
 _EXACT = 1 << 24  # up to which single precision holds every whole number
+_BEYOND = 1e38  # what single precision does not hold is said by others
 _LOST = 1e-3  # of the range of grey values: rounding by more may be seen
 _GZIP = b"\x1f\x8b"  # how such a file begins
 
@@ -141,19 +141,16 @@ def rounded(name: str, low: float, high: float) -> list[str]:
     return [f"{name}: {found}; whole numbers beyond {_EXACT:,} are rounded"]
 
 
-def coarse(name: str, array: Array, single: Array) -> list[str]:
-    """A line if numbers of double precision, which may be NaN or infinite, differ too little for single precision."""
-    if array.dtype.itemsize <= single.dtype.itemsize:
+def coarse(name: str, low: float, high: float) -> list[str]:
+    """A line for numbers of double precision from low to high, if they differ too little for single precision."""
+    most = max(-low, high)
+    if not most < _BEYOND:
         return []
-    lost, low, high = 0.0, math.inf, -math.inf
-    for plane, rounded_plane in zip(array, single):  # which need little memory
-        finite = np.isfinite(plane)
-        low, high = plane.min(initial=low, where=finite), plane.max(initial=high, where=finite)
-        lost = np.abs(np.subtract(plane, rounded_plane, where=finite, out=np.zeros_like(plane))).max(initial=lost)
+    lost = float(np.spacing(np.float32(most))) / 2
     if low == high or lost <= _LOST * (high - low):
         return []
     found = f"found values from {low:.12g} to {high:.12g}, expected intensities"
-    return [f"{name}: {found}; single precision rounds them by {lost:.2g}"]
+    return [f"{name}: {found}; single precision rounds them by up to {lost:.2g}"]
 
 
 def check_memory(name: str, size: int, more: int = 0) -> None:

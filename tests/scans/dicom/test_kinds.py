@@ -413,6 +413,43 @@ def test_grey_values_of_another_meaning_in_one_file_are_said(tmp_path, own, grou
     agrees(save(ds, tmp_path / "scan.dcm"), f"found a {what} of {told}, expected grey values")
 
 
+def test_a_table_of_grey_values_beside_slope_and_intercept_is_said(tmp_path):
+    def change(ds, k):
+        if k == 5:
+            table = Dataset()
+            table.LUTDescriptor, table.LUTData = [256, 0, 16], bytes(512)
+            ds.ModalityLUTSequence = [table]
+
+    agrees(write_slices(tmp_path / "a", change), "(Modality LUT) beside slope and intercept in 1 slices")
+
+    def alone(ds, k):
+        change(ds, k)
+        if k == 5:
+            del ds.RescaleSlope, ds.RescaleIntercept
+
+    with pytest.raises(InputError, match="found a table of grey values"):
+        read_volume(write_slices(tmp_path / "b", alone))
+
+
+def test_slices_that_were_packed_with_loss_are_said(tmp_path):
+    agrees(write_slices(tmp_path / "a", setting(LossyImageCompression="00")))
+    lossy = setting(LossyImageCompression=lambda k: "01" if k == 5 else "00")
+    agrees(write_slices(tmp_path / "b", lossy), "packed with loss (LossyImageCompression), expected all values")
+
+
+def test_a_range_of_padding_that_is_all_of_a_scan(tmp_path):
+    change = setting(PixelPaddingValue=-32768, PixelPaddingRangeLimit=32767)
+    said = f"found {np.prod(SHAPE)} voxels with the value of padding, which is all of them"
+    agrees(write_slices(tmp_path / "a", change), said)
+
+
+def test_differences_that_single_precision_does_not_hold(tmp_path):
+    """By slopes and intercepts that are no whole numbers, so that grey values are none either."""
+    for name, slope, intercept, is_said in (("a", 1e-300, 0, 1), ("b", 1e-3, 1e6 + 0.5, 1), ("c", 0.5, 1000.5, 0)):
+        folder = write_slices(tmp_path / name, setting(RescaleSlope=slope, RescaleIntercept=intercept))
+        assert str(read_volume(folder).warnings).count("; single precision rounds them by up to") == is_said
+
+
 def test_slices_of_several_frames_of_reference_are_said(tmp_path):
     folder = write_slices(tmp_path / "a", lambda ds, k: setattr(ds, "FrameOfReferenceUID", f"1.2.{k // 6}"))
     agrees(folder, "found 2 frames of reference (FrameOfReferenceUID), expected one for all slices")

@@ -313,6 +313,22 @@ def test_fewer_packed_slices_than_stated(tmp_path):
     refused(save(ds, tmp_path / "b.dcm", RLE), "5 packed slices, expected 12")
 
 
+@pytest.mark.parametrize(
+    ("pack", "syntax", "has_table"), [(jpeg_2000, J2K, False), (jpeg_2000, J2K, True), (rle, RLE, True)]
+)
+def test_more_packed_slices_than_stated(tmp_path, pack, syntax, has_table):
+    frames = [pack((one.astype(np.int32) + 5000).astype(np.int16)) for one in voxels()]
+    for more, words in (([], []), (frames[:1], ["found more packed slices than 12; the others left out"])):
+        ds = many_slices()
+        ds.PixelData = encapsulate(frames + more, has_bot=has_table)
+        ds["PixelData"].VR = "OB"
+        volume = read_volume(save(ds, tmp_path / "b.dcm", syntax))
+        assert [line for line in volume.warnings if "packed slices" in line] == [
+            f"{volume.name}: {word}" for word in words
+        ]
+        np.testing.assert_array_equal(volume.array, voxels())
+
+
 @pytest.mark.parametrize("items", [9, 14])
 def test_places_for_another_number_of_slices(tmp_path, items):
     ds = enhanced(range(SHAPE[0]))

@@ -11,7 +11,7 @@ from umamba2.scans.dicom.frames import Frame, Lookup
 from umamba2.scans.dicom.headers import is_stated, text, whole
 from umamba2.scans.dicom.pixels import Numbers, meant, numbers_of, padding_of
 from umamba2.scans.geometry import Array
-from umamba2.scans.voxels import rounded
+from umamba2.scans.voxels import coarse, rounded
 
 # Of X-rays, and what programs state that do not know: CBCT comes as any of these.
 _MODALITIES = ("CT", "CR", "DX", "IO", "OT", "PX", "RF", "SC", "XA")
@@ -76,7 +76,7 @@ class Greys:
             found = f"found numbers of more bits than stated in {self._many_bits} slices"
             self._warn(f"{found}, expected at most those; taken as they are")
         if self.array.dtype == np.float32:
-            self._warnings += rounded(self._name, *self._others)
+            self._warnings += rounded(self._name, *self._others) or coarse(self._name, *self._others)
         self._replace_padding()
         there = np.flatnonzero(self._there)
         for layer in np.flatnonzero(~self._there):
@@ -116,10 +116,13 @@ class Greys:
     def _replace_padding(self) -> None:
         """Make padding the smallest other value, unless others have values below and above it: then it is none."""
         (low, high), (least, most) = self._padding, self._others
-        if not self._paddings or least > most:
+        if not self._paddings:
             return
         count = sum(int(np.unpackbits(packed).sum()) for packed in self._paddings.values())
         found = f"found {count} voxels with the value of padding"
+        if least > most:
+            self._warn(f"{found}, which is all of them, expected grey values; left as they are")
+            return
         if least <= low and high <= most:
             self._warn(f"{found}, which others lie below and above; left as they are")
             return
@@ -140,8 +143,15 @@ def check_scale(series: list[Frame], name: str, warnings: list[str]) -> None:
         InputError: Grey values need a table.
     """
     header = series[0].header
-    if text(header.values, "ModalityLUTSequence") and series[0].scale == (None, None):
+    tables = [frame for frame in series if text(frame.header.values, "ModalityLUTSequence")]
+    if any(frame.scale == (None, None) for frame in tables):
         raise InputError(f"{name}: found a table of grey values (Modality LUT), expected slope and intercept")
+    if tables:
+        found = f"found a table of grey values (Modality LUT) beside slope and intercept in {len(tables)} slices"
+        warnings.append(f"{name}: {found}, expected one of them; the table is not applied")
+    if any(text(frame.header.values, "LossyImageCompression") == "01" for frame in series):
+        found = "found slices that were packed with loss (LossyImageCompression)"
+        warnings.append(f"{name}: {found}, expected all values as they were")
     for frame in series:
         if (count := whole(frame.header.values, "SamplesPerPixel") or 1) != 1:
             raise InputError(f"{frame.header.label}: found {count} values per voxel, expected 1")

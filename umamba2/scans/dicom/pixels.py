@@ -145,7 +145,7 @@ def stored_slices(
                     raise InputError(f"{header.label}: found the end of the file too early, expected all voxels")
                 yield np.frombuffer(plain, kind).reshape(rows, columns).astype(stored.kind, copy=False)
             return
-        frames = _packed_frames(header, file, count)
+        frames = _packed_frames(header, file, count, warnings)
         for content in frames:
             how = Packed(header.syntax, rows, columns, stored.allocated, stored.stored, stored.high, stored.signed)
             yield decoder.decode(header.label, content, how)
@@ -163,8 +163,8 @@ def _start_of_pixels(header: Header, file: BinaryIO) -> tuple[int, bool]:
     return int(unpack(f"{order}I", file.read(4).ljust(4, b"\0"))[0]), head[4:6] == b"OW"
 
 
-def _packed_frames(header: Header, file: BinaryIO, count: int) -> Iterator[bytes]:
-    """The packed slices of a file, which stands at the first byte of its pixels."""
+def _packed_frames(header: Header, file: BinaryIO, count: int, warnings: list[str]) -> Iterator[bytes]:
+    """The packed slices of a file, which stands at the first byte of its pixels; a line where there are more."""
     from pydicom.encaps import generate_frames
 
     offsets, lengths = (value(header.values, f"ExtendedOffsetTable{end}") for end in ("", "Lengths"))
@@ -173,6 +173,8 @@ def _packed_frames(header: Header, file: BinaryIO, count: int) -> Iterator[bytes
     try:
         for frame in generate_frames(bounded(header.label, file), number_of_frames=count, extended_offsets=extended):
             if number == count:
+                if frame:
+                    warnings.append(f"{header.label}: found more packed slices than {count}; the others left out")
                 break
             number += 1
             yield frame
