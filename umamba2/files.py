@@ -37,26 +37,33 @@ _waiting: ContextVar[list[_Whole] | None] = ContextVar("_waiting", default=None)
 
 
 def read_json(path: str | Path, what: str = "a JSON object") -> dict[str, Any]:
-    """The JSON object in a file.
+    """The JSON object in a file: `read_json_value`, which must be an object, too."""
+    content = read_json_value(path, what)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found {type(content).__name__} in JSON, expected {what}")
+    return content
+
+
+def read_json_value(path: str | Path, what: str) -> Any:
+    """What a JSON file holds.
 
     Args:
         path: The file; UTF-8, with or without a byte order mark.
         what: What the file should be, for the message, such as "nnU-Net's plans".
 
     Raises:
-        InputError: The file is missing, cannot be read, is no JSON, says something twice, or holds something other than
-            an object.
+        InputError: The file is missing or none (pipes and devices have no end), cannot be read, is no JSON, or says
+            something twice.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError(f"{path}: found {found_at(path)}, expected {what}")
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except FileNotFoundError:
         raise InputError(f"{path}: found {found_at(path)}, expected {what}") from None
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:100]
         raise InputError(f"{path}: found no readable JSON ({reason}), expected {what}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: found {type(content).__name__} in JSON, expected {what}")
-    return content
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

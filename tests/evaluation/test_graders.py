@@ -171,7 +171,7 @@ def test_results_json_says_which_file_belongs_to_which(tmp_path):
     report = evaluate_multiclass(tmp_path / "out", tmp_path / "g")
     assert report["problems"] == []
     assert report["aggregates"]["Dice Average"]["mean"] == 1
-    for content, says in (('{"not": "a list"}', "found no list of results"), ("[", "could not be read")):
+    for content, says in (('{"not": "a list"}', "found no list of results"), ("[", "found no readable JSON")):
         (tmp_path / "out/results.json").write_text(content)
         with pytest.raises(InputError, match=rf"results.json: {says}"):
             evaluate_multiclass(tmp_path / "out", tmp_path / "g")
@@ -210,7 +210,7 @@ def test_entries_of_results_json_that_make_no_sense_are_listed(folders):
         in (evaluate_multiclass(predictions, truths)["problems"])
     )
     path.write_text('[{"inputs": [{"filename": "A.mha"}], "outputs": [{"filename": "A.mha", "filename": "B.mha"}]}]')
-    with pytest.raises(InputError, match=r"results.json: could not be read .it has 'filename' twice"):
+    with pytest.raises(InputError, match=r"results.json: found no readable JSON .it has 'filename' twice"):
         evaluate_multiclass(predictions, truths)
     strange = [("A.mha", "A.mha"), ("B.mha", "x" * 500), ("B\0.mha", "B\0.mha"), ("C.mha", ".."), ("D.mha", "")]
     results(predictions, *strange)

@@ -19,8 +19,10 @@ from stand_in import OBLIQUE
 
 from umamba2 import files
 from umamba2.errors import InputError
+from umamba2.evaluation.cases import read_results
 from umamba2.files import OutputRegistry, replacing, together, write_file
 from umamba2.scans.volumes import read_labels, write_labels, write_volume
+from umamba2.training.dataset import read_description, read_splits
 
 SHAPE = OBLIQUE.size[::-1]
 ENDINGS = [".mha", ".mhd", ".nii", ".nii.gz", ".nrrd", ".tif", ".NII.GZ", ".MHA"]
@@ -352,3 +354,15 @@ def test_names_as_long_as_names_may_be(tmp_path, name):
 def test_what_is_no_text_is_written_escaped(tmp_path):
     write_file(tmp_path / "page.html", "found \udcff and é")
     assert (tmp_path / "page.html").read_bytes() == b"found \\udcff and \xc3\xa9"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("read", [files.read_json, read_splits, read_results, read_description])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_pipes_and_devices_in_the_place_of_json_are_not_waited_for(tmp_path, read, kind):
+    path = tmp_path / "dataset.json"
+    make = {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": os.mkdir}
+    make[kind](path)
+    found = "a folder" if kind == "folder" else "no regular file"
+    with pytest.raises(InputError, match=rf"dataset\.json: found {found}, expected"):
+        read(tmp_path if read is read_description else path)

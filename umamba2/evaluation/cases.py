@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from umamba2.errors import InputError
-from umamba2.files import once
+from umamba2.files import read_json_value
 from umamba2.messages import leave_quietly, pool_of_processes
 from umamba2.scans.geometry import Array, Geometry
 from umamba2.scans.parts import parts_of
@@ -51,10 +51,7 @@ def read_results(path: Path) -> tuple[list[tuple[str, str]], list[str]]:
     Cases without inputs or outputs are left out, as the graders do. Raises InputError if the file holds no list,
     or a key twice.
     """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: could not be read ({error}), expected the JSON that evalutils writes") from None
+    entries = read_json_value(path, "the JSON that evalutils writes")
     if not isinstance(entries, list):
         raise InputError(f"{path}: found no list of results ({_short(entries)}), expected what evalutils writes")
     names, bad = [], []

@@ -6,7 +6,6 @@ images without labels, and ``"challenge"`` in dataset.json says what the classes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError
-from umamba2.files import once, read_json
+from umamba2.files import read_json, read_json_value
 from umamba2.models.labels import labels_of, misplaced
 from umamba2.scans.volumes import Geometry, Volume, list_volumes, read_volume, suffix
 
@@ -121,10 +120,7 @@ def read_splits(path: Path) -> list[Split]:
 
     Raises InputError if it is missing or no list of folds.
     """
-    try:
-        splits: list[Split] = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: could not be read ({error}), expected a list of folds as JSON") from None
+    splits: list[Split] = read_json_value(path, "a list of folds as JSON")
     for split in splits if isinstance(splits, list) else [None]:
         parts = [{"unlabeled": [], **split}.get(key) for key in KINDS] if isinstance(split, dict) else [None]
         if not all(isinstance(part, list) and all(isinstance(case, str) for case in part) for part in parts):

@@ -562,6 +562,48 @@ def test_stacks_in_one_file(tmp_path, apart):
     agrees(save(ds, tmp_path / "scan.dcm"), *said)
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["between each other", "behind each other"])
+@pytest.mark.parametrize("one_file", [False, True])
+def test_times_of_a_scan(tmp_path, apart, one_file):
+    times = [k // 4 + 1 if apart else k % 2 + 1 for k in range(SHAPE[0])]
+    said = [] if apart else ["found slices of 2 times (TemporalPositionIdentifier) between each other"]
+    if not one_file:
+        agrees(write_slices(tmp_path / "a", lambda ds, k: setting(TemporalPositionIdentifier=times[k])(ds, k)), *said)
+        return
+    ds = enhanced(range(SHAPE[0]))
+    for time, own in zip(times, ds.PerFrameFunctionalGroupsSequence):
+        content = Dataset()
+        content.TemporalPositionIndex = time
+        own.FrameContentSequence = [content]
+    agrees(save(ds, tmp_path / "scan.dcm"), *said)
+
+
+@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize(
+    ("group", "what"),
+    [
+        ("PixelValueTransformationSequence", "RescaleSlope"),
+        ("PixelValueTransformationSequence", "RescaleIntercept"),
+        ("PixelMeasuresSequence", "PixelSpacing"),
+        ("PlaneOrientationSequence", "ImageOrientationPatient"),
+    ],
+)
+def test_numbers_stated_in_a_group_and_at_the_top(tmp_path, group, what, same):
+    ds = enhanced(range(SHAPE[0]))
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    stated = getattr(shared[group][0], what)
+    count = 1 if group == "PixelValueTransformationSequence" else 2
+    setattr(
+        ds, what, stated if same else (0.7 if count == 1 else [0.7, 0.7] if "Spacing" in what else [0, 1, 0, 1, 0, 0])
+    )
+    agrees(save(ds, tmp_path / "scan.dcm"), *([] if same else [f"found {what} twice with different numbers"]))
+
+
+def test_a_photometric_interpretation_that_is_not_known_is_said(tmp_path):
+    folder = write_slices(tmp_path / "a", lambda ds, k: setting(PhotometricInterpretation="FOO")(ds, k))
+    agrees(folder, "found FOO, expected MONOCHROME2; values taken as they are")
+
+
 @pytest.mark.parametrize("own_series", [False, True])
 def test_localizers_are_left_out(tmp_path, own_series):
     folder = write_slices(tmp_path / "a")

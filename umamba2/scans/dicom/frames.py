@@ -38,6 +38,7 @@ class Frame:
         location: Its place along the direction of slices, as the file puts it, or None.
         acquisition: What tells apart the passes of a scanner over the same places.
         stack: What tells apart the stacks in a file with many slices.
+        time: What tells apart the times of a scan that was taken over and over.
     """
 
     header: Header
@@ -49,6 +50,7 @@ class Frame:
     location: float | None
     acquisition: str
     stack: str
+    time: str
 
     @property
     def axes_array(self) -> Array:
@@ -78,6 +80,11 @@ class Lookup:
         """The data sets that may say something on a slice, the nearest first."""
         own = self._own[index] if index < self.count else None
         return [found for found in (item(own, group), item(self._shared, group), self._top) if found is not None]
+
+    def contradicts(self, group: str, keyword: str, count: int, index: int) -> bool:
+        """Whether so many numbers of a slice are stated in several places, and differ."""
+        stated = [f for d in self.groups(group, index) if (f := numbers(d, keyword, count)) is not None]
+        return len(stated) > 1 and not np.allclose(stated[1:], stated[0], rtol=1e-4, atol=1e-6)
 
     def numbers(self, group: str, keyword: str, count: int, index: int = 0) -> tuple[float, ...] | None:
         """So many finite numbers of a slice, or None."""
@@ -119,7 +126,7 @@ def frames_of(header: Header) -> list[Frame]:
         found = f"found what is said of {look.count} slices"
         raise InputError(f"{header.label}: {found}, expected it of the {count} that the file holds")
     offsets = _offsets(header.values, count)
-    acquisition = text(header.values, "AcquisitionNumber")
+    acquisition, time = (text(header.values, what) for what in ("AcquisitionNumber", "TemporalPositionIdentifier"))
     frames = []
     for index in range(count):
         position = look.numbers("PlanePositionSequence", "ImagePositionPatient", 3, index)
@@ -131,7 +138,8 @@ def frames_of(header: Header) -> list[Frame]:
         spacing = _positive(look.numbers("PixelMeasuresSequence", "PixelSpacing", 2, index))
         location = offsets[index] if offsets else number(header.values, "SliceLocation") if count == 1 else None
         known, stack = _checked(header, axes), look.text("FrameContentSequence", "StackID", index)
-        frames.append(Frame(header, index, position, known, spacing, (slope, intercept), location, acquisition, stack))
+        scale, when = (slope, intercept), look.text("FrameContentSequence", "TemporalPositionIndex", index) or time
+        frames.append(Frame(header, index, position, known, spacing, scale, location, acquisition, stack, when))
     if count > 1 and look.has_own("PlanePositionSequence") and len({frame.position for frame in frames}) == 1:
         raise InputError(f"{header.label}: found {count} slices at one place, expected a stack of them")
     return frames

@@ -23,6 +23,13 @@ _MEANINGS = {
     "PixelIntensityRelationship": ("FramePixelDataPropertiesSequence", ("LOG",), True),
     "PresentationLUTShape": ("", ("INVERSE",), True),
 }
+# Numbers of a slice that files with many slices may state at several places, by their group, and how many they are.
+_ONCE = (
+    (_SCALE, "RescaleSlope", 1),
+    (_SCALE, "RescaleIntercept", 1),
+    ("PixelMeasuresSequence", "PixelSpacing", 2),
+    ("PlaneOrientationSequence", "ImageOrientationPatient", 6),
+)
 _WHOLE = np.iinfo(np.int16)
 _MOST_WHOLE = 1 << 30  # of a slope or an intercept that is taken as a whole number
 
@@ -161,8 +168,10 @@ def check_scale(series: list[Frame], name: str, warnings: list[str]) -> None:
     ways = {numbers_of(frame.header) for frame in series}
     if len(ways) > 1:
         warnings.append(f"{name}: found numbers stored in {len(ways)} ways, expected one; each taken as its file says")
-    if any(text(frame.header.values, "PhotometricInterpretation") == "MONOCHROME1" for frame in series):
-        found = "found MONOCHROME1 (low values shown bright), expected MONOCHROME2"
+    for shown in sorted(
+        {text(frame.header.values, "PhotometricInterpretation") for frame in series} - {"", "MONOCHROME2"}
+    ):
+        found = f"found {shown[:16]}{' (low values shown bright)' * (shown == 'MONOCHROME1')}, expected MONOCHROME2"
         warnings.append(f"{name}: {found}; values taken as they are")
     files = {frame.header.label: Lookup(frame.header.values) for frame in series}
     for what, (group, named, doubtful) in _MEANINGS.items():
@@ -171,6 +180,11 @@ def check_scale(series: list[Frame], name: str, warnings: list[str]) -> None:
         if odd:
             found = f"found a {what} of {odd[0][:16]}"
             warnings.append(f"{name}: {found}, expected grey values as of a CT; values taken as they are")
+    for group, what, count in _ONCE:
+        several = [f for f in series if files[f.header.label].contradicts(group, what, count, f.index)]
+        if several:
+            found = f"found {what} twice with different numbers in {len(several)} slices"
+            warnings.append(f"{name}: {found}, expected it once; took what is nearest to the slice")
     origins = {text(frame.header.values, "FrameOfReferenceUID") for frame in series} - {""}
     if len(origins) > 1:
         found = f"found {len(origins)} frames of reference (FrameOfReferenceUID)"

@@ -246,6 +246,7 @@ def _compare_parts(frames: Sequence[Frame], name: str, warnings: list[str]) -> N
     for what, parts in {
         "acquisitions (AcquisitionNumber)": [frame.acquisition for frame in frames],
         "stacks (StackID)": [frame.stack for frame in frames],
+        "times (TemporalPositionIdentifier)": [frame.time for frame in frames],
     }.items():
         count = len(set(parts))
         if count > 1 and sum(a != b for a, b in pairwise(parts)) >= count:
