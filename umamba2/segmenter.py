@@ -381,6 +381,7 @@ def load(
     from umamba2.models.labels import misplaced
 
     loaded = load_model(folder, folds)
+    doubts = loaded.doubts  # which look at the weights
     if challenge is None and wanted is None and loaded.challenge is not None:
         if loaded.challenge not in tuple(CHALLENGES):  # it may be anything that JSON can hold
             expected = f"{', '.join(CHALLENGES)} (or the challenge {PLAIN!r})"
@@ -423,7 +424,7 @@ def load(
         pulp_per_tooth=pulp_per_tooth,
         fix_numbers=fix_numbers,
         all_clicks=all_clicks,
-        doubts=loaded.doubts,
+        doubts=doubts,
     )
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import zipfile
@@ -22,6 +23,7 @@ from small_models import make_model
 
 import umamba2
 from umamba2.challenges import CHALLENGES
+from umamba2.engine.runner import Runner
 from umamba2.errors import InputError, ModelError
 from umamba2.files import write_file
 from umamba2.models import checkpoint, plain, weights, zips
@@ -795,6 +797,26 @@ def test_a_file_that_is_written_anew_changes_no_model_in_use(tmp_path, whole, la
     loaded.load_weights(net := loaded.network(), "0", dtype)
     load_model(whole / layout).load_weights(same := loaded.network(), "0", dtype)
     assert all(torch.equal(value, same.state_dict()[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("layout", ["nnunet", "slim"])
+@pytest.mark.parametrize("how", [None, "touched", *HOW])
+def test_weights_that_were_let_go_of_are_read_again_if_they_are_the_same(tmp_path, whole, layout, how):
+    model, path = files_of(whole, tmp_path / "m", layout)
+    loaded = load_model(model)
+    runner = Runner(loaded, torch.device("cpu"), torch.bfloat16, ())
+    assert all(value.is_meta for value in loaded.folds["0"].values())
+    if how is None:
+        again = runner._in_fp32().nets["0"].state_dict()
+        expected = Runner(load_model(whole / layout), torch.device("cpu"), torch.float32, ()).nets["0"].state_dict()
+        assert all(torch.equal(value, again[name]) for name, value in expected.items())
+        return
+    if how == "touched":
+        os.utime(path, (0, 0))
+    else:
+        damage(path, how)
+    with pytest.raises(ModelError, match=re.escape(path.name)):
+        runner._in_fp32()
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class Runner:
         mirror_axes: Sequence[int],
         left_right_pairs: Sequence[tuple[int, int]] = (),
     ):
-        self._model = model  # its weights are mapped from their file, or shared with the networks
+        self._model = model
         self.plan, self.num_classes = model.plan, model.num_classes
         self.device, self.dtype = device, dtype
         self.left_right_axis = model.plan.transpose.index(2) if left_right_pairs else None
@@ -218,7 +218,11 @@ class Runner:
         """The network of every fold on the device, or on the CPU if the device has too little memory for them."""
         self._twins: dict[str, UMamba2] = {}  # those whose classes trade places
         try:
-            return {fold: ready_network(self._model, fold, self.device, self.dtype) for fold in self._model.folds}
+            nets = {}
+            for fold, weights in self._model.folds.items():
+                nets[fold] = ready_network(self._model, fold, self.device, self.dtype)
+                weights.release()  # the network has its own, and five folds are gigabytes
+            return nets
         except Exception as error:
             if self.device.type == "cpu" or not is_out_of_memory(error):
                 raise

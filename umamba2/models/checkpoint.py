@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import mmap
 import os
 import pickletools
 import re
@@ -18,7 +17,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
 from typing import IO, Any
@@ -98,17 +97,6 @@ def condition(file: IO[bytes]) -> tuple[int, ...]:
     """Which file it is, how many bytes it has, and when it was written to last."""
     found = os.fstat(file.fileno())
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def room(count: int, dtype: torch.dtype = torch.uint8) -> Tensor:
-    """A tensor of ``count`` numbers to be filled, in large pages of memory where it is large: half the time."""
-    size = count * dtype.itemsize
-    if size < 2**22 or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(count, dtype=dtype)
-    pages = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=dtype)
 
 
 def check_memory(size: int) -> None:
@@ -211,7 +199,7 @@ class _Archive:
             self._start(self._file, entry)
             if entry.file_size != count * dtype.itemsize:
                 raise ValueError(f"storage {key} of {entry.file_size} bytes, {count} numbers of {dtype} stated")
-            found = self._storages[key, dtype] = room(count, dtype)
+            found = self._storages[key, dtype] = torch.empty(count, dtype=dtype)
             if count:
                 self._places[found.untyped_storage().data_ptr()] = found, entry
         return self._storages[key, dtype]

@@ -30,7 +30,16 @@ from umamba2.models.labels import check_labels, labels_of, misplaced, pairs_by_n
 from umamba2.models.network import Plan, build_network, read_plan, resolve, uninitialised
 from umamba2.models.plain import as_object, read_object, to_plain
 from umamba2.models.published import Origin
-from umamba2.models.weights import CHECKPOINT_NAMES, bare_weights, checksum, find_checkpoint, read_weights
+from umamba2.models.weights import (
+    CHECKPOINT_NAMES,
+    Weights,
+    bare_weights,
+    checksum,
+    find_checkpoint,
+    read_folds,
+    read_weights,
+    segmenting,
+)
 from umamba2.nets.umamba2 import UMamba2
 
 SLIM_FILE = "model.json"
@@ -39,7 +48,6 @@ Sides = tuple[tuple[float, float], ...]  # mm, towards lower and higher indices 
 Folds = int | str | Iterable[int | str] | None
 LARGEST_SIDE = 500  # mm of a dental field; a head is half as long
 MOST_FOLDS, _FOLD = 32, r"[0-9]{1,3}|all"
-MOST_CLASSES = 256  # background included: label maps are uint8
 # What inference reads of the plans; a slim model keeps no more than this.
 _PLAN_KEYS = ("dataset_name", "plans_name", "image_reader_writer", "transpose_forward",
               "foreground_intensity_properties_per_channel")  # fmt: skip
@@ -51,7 +59,7 @@ class Model:
 
     folder: Path
     plan: Plan
-    folds: dict[str, dict[str, Tensor]] = field(repr=False)  # the weights, by fold name
+    folds: dict[str, Weights] = field(repr=False)  # by fold name
     challenge: str | None  # the name of the challenge it is for, stated or recognised
     challenge_reason: str  # how that is known
     mirror_axes: tuple[int, ...]  # in the plan's order: along which mirror images may be averaged
@@ -132,11 +140,11 @@ class Model:
             dtype: Of the encoder and the decoder; the Mamba and click layer runs in fp32.
 
         Raises:
-            ModelError: The weights are not that network's.
+            ModelError: The weights are not that network's, or have to be read again and cannot be.
         """
-        kinds = {"encoder": dtype, "decoder": dtype}
-        weights = {
-            name: weight.to(kinds.get(name.split(".")[0], torch.float32)) for name, weight in self.folds[fold].items()
+        kinds, found = {"encoder": dtype, "decoder": dtype}, self.folds[fold].numbers()
+        weights = {  # a copy: what was read lies in one piece, which any tensor of it would hold
+            name: weight.to(kinds.get(name.split(".")[0], torch.float32), copy=True) for name, weight in found.items()
         }
         try:
             net.load_state_dict(weights, strict=True, assign=True)  # half a gigabyte is not copied once more
@@ -294,15 +302,18 @@ def _choose_folds(folder: Path, available: list[str], folds: Folds) -> list[str]
 
 
 def _load_nnunet(folder: Path, paths: dict[str, Path]) -> Model:
-    folds: dict[str, dict[str, Tensor]] = {}
-    heads: dict[str, dict[str, Any]] = {}
-    keys = ("init_args", "trainer_name", "inference_allowed_mirroring_axes")
-    for fold, file in paths.items():
+    heads: dict[Path, dict[str, Any]] = {}
+
+    def read(file: Path) -> dict[str, Tensor]:
         checkpoint = read_checkpoint(file)
-        folds[fold] = _segmentation(file, bare_weights(file, checkpoint))
-        heads[fold] = to_plain(file, {key: checkpoint.get(key) for key in keys})
+        weights = segmenting(file, bare_weights(file, checkpoint))
+        keys = ("init_args", "trainer_name", "inference_allowed_mirroring_axes")
+        heads[file] = to_plain(file, {key: checkpoint.get(key) for key in keys})
+        return weights
+
+    folds = read_folds(paths, read)
     first, path = next(iter(paths.items()))
-    head = heads[first]
+    head = heads[path]
     arguments = as_object(path, "init_args", head["init_args"] or {})
     where = "it there or inside the checkpoint"
     plans = as_object(path, "plans", arguments.get("plans") or read_object(folder / "plans.json", where))
@@ -317,8 +328,8 @@ def _load_nnunet(folder: Path, paths: dict[str, Path]) -> Model:
         "plans": {k: plans[k] for k in _PLAN_KEYS if k in plans} | {"configurations": {configuration: resolved}},
     }
     model = _model(folder, path, folds, head["inference_allowed_mirroring_axes"], dataset, source)
-    for fold, file in paths.items():
-        _check_training(file, heads[fold], first, model)
+    for file in paths.values():
+        _check_training(file, heads[file], first, model)
     return model
 
 
@@ -351,7 +362,8 @@ def _load_slim(folder: Path, paths: dict[str, Path]) -> Model:
     if sums and sums.keys() != available_folds(folder).keys():
         expected = f"one for each of the folds {', '.join(available_folds(folder))}"
         raise ModelError(f"{path}: found crc32 for {', '.join(sums):.100}, expected {expected}")
-    folds = {fold: _segmentation(file, read_weights(file, sums.get(fold))) for fold, file in paths.items()}
+    known = {file: sums.get(fold) for fold, file in paths.items()}
+    folds = read_folds(paths, lambda file: segmenting(file, read_weights(file, known[file])))
     source = {key: text.get(key) for key in ("trainer", "configuration", "plans")}
     dataset = as_object(path, "dataset", text.get("dataset") or {})
     return _model(folder, path, folds, text.get("mirror_axes"), dataset, source)
@@ -360,7 +372,7 @@ def _load_slim(folder: Path, paths: dict[str, Path]) -> Model:
 def _model(
     folder: Path,
     path: Path,
-    folds: dict[str, dict[str, Tensor]],
+    folds: dict[str, Weights],
     mirror_axes: Any,
     dataset: dict[str, Any],
     source: dict[str, Any],
@@ -393,25 +405,8 @@ def _origin(source: dict[str, Any], classes: int, plan: Plan) -> Origin:
     return Origin(str(source["trainer"]), str(source["plans"].get("dataset_name")), classes, plan.takes_clicks)
 
 
-def _classes(folds: dict[str, dict[str, Tensor]]) -> int:
+def _classes(folds: dict[str, Weights]) -> int:
     return next(iter(folds.values()))["decoder.seg_layers.0.weight"].shape[0]
-
-
-def _segmentation(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    for key in ("encoder.stem.convs.0.conv.weight", "decoder.seg_layers.0.weight"):
-        if key not in weights or weights[key].ndim != 5:
-            raise ModelError(f"{path}: found no 3-D {key} among {len(weights)} tensors, expected a U-Mamba2 network")
-    classes = len(weights["decoder.seg_layers.0.weight"])
-    if not 1 <= classes <= MOST_CLASSES:
-        raise ModelError(f"{path}: found {classes} classes, expected at most {MOST_CLASSES}, which label maps can hold")
-    for key, weight in weights.items():
-        numbers = weight if weight.element_size() > 1 else weight.half()  # torch does not compute in 8 bits
-        if numbers.dtype == torch.float64:  # the network has no more than
-            numbers = numbers.float()
-        # A sum is NaN or infinite if a number is, and many times faster than a look at each.
-        if not (numbers.sum().isfinite() or numbers.isfinite().all()):
-            raise ModelError(f"{path}: found NaN or infinite numbers in {key:.100}, expected finite weights in fp32")
-    return weights
 
 
 def _axes(path: Path, axes: Any) -> tuple[int, ...] | None:
