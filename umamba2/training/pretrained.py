@@ -54,7 +54,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     file = find_checkpoint(path) or path
     if file.is_dir():
-        return next(iter(load_model(file).folds.values()))
+        return dict(next(iter(load_model(file).folds.values())))
     if not file.is_file():
         raise InputError(f"{file}: found no such file, expected a model folder or a checkpoint")
     found = read_file(file)
