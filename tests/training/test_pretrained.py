@@ -30,7 +30,7 @@ def test_every_kind_of_file_gives_the_same_weights(folder, tmp_path):
     slim(folder, tmp_path / "slim")
     fold = folder / "fold_0"
     bare = tmp_path / "state.pth"
-    torch.save(expected, bare)
+    torch.save(dict(expected), bare)
     for source in (
         folder, fold, fold / "checkpoint_best.pth", tmp_path / "slim", tmp_path / "slim" / "fold_0.safetensors", bare
     ):  # fmt: skip

@@ -38,10 +38,6 @@ class Weights(dict[str, Tensor]):
         self._path, self._read, self._before = path, read, _condition(path)
         super().__init__(read(path))
 
-    def __reduce__(self) -> tuple[type, tuple[dict[str, Tensor]]]:
-        """Elsewhere, as in a file that torch.save writes, they are plain weights by name."""
-        return dict, (dict(self.numbers()),)
-
     def release(self) -> None:
         """Let go of the numbers: names, sizes and types stay."""
         self.update({name: value.to("meta") for name, value in self.items()})
