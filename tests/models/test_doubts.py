@@ -150,6 +150,7 @@ CONV, NORM, BIAS = (f"decoder.stages.1.convs.0.{part}" for part in ("conv.weight
         ("", lambda w: w.mul_(1e-40)),
         (CONV, lambda w: w.zero_()),
         (CONV, lambda w: w[3].zero_()),
+        (CONV, lambda w: w.copy_(w[:1].clone().expand_as(w))),
         (CONV, lambda w: w[3].fill_(0.25)),
         (CONV, lambda w: w[3].mul_(1e-42)),
         (NORM, lambda w: w.zero_()),
@@ -169,8 +170,22 @@ def test_weights_that_no_training_leaves_so(tmp_path, folder, fold, names, chang
     torch.save(content, path)
     (doubt,) = load_model(folder).doubts
     found = rf"{'1' if names else '[0-9]{2,}'} of \d+ tensors of fold {fold}, such as {names}"
-    assert re.search(f"found filters of one number or next to nothing in {found}", doubt)
+    assert re.search(f"found filters of one number, next to nothing or twice in {found}", doubt)
     assert len(load_model(slim(folder, tmp_path / "slim")).doubts) == 1
+
+
+@pytest.mark.parametrize("layout", ["copy", "link", "slim"])
+def test_folds_that_are_copies(tmp_path, folder, layout):
+    """One training would count twice."""
+    if layout == "link":
+        (folder / "fold_2").symlink_to("fold_1")
+    else:
+        shutil.copytree(folder / "fold_1", folder / "fold_2")
+    if layout == "slim":
+        folder = slim(folder, tmp_path / "slim")
+    same = f"{folder}: found the same weights in the folds 1 and 2, expected a training each"
+    assert load_model(folder).doubts == (same,)
+    assert load_model(folder, (0, 2)).doubts == ()
 
 
 @pytest.mark.parametrize("network", [name for name in VARIANTS if not name.startswith("UMamba2")])

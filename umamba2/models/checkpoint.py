@@ -208,6 +208,8 @@ class _Archive:
         """Where the bytes of an entry begin in the file."""
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise ValueError(f"{entry.filename} compressed, torch.save never does that")
+        if entry.flag_bits & 1:
+            raise ValueError(f"{entry.filename} encrypted, torch.save never does that")
         file.seek(entry.header_offset)
         signature, name, extra = struct.unpack("<4s22xHH", file.read(30))
         start: int = entry.header_offset + 30 + name + extra

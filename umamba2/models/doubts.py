@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from umamba2.errors import InputError
 from umamba2.models.labels import labels_of, other_modality
 from umamba2.models.network import Plan, read_plan
@@ -40,8 +42,12 @@ def doubts_about(model: Model, beside: bool) -> Iterator[str]:
     for fold, weights in model.folds.items():
         odd = [name for name, weight in weights.items() if _is_unlearned(name, weight)]
         if odd:
-            found = f"filters of one number or next to nothing in {len(odd)} of {len(weights)} tensors of fold {fold}"
-            yield f"{model.folder}: found {found}, such as {odd[0]:.100}, expected weights as training leaves them"
+            count = f"{len(odd)} of {len(weights)} tensors of fold {fold}"
+            found = f"filters of one number, next to nothing or twice in {count}, such as {odd[0]:.100}"
+            yield f"{model.folder}: found {found}, expected weights as training leaves them"
+    for fold, weights in model.folds.items():
+        if twin := next((one for one, other in model.folds.items() if one < fold and _are_same(weights, other)), None):
+            yield f"{model.folder}: found the same weights in the folds {twin} and {fold}, expected a training each"
     if not beside and (unused := sorted(model.folder.glob("fold_*/checkpoint_*.pth"))):
         yield f"{unused[0]}: found it beside a model.json, which counts, expected one of the two"
     if beside:
@@ -50,18 +56,26 @@ def doubts_about(model: Model, beside: bool) -> Iterator[str]:
         yield from _other(model, "dataset.json", lambda _, text: _of_dataset(text))
 
 
+def _are_same(some: dict[str, Any], others: dict[str, Any]) -> bool:
+    """Whether two folds hold the same weights; the first tensor mostly tells."""
+    return all(name in others and torch.equal(weight, others[name]) for name, weight in some.items())
+
+
 def _is_unlearned(name: str, weight: Any) -> bool:
     """Whether numbers of a tensor are such that no training leaves them so.
 
     It begins with random filters, weights of norms of 1 and biases of 0; gradients move all but some biases. A filter
-    of one number or next to nothing comes from elsewhere, and so do norms that next to nothing passes, or of one number
-    that is neither. Single weights of norms may be 0 where half precision has no smaller number.
+    of one number or next to nothing, or the same as another, comes from elsewhere, and so do norms that next to
+    nothing passes, or of one number that is neither. Single weights of norms may be 0 where half precision has no
+    smaller number.
     """
     if weight.numel() < 2:
         return False
     if weight.ndim > 1:
         filters = weight.flatten(1) if weight[0].numel() >= _FEWEST else weight.flatten()[None]
         possible = _is_one(filters[:, :: filters.shape[1] - 1])  # two numbers of each mostly tell
+        if len(filters) > 1 and torch.equal(filters[0], filters[-1]):
+            return True
         return any(bool(_is_one(filters[row][None])) for row in possible.nonzero().flatten().tolist())
     blocked = name.endswith("weight") and bool((weight.float().abs() < _NOTHING).float().mean() > 0.5)
     one = len(weight) >= _FEWEST and bool(_is_one(weight[None])) and float(weight[0]) not in (0, 1)

@@ -161,6 +161,7 @@ class UMamba2(nn.Module):
             ("conv_op", _name(conv_op), "Conv3d"),
             ("norm_op", _name(norm_op), "InstanceNorm3d"),
             ("norm_op_kwargs affine", norm["affine"], True),
+            ("norm_op_kwargs track_running_stats", norm.get("track_running_stats", False), False),
             ("nonlin", _name(nonlin), "LeakyReLU"),
             ("nonlin_kwargs negative_slope", slope, 0.01),
             ("dropout_op", _name(dropout_op), "None"),
