@@ -346,10 +346,15 @@ def test_packed_pixels_that_end_too_early(tmp_path, pack, syntax, part):
     refused(write_slices(tmp_path / "a", pack=cut, syntax=syntax), "IM0000", "damaged pixels, expected 24 x 20")
 
 
-@pytest.mark.parametrize(("pack", "syntax"), [(jpeg_2000, J2K), (lossless_jpeg, LOSSLESS), (rle, RLE)])
-def test_packed_pixels_of_another_size(tmp_path, pack, syntax):
-    folder = write_slices(tmp_path / "a", pack=lambda stored: pack(np.ascontiguousarray(stored[:10])), syntax=syntax)
-    refused(folder, "IM0000", "expected 24 x 20 voxels")
+@pytest.mark.parametrize(("pack", "syntax"), [(jpeg_2000, J2K), (lossless_jpeg, LOSSLESS), (jpeg_ls, LS), (rle, RLE)])
+@pytest.mark.parametrize(("rows", "columns"), [(10, 24), (16, 24), (24, 20), (20, 20), (12, 40), (21, 24)])
+def test_packed_pixels_of_another_size(tmp_path, pack, syntax, rows, columns):
+    """Of more voxels, of fewer, and of as many in other rows, which run lengths do not tell."""
+    folder = write_slices(tmp_path / "a", setting(Rows=rows, Columns=columns), pack=pack, syntax=syntax)
+    if pack is rle and rows * columns == 480:
+        assert read_volume(folder).array.shape[1:] == (rows, columns)
+    else:
+        refused(folder, "IM0000", f"expected {columns} x {rows} voxels")
 
 
 def test_packed_pixels_of_anything(tmp_path):

@@ -107,8 +107,9 @@ class Decoder:
         if how.syntax in _J2K and not _tiles_are_whole(packed):
             raise InputError(f"{label}: found pixels with tiles missing, expected {how.columns} x {how.rows} voxels")
         stated = _of_codestream(packed) if how.syntax in _J2K else None
-        if stated is not None and stated[2:] != (how.columns, how.rows):  # and no memory for what it asks
-            size_said = f"{stated[2]} x {stated[3]} packed voxels"
+        size_stated = stated[2:] if stated else None if how.syntax == _RLE else _of_frame_header(packed)
+        if size_stated not in (None, (how.columns, how.rows)):  # and no memory for what it asks
+            size_said = f"{size_stated[0]} x {size_stated[1]} packed voxels"
             raise InputError(f"{label}: found {size_said}, expected {how.columns} x {how.rows} voxels")
         bits, signed = stated[:2] if stated else (how.stored, how.signed)
         allocated = how.allocated if bits <= how.allocated else 16 if bits <= 16 else 32
@@ -197,7 +198,7 @@ def _bare_file(packed: bytes, how: Packed, allocated: int, bits: int, high: int,
 
 
 def _rle_is_whole(packed: bytes, how: Packed) -> bool:
-    """Whether run lengths make as many bytes as there are, which GDCM does not ask (it makes up zeros)."""
+    """Whether run lengths make just as many bytes as a slice has; GDCM makes up zeros, and leaves the others out."""
     if len(packed) < 64:
         return False
     count, *starts = unpack("<16I", packed[:64])
@@ -210,7 +211,7 @@ def _rle_is_whole(packed: bytes, how: Packed) -> bool:
             run = packed[at]
             made += run + 1 if run < 128 else 257 - run if run > 128 else 0
             at += run + 2 if run < 128 else 2 if run > 128 else 1
-        if made < how.rows * how.columns or at > len(packed):
+        if made != how.rows * how.columns or at > len(packed) or packed[at:end].strip(b"\0\x80"):  # but for padding
             return False
     return True
 
@@ -248,3 +249,15 @@ def _of_codestream(packed: bytes) -> tuple[int, bool, int, int] | None:
     depth = packed[start + 42]
     right, bottom, left, top = unpack(">4I", packed[start + 8 : start + 24])
     return (depth & 0x7F) + 1, bool(depth & 0x80), right - left, bottom - top
+
+
+def _of_frame_header(packed: bytes) -> tuple[int, int] | None:
+    """Columns and rows in the frame header of a JPEG or JPEG-LS stream; None where it states none or is not found."""
+    at = packed.find(b"\xff\xd8") + 2
+    while at + 9 <= len(packed):
+        marker, length = unpack(">HH", packed[at : at + 4])
+        if marker == 0xFFF7 or (0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC)):
+            rows, columns = unpack(">HH", packed[at + 5 : at + 9])
+            return (columns, rows) if rows and columns else None
+        at += 1 if marker == 0xFFFF else 2 + length
+    return None
