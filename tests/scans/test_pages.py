@@ -121,7 +121,9 @@ def test_several_volumes_are_not_one(tmp_path, options):
     assert warnings_of(path) == []
 
 
-PLANES = "".join(f'<TiffData IFD="{n}"><UUID FileName="a.tif">urn:uuid:{n:032}</UUID></TiffData>' for n in range(2000))
+PLANES = "".join(
+    f'<TiffData FirstZ="{n}" IFD="{n}"><UUID FileName="a.tif">urn:uuid:{n:020000}</UUID></TiffData>' for n in range(5)
+)
 OME = '<OME><Image><Pixels SizeX="17" SizeZ="{z}" SizeC="{c}" SizeT="1"/></Image></OME>'
 # Ways to say that there are so many slices and channels.
 TEXTS = {
@@ -150,6 +152,89 @@ def test_slices_of_a_description(tmp_path, text):
     tifffile.imwrite(path, SLICES, photometric="minisblack", metadata=None, description=text.format(z=3, c=2))
     with pytest.raises(InputError, match=r"several volumes in it \((3 slices, 2 channels|2 channels, 3 slices)\)"):
         read_volume(path)
+
+
+def planes(order, name="", uuid="2"):
+    """Elements that say which page of a file lies in which plane."""
+    owner = f'><UUID FileName="{name}">urn:uuid:{uuid}</UUID></TiffData>' if name else "/>"
+    return "".join(f'<TiffData FirstZ="{z}" IFD="{page}" PlaneCount="1"{owner}' for z, page in enumerate(order))
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ("<TiffData/>", []),
+        ('<TiffData IFD="0" PlaneCount="5"/>', []),
+        ('<TiffData IFD="3" FirstZ="3" PlaneCount="2"/><TiffData IFD="0" NumPlanes="3"/>', []),
+        (planes(range(5)), []),
+        (planes(range(5)).replace("FirstZ", "FirstT").replace('"', "'"), []),
+        (planes(range(5), "a.tif"), []),
+        (planes(range(5), "the name it had.tif", uuid="1"), []),
+        (planes(range(4)), ["does not name each in its place"]),
+        (planes([0, 1, 3, 4]), ["does not name each in its place"]),
+        (planes([0, 1, 2, 3, 5]), ["does not name each in its place"]),
+        ('<TiffData IFD="1"/>', ["does not name each in its place"]),
+        (planes(range(5), "b.tif"), ["names other files for its slices ('b.tif')"]),
+        (planes(range(3)) + planes(range(5), "b.tif"), ["names other files for its slices ('b.tif')"]),
+        (planes([4, 3, 2, 1, 0]), None),
+        (planes([3, 4, 0, 1, 2], "a.tif"), None),
+        ('<TiffData IFD="2" PlaneCount="3"/><TiffData FirstZ="3" IFD="0" PlaneCount="2"/>', None),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "ome:"])
+def test_pages_that_a_description_puts_in_another_order(tmp_path, prefix, parts, says):
+    text = f'<OME UUID="urn:uuid:1"><Image><Pixels SizeX="17" SizeZ="5">{parts}</Pixels></Image></OME>'
+    text = text.replace("<", f"<{prefix}").replace(f"<{prefix}/", f"</{prefix}")
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, SLICES, photometric="minisblack", metadata=None, description=text)
+    if says is None:
+        with pytest.raises(InputError, match="found slices in another order than its description"):
+            read_volume(path)
+    else:
+        warnings = warnings_of(path)
+        assert len(warnings) == len(says)
+        assert all(word in line for word, line in zip(says, warnings))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('Type="uint16" SizeX="17" SizeY="31" SignificantBits="12"', []),
+        ('Type="uint16" SignificantBits="16"', []),
+        ('Type="int16"', ["Type int16 in its description and slices of uint16"]),
+        ('Type="uint8"', ["Type uint8 in its description and slices of uint16"]),
+        ('SizeX="31" SizeY="17"', ["SizeX 31 in its description and slices of 17", "SizeY 17"]),
+        ('SignificantBits="8"', ["SignificantBits 8 in its description and slices of 16"]),
+        ('SignificantBits="32"', ["SignificantBits 32"]),
+        ('{"shape": [5, 31, 17]}', []),
+        ('{"shape": [5, 17, 31]}', ["height 17 in its description and slices of 31", "width 31"]),
+    ],
+)
+def test_pages_that_a_description_contradicts(tmp_path, text, says):
+    text = text if text[0] == "{" else f"<OME><Image><Pixels {text}/></Image></OME>"
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, SLICES, photometric="minisblack", metadata=None, description=text)
+    warnings = warnings_of(path)
+    assert len(warnings) == len(says)
+    assert all(f"found {word}" in line for word, line in zip(says, warnings))
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_pages_of_different_resolutions_are_said(tmp_path, bigtiff):
+    path = tmp_path / "a.tif"
+    for resolutions, units, odd in (
+        ([(50, 50)] * 5, ["CENTIMETER"] * 5, False),
+        ([(50, 25)] * 4 + [(100, 50)], ["INCH"] * 5, True),
+        ([(50, 50)] * 4 + [(50, 80)], ["CENTIMETER"] * 5, True),
+        ([(50, 50)] * 5, ["CENTIMETER"] * 4 + ["INCH"], True),
+    ):
+        with tifffile.TiffWriter(path, bigtiff=bigtiff) as file:
+            for page, resolution, unit in zip(SLICES, resolutions, units):
+                options = {"resolution": resolution, "resolutionunit": unit, "photometric": "minisblack"}
+                file.write(page, metadata=None, contiguous=False, **options)
+        warnings = warnings_of(path)
+        assert len(warnings) == odd
+        assert all("found slices of different resolutions, expected one" in line for line in warnings)
 
 
 @pytest.mark.parametrize("prefix", ["", "ome:"])
@@ -259,6 +344,18 @@ def test_a_checksum_of_deflate(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"found damaged voxels|found voxels that end too early"):
             read_volume(path)
+
+
+@pytest.mark.parametrize(("tag", "less"), [(257, 30), (256, 16), (258, 8)])
+@pytest.mark.parametrize("rows", [31, 8])
+def test_strips_that_hold_more_than_belongs_there(tmp_path, tag, less, rows):
+    """A size or type that is too small in all slices shows nowhere else: the slices would be sheared or cut."""
+    path = write(tmp_path / "a.tif", SLICES, compression="zlib", rowsperstrip=rows)
+    assert warnings_of(path) == []
+    content = bytearray(path.read_bytes())
+    for page in tifffile.TiffFile(path).pages:
+        struct.pack_into("<H", content, page.tags[tag].offset + 8, less)
+    refused(path, content, r"found \d+ bytes or more unpacked in a strip, expected \d+: is the size or type")
 
 
 def test_directories_beyond_measure(tmp_path):

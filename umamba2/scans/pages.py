@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import zlib
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -49,10 +50,13 @@ _FILLED, _ORIENTATION, _SAMPLES, _TILES, _FORMAT = 266, 274, 277, 322, 339
 _OFFSETS, _ROWS, _COUNTS = 273, 278, 279  # of strips
 _TEXT, _LONGEST_TEXT = 270, 1 << 24  # a description, of which so many bytes are looked at; OME names each page
 _PAGE = 297  # its number
-_MORE = (_OFFSETS, _ROWS, _COUNTS, _PAGE)  # fields that are read besides those that are alike
+_RESOLUTION, _UNIT, _INCH = (282, 283), 296, 2  # pixels per unit, as fractions of two numbers
+_FRACTION = 5  # a type
+_MORE = (_OFFSETS, _ROWS, _COUNTS, _PAGE, _UNIT)  # fields that are read besides those that are alike
 _UNPACKED, _JPEG, _DEFLATED = 1, (6, 7), (8, 32946)
 # Bits a voxel and sample format (1: without a sign, 2: with one, 3: floating point) that ITK reads as what they are.
 _KINDS = {(8, 1), (8, 2), (16, 1), (16, 2), (32, 1), (32, 2), (32, 3)}
+_PREFIX = r"(?:[\w.-]+:)?"  # of an XML name
 
 
 def check_pages(path: Path, more: int = 0) -> list[str]:
@@ -83,7 +87,7 @@ def check_pages(path: Path, more: int = 0) -> list[str]:
         voxels = len(pages) * first[_WIDTH] * first[_HEIGHT]
         check_memory(str(path), voxels * first[_BITS] // 8, voxels * more)
         strips = np.concatenate([_strips(path, page, first) for page in pages])
-        regions = np.concatenate([strips, np.reshape(sorted(parts), (-1, 2))])
+        regions = np.concatenate([strips[:, :2], np.reshape(sorted(parts), (-1, 2))])
         regions = regions[np.lexsort(regions.T[::-1])]
         end = file.seek(0, os.SEEK_END)
         if (regions[1:, 0] < regions[:-1, 1]).any() or regions[-1, 1] > end:
@@ -108,6 +112,10 @@ def check_pages(path: Path, more: int = 0) -> list[str]:
     if any(count != len(pages) for count in axes.values()):
         found = f"{len(pages)} slices and a description of {', '.join(map(str, axes.values()))}"
         said.append(f"{path}: found {found}, expected as many; those that are there are taken for all")
+    said += _odd_description(path, text, first, len(pages))
+    scales = [_scale(page) for page in pages if any(tag in page for tag in _RESOLUTION)]
+    if len(set(scales)) > 1:
+        said.append(f"{path}: found slices of different resolutions, expected one; that of the first is taken for all")
     numbers = [int(page[_PAGE][0]) for page in pages if _PAGE in page]
     if sorted(numbers) != numbers:
         said.append(f"{path}: found page numbers that are out of order, expected rising ones; they are passed over")
@@ -132,15 +140,13 @@ def _axes_of(text: str, pages: int) -> dict[str, int]:
         named = {"Channel": "channels", "Z": "slices", "Time": "frames"}
         stated = {named.get(axis, axis): count for axis, count in zip(axes, lengths) if axis not in ("X", "Y")}
         sizes = {name: count for name, count in stated.items() if re.fullmatch(r"\d{1,9}", count, re.ASCII)}
-    elif re.search(r"<(?:[\w.-]+:)?OME[\s>]", text):
-        start, *behind = text.split("<!--")
-        text = start + "".join(part.partition("-->")[2] for part in behind)
-        pixels = re.search(r"<(?:[\w.-]+:)?Pixels\s[^<>]*>", text)
+    elif _is_ome(text):
+        pixels = re.search(rf"<{_PREFIX}Pixels\s[^<>]*>", text)
         names = {"C": "channels", "Z": "slices", "T": "frames"}
         found = re.findall(r"\bSize([CZT])\s*=\s*.(\d{1,9})\b", pixels[0] if pixels else "")
         sizes = {names[axis]: count for axis, count in found}
         if pages > prod(map(int, sizes.values())):
-            sizes["images"] = str(len(re.findall(r"<(?:[\w.-]+:)?Image[\s>]", text)))
+            sizes["images"] = str(len(re.findall(rf"<{_PREFIX}Image[\s>]", text)))
     else:
         shape = re.match(r'\{"shape": \[([\d, ]+)\]', text)
         sides = shape[1].split(",")[:-2] if shape else []
@@ -148,9 +154,89 @@ def _axes_of(text: str, pages: int) -> dict[str, int]:
     return {name: int(count) for name, count in sizes.items() if int(count) > 1}
 
 
+def _odd_description(path: Path, text: str, kind: dict[int, int], pages: int) -> list[str]:
+    """What a description by OME or tifffile says of the pages that they themselves say otherwise, one line each.
+
+    Raises:
+        InputError: By OME they are slices in another order than that of the file.
+    """
+    shape = re.match(r'\{"shape": \[(?:\d+, )*(\d+), (\d+)\]', text)
+    if shape:
+        return _contradicted(path, {"height": (shape[1], kind[_HEIGHT]), "width": (shape[2], kind[_WIDTH])})
+    pixels = re.findall(rf"<{_PREFIX}Pixels\s[^<>]*>", text) if _is_ome(text) else []
+    if len(pixels) != 1:  # of several images it is not known which are here
+        return []
+    stated, bits = _attributes(pixels[0]), kind[_BITS]
+    dtype = "float" if kind[_FORMAT] == 3 else f"{'int' if kind[_FORMAT] == 2 else 'uint'}{bits}"
+    there: dict[str, str | int] = {"SizeX": kind[_WIDTH], "SizeY": kind[_HEIGHT], "Type": dtype}
+    told = {name: (stated[name], value) for name, value in there.items() if name in stated}
+    used = stated.get("SignificantBits", "")
+    if used.isdecimal() and not bits // 2 < int(used[:9]) <= bits:  # fewer would be another type
+        told["SignificantBits"] = (used, bits)
+    said = _contradicted(path, told)
+    itself = re.search(rf"<{_PREFIX}OME\s[^<>]*\bUUID\s*=\s*[\"']([^\"'<>]*)", text)
+    parts, others = [], set()
+    for tag, owner, uuid in re.findall(
+        rf"<{_PREFIX}TiffData\b([^<>]*)>(?:\s*<{_PREFIX}UUID\b([^<>]*)>([^<>]*)<)?", text
+    ):
+        name = _attributes(owner).get("FileName", path.name)
+        if name != path.name and not (itself and itself[1].strip() == uuid.strip()):
+            others.add(name)
+            continue
+        numbers = {key: int(value) for key, value in _attributes(tag).items() if re.fullmatch(r"[0-9]{1,9}", value)}
+        page = numbers.get("IFD", 0)
+        count = numbers.get("PlaneCount", numbers.get("NumPlanes", 1 if "IFD" in numbers else pages - page))
+        parts.append((sum(numbers.get(f"First{axis}", 0) for axis in "ZCT"), page, count))
+    if others:
+        found = f"a description that names other files for its slices ({sorted(others)[0][:80]!r})"
+        said.append(f"{path}: found {found}, expected this one; all slices that are here are taken")
+    parts.sort()
+    if any(after < before for (_, before, _), (_, after, _) in pairwise(parts)):
+        found = "slices in another order than its description (TiffData) says"
+        raise InputError(f"{path}: found {found}, expected them as they follow each other")
+    named = 0
+    for plane, page, count in parts:
+        if not plane == page == named:
+            break
+        named += count
+    if parts and not others and named != pages:
+        found = f"{pages} slices, of which its description (TiffData) does not name each in its place"
+        said.append(f"{path}: found {found}, expected that it does; they are taken as they follow each other")
+    return said
+
+
+def _contradicted(path: Path, told: dict[str, tuple[str, str | int]]) -> list[str]:
+    """A line for each name whose value in the description, the first, is not that of the pages, the second."""
+    return [
+        f"{path}: found {name} {stated[:40]} in its description and slices of {there}, expected as much; they count"
+        for name, (stated, there) in told.items()
+        if stated != str(there)
+    ]
+
+
+def _attributes(tag: str) -> dict[str, str]:
+    """The attributes of an XML element."""
+    return dict(re.findall(r"([\w:]+)\s*=\s*[\"']([^\"'<>]*)[\"']", tag))
+
+
+def _is_ome(text: str) -> bool:
+    return re.search(rf"<{_PREFIX}OME[\s>]", text) is not None
+
+
 def _text(page: dict[int, Array]) -> str:
-    """The description in a page."""
-    return page.get(_TEXT, np.zeros(0, np.uint8)).tobytes().decode(errors="replace")
+    """The description in a page, without comments of XML."""
+    text = page.get(_TEXT, np.zeros(0, np.uint8)).tobytes().decode(errors="replace")
+    if not _is_ome(text):
+        return text
+    start, *behind = text.split("<!--")
+    return start + "".join(part.partition("-->")[2] for part in behind)
+
+
+def _scale(page: dict[int, Array]) -> tuple[float, ...]:
+    """The pixels per inch or other unit along x and y that a page states, with the unit; 0: not stated."""
+    numbers = (page.get(tag, np.zeros(2)).tolist() for tag in _RESOLUTION)
+    unit = int(page[_UNIT][0]) if _UNIT in page else _INCH
+    return (*(above / below if below else 0.0 for above, below in numbers), unit)
 
 
 def _directories(path: Path, file: BinaryIO) -> tuple[list[dict[int, Array]], set[tuple[int, int]]]:
@@ -197,10 +283,13 @@ def _directories(path: Path, file: BinaryIO) -> tuple[list[dict[int, Array]], se
             size = _BYTES.get(kind, 0) * amount
             if size > width:
                 parts.add((min(away, _FAR), min(away + size, _FAR)))
-            if kind in _WHOLE and (tag in _ALIKE or tag in _MORE) and 0 < amount <= _LARGEST_SIZE:
-                whole = f"{order}{_WHOLE[kind]}"
+            fraction = tag in _RESOLUTION and kind == _FRACTION and amount == 1
+            if fraction or (kind in _WHOLE and (tag in _ALIKE or tag in _MORE) and 0 < amount <= _LARGEST_SIZE):
+                whole = np.dtype(f"{order}{'u4' if fraction else _WHOLE[kind]}")
                 fields[tag] = (
-                    read(away, whole, amount) if size > width else np.frombuffer(value.tobytes()[:size], whole)
+                    read(away, whole, size // whole.itemsize)
+                    if size > width
+                    else np.frombuffer(value.tobytes()[:size], whole)
                 )
             elif tag == _TEXT and not pages and width < size:
                 fields[tag] = read(away, "u1", min(size, _LONGEST_TEXT))
@@ -235,7 +324,7 @@ def _check_kind(path: Path, kind: dict[int, int]) -> None:
 
 
 def _strips(path: Path, page: dict[int, Array], kind: dict[int, int]) -> Array:
-    """Where the strips of a page lie: (strips, 2), start and end."""
+    """Where the strips of a page lie, and what they hold: (strips, 3), start, end and unpacked bytes."""
     height, row = kind[_HEIGHT], kind[_WIDTH] * kind[_BITS] // 8
     rows = min(height, int(page[_ROWS][0])) if _ROWS in page else height
     nothing = np.zeros(0, np.int64)
@@ -247,19 +336,23 @@ def _strips(path: Path, page: dict[int, Array], kind: dict[int, int]) -> Array:
         raise InputError(f"{path}: found {there}, expected {expected} each")
     if kind[_COMPRESSION] == _UNPACKED and int(sizes.sum()) != height * row:
         raise InputError(f"{path}: found {sizes.sum()} bytes of voxels in a slice, expected {height * row}")
-    return np.column_stack([starts, starts + sizes])
+    unpacked = np.diff(np.minimum(np.arange(expected + 1) * rows, height)) * row
+    return np.column_stack([starts, starts + sizes, unpacked])
 
 
 def _check_deflated(path: Path, file: BinaryIO, strips: Array) -> None:
-    """Raise InputError where a checksum is wrong, which ITK does not look at."""
-    for start, end in strips.tolist():
+    """Raise InputError where a checksum is wrong, or more is packed than belongs there, which ITK does not look at."""
+    for start, end, expected in strips.tolist():
         file.seek(start)
-        inflater, packed = zlib.decompressobj(), file.read(max(0, end - start))
+        inflater, packed, size = zlib.decompressobj(), file.read(max(0, end - start)), 0
         try:
-            while packed and not inflater.eof:
-                inflater.decompress(packed, 1 << 24)
+            while packed and not inflater.eof and size <= expected:
+                size += len(inflater.decompress(packed, 1 << 24))
                 packed = inflater.unconsumed_tail
         except zlib.error as error:
             raise InputError(f"{path}: found damaged voxels ({error}), expected what was once compressed") from None
+        if size > expected:
+            found = f"{size} bytes or more unpacked in a strip"
+            raise InputError(f"{path}: found {found}, expected {expected}: is the size or type of its slices another?")
         if not inflater.eof:
             raise InputError(f"{path}: found voxels that end too early, expected what was once compressed")
