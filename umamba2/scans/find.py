@@ -11,7 +11,7 @@ from typing import NamedTuple
 from umamba2.errors import InputError
 from umamba2.scans.dicom.files import files_below, has_dicom_ending, is_dicom_start
 from umamba2.scans.dicom.headers import quiet, read_header, text, whole
-from umamba2.scans.dicom.sources import Source, open_zip, source_of, start_of
+from umamba2.scans.dicom.sources import Source, is_blank, open_zip, source_of, start_of
 from umamba2.scans.volumes import suffix
 
 _LAST = 0x00280008  # the tag of NumberOfFrames, the last that is asked for here
@@ -80,8 +80,8 @@ def _dicom_scans(folder: Path, dicom: dict[Path, list[_Owned]], others: list[Pat
 
 
 def _source_of(path: Path) -> Source | None:
-    empty = not has_dicom_ending(path.name) and path.is_file() and path.stat().st_size == 0  # anybody's
-    return None if empty else source_of(path)
+    anybodys = not has_dicom_ending(path.name) and path.is_file() and is_blank(path)
+    return None if anybodys else source_of(path)
 
 
 def _owned(source: Source, path: Path) -> _Owned:

@@ -33,11 +33,13 @@ from dicom_series import (
     voxels,
     write_slices,
 )
+from pydicom import Dataset
 from pydicom.encaps import encapsulate
 
 from umamba2.errors import InputError, MissingExtra
 from umamba2.scans import memory
 from umamba2.scans.dicom import pixels, sources
+from umamba2.scans.dicom import read as dicom_read
 from umamba2.scans.find import find_scans
 from umamba2.scans.geometry import Geometry
 from umamba2.scans.volumes import read_volume
@@ -120,11 +122,36 @@ def test_a_deep_header_is_none_of_ours_to_refuse(tmp_path):
     read(damaged(tmp_path / "a", nested(100)))
 
 
+@pytest.mark.parametrize("size", [0, 100, 2000])
 @pytest.mark.parametrize("name", ["IM.dcm", "IM"])
-def test_an_empty_file_is_a_slice_that_was_lost(tmp_path, name):
+def test_a_file_of_nothing_or_of_zeros_is_a_slice_that_was_lost(tmp_path, name, size):
     folder = write_slices(tmp_path / "a", name="{:03d}.dcm" if "." in name else "IM{}")
-    (folder / name).touch()
+    (folder / name).write_bytes(bytes(size))
     refused(folder, name, "expected a complete DICOM file")
+    (folder / "IM.dcm").write_bytes(b"")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/swap").write_bytes(bytes(size))
+    assert find_scans(tmp_path) == [folder]  # and anybody's where there is nothing else
+
+
+@pytest.mark.parametrize("change", ["size", "time", "gone"])
+def test_a_slice_that_changes_between_its_header_and_its_voxels(tmp_path, monkeypatch, change):
+    folder = write_slices(tmp_path / "a")
+    path = folder / "IM0005"
+    whole = dicom_read.check_whole
+
+    def changing(*arguments):
+        whole(*arguments)
+        content = path.read_bytes()
+        path.unlink()
+        if change != "gone":
+            path.write_bytes(content[:-2] + b"\7\7" + bytes(change == "size"))
+
+    monkeypatch.setattr(dicom_read, "check_whole", changing)
+    if change == "gone":
+        refused(folder, "IM0005: could not be read (No such file or directory), expected a file that stays")
+    else:
+        refused(folder, "IM0005: found a file that changed while it was read")
 
 
 @pytest.mark.parametrize(
@@ -502,6 +529,32 @@ def test_parts_of_a_volume_in_several_files(tmp_path):
         ds.ConcatenationUID, ds.InConcatenationNumber = "1.2.3", number + 1
         save(ds, tmp_path / f"a/{number}")
     assert read(tmp_path / "a").geometry.shape == SHAPE
+    ds.InConcatenationTotalNumber = 2
+    save(ds, tmp_path / "a/1")
+    assert read(tmp_path / "a").geometry.shape == SHAPE
+    (tmp_path / "a/0").unlink()
+    save(ds, tmp_path / "a/2")  # a copy of a part is not another one
+    volume = read_volume(tmp_path / "a")
+    assert any("found 1 of the 2 parts of a concatenation" in line for line in volume.warnings), volume.warnings
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"SOPInstanceUID": "1.2.3"}, ["found 12 slices that share a SOPInstanceUID"]),
+        ({"SOPInstanceUID": lambda k: f"1.2.{max(k, 1)}"}, ["found 2 slices that share a SOPInstanceUID"]),
+        ({"PatientName": lambda k: ["Roe^Jane", "Poe^Jane"][k > 5]}, ["found 2 different entries of PatientName"]),
+        ({"PatientName": lambda k: ["Roe^Jane", "ROE^JANE^^", "", "Roe^Jane=X"][k % 4]}, []),
+        ({"PatientBirthDate": lambda k: f"19{70 + k % 3}0101"}, ["found 3 different entries of PatientBirthDate"]),
+        ({"NumberOfSlices": 40}, ["found 12 slices, expected the 40 of its NumberOfSlices"]),
+        ({"ImagesInAcquisition": 13}, ["found 12 slices, expected the 13 of its ImagesInAcquisition"]),
+        ({"ImagesInAcquisition": 24}, []),  # of which two series were computed
+        ({"ImagesInAcquisition": 12, "NumberOfSlices": 11}, []),
+        ({"ImagesInAcquisition": lambda k: 40 + k}, []),
+    ],
+)
+def test_slices_that_state_to_be_of_more_or_of_several_scans(tmp_path, values, words):
+    read(write_slices(tmp_path / "a", setting(**values)), *words)
 
 
 def test_directions_that_differ_a_little(tmp_path):
@@ -515,9 +568,17 @@ def test_pipes_links_and_devices(tmp_path):
     (folder / "loop").symlink_to(folder)
     (folder / "nowhere.dcm").symlink_to(folder / "missing")
     (folder / "zero.dcm").symlink_to("/dev/zero")
-    read(folder)
+    (folder / "IM0012.dcm").mkdir()
+    read(folder, "found 4 links to nowhere, pipes or empty folders called as slices are (nowhere.dcm, ...)")
     with pytest.raises(InputError, match="found no regular file"):
         read_volume(folder / "pipe.dcm")
+
+
+@pytest.mark.parametrize("name", ["IM0012", "IM0012.dcm", "1.2.840.12"])
+def test_a_link_to_nowhere_is_a_slice_that_was_lost(tmp_path, name):
+    folder = write_slices(tmp_path / "a")
+    (folder / name).symlink_to(tmp_path / "missing")
+    read(folder, f"found 1 links to nowhere, pipes or empty folders called as slices are ({name})")
 
 
 @pytest.mark.parametrize("content", [b"", b"a,b\n" * 100, bytes(400), b"\0" * 128 + b"DICM"])
@@ -538,6 +599,23 @@ def test_the_directory_of_a_disc(tmp_path):
     write_slices(tmp_path / "a/DICOM/0001")
     (tmp_path / "a/DICOMDIR").write_bytes(bytes(128) + b"DICM")
     read(tmp_path / "a/DICOMDIR")
+
+
+@pytest.mark.parametrize("gone", [0, 1, 3])
+@pytest.mark.parametrize("name", ["IM{:04d}", "im{:04d}.dcm"])  # as it is listed, and as a copied disc has it
+def test_files_that_the_directory_of_a_disc_lists_and_that_are_not_there(tmp_path, gone, name):
+    write_slices(tmp_path / "a/DICOM/0001", name=name)
+    directory = header()
+    directory.SOPClassUID = "1.2.840.10008.1.3.10"
+    directory.DirectoryRecordSequence = [Dataset() for _ in range(SHAPE[0] + 1)]  # the first is the patient's
+    for k, record in enumerate(directory.DirectoryRecordSequence[1:]):
+        record.ReferencedFileID = ["DICOM", "0001", f"IM{k:04d}"]
+    save(directory, tmp_path / "a/DICOMDIR")
+    for k in range(SHAPE[0] - gone, SHAPE[0]):
+        (tmp_path / "a/DICOM/0001" / name.format(k)).unlink()
+    words = f"found {gone} files that its DICOMDIR lists and that are not there ('DICOM/0001/IM{SHAPE[0] - gone:04d}'"
+    for path in (tmp_path / "a", tmp_path / "a/DICOMDIR"):
+        read(path, *([words] if gone else []))
 
 
 def test_a_deflated_file_that_swells(tmp_path):

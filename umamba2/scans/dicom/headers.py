@@ -21,6 +21,7 @@ from umamba2.scans.voxels import check_memory
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+EVERYTHING = 0xFFFFFFFF  # the last of all tags
 DEFLATED, EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 PIXELS = 0x7FE00010

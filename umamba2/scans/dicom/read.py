@@ -17,6 +17,7 @@ from umamba2.scans.dicom.places import Stack, stacked
 from umamba2.scans.dicom.series import choose, find_series
 from umamba2.scans.dicom.sources import opened
 from umamba2.scans.dicom.upright import upright
+from umamba2.scans.dicom.whole import check_listed, check_whole
 from umamba2.scans.geometry import Array, Geometry
 from umamba2.scans.voxels import check_memory
 
@@ -92,9 +93,12 @@ def source_headers(path: str | Path, series: str | None = None) -> list[Dataset]
 
 def _stack(kept: ExitStack, path: Path, series: str | None, warnings: list[str], complete: bool = False) -> Stack:
     name = str(path)
-    sources = kept.enter_context(opened(path))
-    chosen = choose(find_series(sources, warnings, name, complete), series, warnings, name)
-    return stacked(chosen, name, warnings)
+    sources = kept.enter_context(opened(path, warnings))
+    check_listed(path, warnings)
+    volumes = find_series(sources, warnings, name, complete)
+    stack = stacked(choose(volumes, series, warnings, name), name, warnings)
+    check_whole(stack, len(volumes) == 1, name, warnings)
+    return stack
 
 
 def _filled(stack: Stack, name: str, warnings: list[str]) -> Array:

@@ -56,8 +56,12 @@ class Source:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[list[Source]]:
+def opened(path: Path, warnings: list[str]) -> Iterator[list[Source]]:
     """The DICOM files of a folder and all folders below it, of a zip, or a single one; in the order of their names.
+
+    Args:
+        path: The folder, the zip, or the file.
+        warnings: Gets a line for what is called as a slice is, and is no file.
 
     Raises:
         InputError: There is none, or a zip cannot be read or would grow beyond all measure.
@@ -65,14 +69,21 @@ def opened(path: Path) -> Iterator[list[Source]]:
     if path.name.upper() == "DICOMDIR" and path.is_file():
         path = path.parent  # it lists what lies beside it
     if path.is_dir():
-        unread = list[Path]()
-        files = (file for _, inner in files_below(path, unread) for file in inner)
-        sources = [source for file in files if (source := source_of(file)) is not None]
+        unread, lost, sources = list[Path](), list[Path](), list[Source]()
+        for folder, inner in files_below(path, unread):
+            sources += [source for file in inner if (source := source_of(file)) is not None]
+            lost += [file for file in inner if _is_called_a_slice(file) and not file.is_file()]
+            if folder != path and has_dicom_ending(folder.name) and not any(folder.iterdir()):
+                lost.append(folder)
+        if lost:
+            listed = f"{lost[0].relative_to(path)}" + ", ..." * (len(lost) > 1)
+            found = f"found {len(lost)} links to nowhere, pipes or empty folders called as slices are ({listed})"
+            warnings.append(f"{path}: {found}, expected files; left out")
         if unread:
             raise InputError(f"{unread[0]}: could not be read, expected a folder that can be: slices may lie in it")
         yield sources
     elif path.suffix.lower() != ".zip" or is_dicom(path):
-        yield [Source(str(path), _file_opener(path))]
+        yield [Source(str(path), file_opener(path))]
     else:
         try:
             archive = open_zip(path)
@@ -82,9 +93,23 @@ def opened(path: Path) -> Iterator[list[Source]]:
             yield _of_zip(path, archive)
 
 
-def _file_opener(path: Path) -> Callable[[], BinaryIO]:
+def file_opener(path: Path) -> Callable[[], BinaryIO]:
+    """What opens a file, and raises InputError once it is no longer what it was at first."""
+    seen = set[tuple[int, int, int]]()
+
     def open_file() -> BinaryIO:
-        return open(path, "rb")
+        try:
+            file = open(path, "rb")  # noqa: SIM115
+        except OSError as error:
+            if not seen:
+                raise
+            raise InputError(f"{path}: could not be read ({error.strerror}), expected a file that stays") from None
+        now = os.fstat(file.fileno())
+        seen.add((now.st_ino, now.st_size, now.st_mtime_ns))
+        if len(seen) > 1:
+            file.close()
+            raise InputError(f"{path}: found a file that changed while it was read, expected a complete one")
+        return file
 
     return open_file
 
@@ -93,12 +118,25 @@ def source_of(path: Path) -> Source | None:
     """A file of a folder, if it is DICOM or must once have been."""
     if path.name.upper() == "DICOMDIR" or not path.is_file():
         return None
-    empty = "." not in path.name and path.stat().st_size == 0  # a slice whose copy failed
-    sure = is_marked(path) or has_dicom_ending(path.name) or empty
+    sure = is_marked(path) or has_dicom_ending(path.name)
     found = sure or is_dicom(path)
-    if not found and not path.suffix[1:].strip("0123456789"):  # as slices are called, which are not left out wordlessly
-        found = sure = not _is_readable(path)
-    return Source(str(path), _file_opener(path), sure) if found else None
+    if not found and _is_called_a_slice(path):  # and is not left out wordlessly
+        found = sure = ("." not in path.name and is_blank(path)) or not _is_readable(path)
+    return Source(str(path), file_opener(path), sure) if found else None
+
+
+def is_blank(path: Path) -> bool:
+    """Whether a file is empty or nothing but zeros, as a slice is whose copy failed or that a crash has taken."""
+    try:
+        with open(path, "rb") as file:
+            small = os.fstat(file.fileno()).st_size <= SMALL
+            return small and not file.read(START).strip(b"\0") and not file.read().strip(b"\0")
+    except OSError:
+        return False
+
+
+def _is_called_a_slice(path: Path) -> bool:
+    return has_dicom_ending(path.name) or not path.suffix[1:].strip("0123456789")
 
 
 def _is_readable(path: Path) -> bool:
