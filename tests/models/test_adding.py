@@ -10,12 +10,13 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from small_models import make_model
@@ -375,6 +376,49 @@ def test_an_archive_that_ends_too_soon(models, shelf, tmp_path, ending):
         refused(tmp_path / f"a.{ending}", "expected", shelf)
 
 
+def cut_at(content, name):
+    """Where the header of a file in a tar begins."""
+    return content.index(name.encode()) // 512 * 512
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+@pytest.mark.parametrize(
+    "how", ["checksum", "header of zeros", "cut in a header", "cut between files", "another behind"]
+)
+def test_a_tar_that_seems_to_end_before_it_does(models, shelf, tmp_path, ending, how):
+    """Python's tarfile takes damage for the end: a fold would be lost without a word."""
+    with tarfile.open(tmp_path / "whole.tar", "w", format=tarfile.USTAR_FORMAT) as archive:  # one header a file
+        archive.add(models / "slim", ".")
+    content = (tmp_path / "whole.tar").read_bytes()
+    start = cut_at(content, "fold_1.safetensors")
+    content = {
+        "checksum": content[: start + 150] + b"x" + content[start + 151 :],
+        "header of zeros": content[:start] + bytes(512) + content[start + 512 :],
+        "cut in a header": content[: start + 300],
+        "cut between": content[:start],
+        "another behind": content + content,
+    }[how]
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(gzip.compress(content) if ending == "tar.gz" else content)
+    refused(path, "damaged header, or more behind the end|no end of the archive|truncated header", shelf)
+
+
+@pytest.mark.parametrize("how", ["list cut short", "junk in front", "another in front"])
+def test_a_zip_that_seems_to_hold_less_than_it_does(models, shelf, tmp_path, how):
+    content = make_zip(tmp_path / "whole.zip", models / "slim").read_bytes()
+    if how == "list cut short":
+        end = content.index(b"PK\5\6")
+        last = content.rindex(b"PK\1\2", 0, end)
+        size, start = struct.unpack("<LL", content[end + 12 : end + 20])
+        kept = struct.pack("<LL", size - (end - last), start)
+        content = content[:last] + content[end : end + 12] + kept + content[end + 20 :]
+    else:
+        content = (b"PK\3\4junk" if how == "junk in front" else content) + content
+    (tmp_path / "a.zip").write_bytes(content)
+    expected = "found 2 files in its list, expected the 3 that it states" if how == "list cut short" else "in front of"
+    refused(tmp_path / "a.zip", expected, shelf)
+
+
 # --- whole or not at all ----------------------------------------------------------------------------------------------
 
 
@@ -502,6 +546,7 @@ def test_fetched_with_its_checksum_and_nothing_else(models, shelf, tmp_path):
     ("answer", "match"),
     [
         (lambda h: replies(h, b"no", status=404), r"could not be fetched \(404 "),
+        (lambda h: replies(h, b"part", status=206), "found the answer 206 Partial Content, expected the whole file"),
         (lambda h: replies(h, b"half", stated=1000), "found 4 of 1000 bytes|could not be fetched"),
         (lambda h: replies(h, b"", stated=2**60), "found more than|could not be fetched|found 0 of"),
         (lambda h: replies(h, bytes(5000)), "found more than 4096 bytes"),
@@ -525,9 +570,37 @@ def test_a_server_that_says_nothing(shelf, monkeypatch):
     monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
     done = threading.Event()
     with serving(lambda handler: done.wait(20)) as address:
-        with pytest.raises(InputError, match=r"could not be fetched .*timed out"):
+        with pytest.raises(InputError, match=r"could not be fetched .*timed out|found 0 bytes in 0\.2 s"):
             add_model("a", address, "0" * 64)
         done.set()
+
+
+@pytest.mark.usefixtures("no_proxy")
+@pytest.mark.parametrize("where", ["before the answer", "in it", "beside a redirection"])
+def test_a_server_that_never_comes_to_an_end(shelf, monkeypatch, where):
+    monkeypatch.setattr(fetching, "TIMEOUT", 0.5)
+    over = threading.Event()
+
+    def answer(handler):
+        if where == "in it":
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        elif where == "beside a redirection" and "again" not in handler.path:
+            handler.wfile.write(b"HTTP/1.1 302 Found\r\nLocation: /again\r\n\r\n")
+        elif where == "beside a redirection":
+            return replies(handler, b"no", status=404)
+        with suppress(OSError):
+            while not over.wait(0.05):
+                handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" if where == "before the answer" else b"x")
+        return None
+
+    expected = r"could not be fetched \(404 " if "redirection" in where else r"found \d+ bytes in 0\.5 s, expected"
+    with serving(answer) as address:
+        try:
+            with pytest.raises(InputError, match=expected):
+                add_model("a", address, "0" * 64)
+        finally:
+            over.set()
+    assert everything(shelf) == []
 
 
 def test_https_is_not_sent_on_to_http():

@@ -223,6 +223,15 @@ def test_names_of_classes_that_are_not_understood(tmp_path, labels):
     assert f"found the label left of {labels['left']!r}, expected a whole number: 2 names are not used" in doubt
 
 
+def test_fewer_names_than_classes_and_more_channels(tmp_path):
+    few = {"labels": {"background": 0, "left": 1}, "channel_names": {"0": "CT", "1": "CT"}}
+    doubts = load_model(make_model(tmp_path / "m", CLICKS, 3, description=few)).doubts
+    assert [doubt.split(": found ")[1] for doubt in doubts] == [
+        "names for 2 of 3 classes, expected one for each",
+        "2 channels in the description of the dataset, expected one",
+    ]
+
+
 def test_many_names_that_are_not_understood_are_looked_at_once(tmp_path, monkeypatch):
     labels = {"background": 0, **{f"name {n}": 0.5 for n in range(100)}}
     model, calls = load_model(make_model(tmp_path / "m", CLICKS, 3, description={"labels": labels})), []

@@ -100,6 +100,17 @@ def test_lists_of_themselves_end(folder, kind, entry):
     refused(load_model, folder, "found values nested into one another without end")
 
 
+def test_the_same_bytes_and_tensors_again_and_again(folder, monkeypatch):
+    """Written once in the file, and each a long text, which took minutes and gigabytes."""
+    monkeypatch.setattr(torch.Tensor, "__repr__", lambda _: pytest.fail("the text of a tensor"))
+    path = folder / "fold_0/checkpoint_best.pth"
+    tensor, content = torch.zeros(1000), bytes(2**20)
+    change(folder, init_args={**torch.load(path, weights_only=False)["init_args"], "more": [tensor] * 5000})
+    load_model(folder)
+    change(folder, trainer_name=[content] * 100)
+    refused(load_model, folder, "found values nested into one another without end")
+
+
 def test_depth_is_bounded(folder):
     deep = []
     for _ in range(100):
@@ -522,6 +533,8 @@ def test_plans_of_another_network(tmp_path, whole):
         ({"normalisation": "HarmonisedCTNormalization"}, "harmonise True, expected False"),
         ({"patch": (12, 32, 32)}, "patch_size"),
         ({"description": {"labels": {"background": 0, "class 2": 1, "class 1": 2}}}, "labels"),
+        ({"description": {"orientation": "RAS"}}, "orientation RAS, expected None"),
+        ({"description": {"fix_numbers": True}}, "fix_numbers True, expected None"),
         ({"mirror_axes": (0, 1)}, r"mirror axes \(0, 1\), expected \(\)"),
     ],
 )

@@ -158,9 +158,23 @@ def _tar_entries(file: IO[bytes], start: bytes, room: _Room) -> Iterator[tuple[s
             if entry.issparse():  # holes, which a few bytes may declare any number of
                 raise InputError(f"found the sparse file {path[:100]!r} in it, expected a plain tar")
             yield path, partial(archive.extractfile, entry)
-        # The checksum of a .gz comes last.
-        while archive.fileobj is not None and archive.fileobj.read(_PIECE):
-            archive.fileobj.seek(archive.fileobj.tell())
+        _check_end(_Careful(plain, room.size), archive.offset)
+
+
+def _check_end(file: _Careful, start: int) -> None:
+    """Raise ValueError unless a tar has nothing but zeros from where its files end: tarfile ends at damage, too.
+
+    The checksum of a .gz comes last.
+    """
+    file.seek(start)
+    count = 0
+    while piece := file.read(_PIECE):
+        if piece.strip(b"\0"):
+            raise ValueError("a damaged header, or more behind the end of the archive")
+        count += len(piece)
+        file.seek(file.tell())  # which knows how much is too much
+    if count < tarfile.BLOCKSIZE:
+        raise ValueError("no end of the archive: it is cut off")
 
 
 class _Careful(io.RawIOBase):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from umamba2.models.folder import Model
 
 # What of a dataset description decides the result, beside the names of classes and channels.
-_OF_DATASETS = ("orientation", "challenge", "dental_field", "fix_numbers")
+DECISIVE = ("orientation", "challenge", "dental_field", "fix_numbers")
 _NOTHING = 1e-20  # its square is none in fp32
 _FEWEST = 4  # numbers of a filter that are not the same by chance, in half precision either
 
@@ -36,6 +36,12 @@ def doubts_about(model: Model, beside: bool) -> Iterator[str]:
     if unread:  # nor are they known as left and right
         found = f"the label {unread[0]:.60} of {stated[unread[0]]!r:.60}"
         yield f"{model.folder}: found {found}, expected a whole number: {len(unread)} names are not used"
+    if stated and len(set(understood.values())) < model.num_classes and not unread:
+        found = f"names for {len(set(understood.values()))} of {model.num_classes} classes"
+        yield f"{model.folder}: found {found}, expected one for each"
+    channels = model.dataset.get("channel_names", model.dataset.get("modality"))
+    if isinstance(channels, dict) and len(channels) > 1:  # of the network it is certain
+        yield f"{model.folder}: found {len(channels)} channels in the description of the dataset, expected one"
     clicked, patch = model.plan.arch_kwargs.get("patch_size"), list(model.plan.patch_size)
     if model.plan.takes_clicks and clicked != patch:
         yield f"{model.folder}: found clicks that refer to a patch of {clicked!s:.60}, expected the plans' {patch}"
@@ -116,5 +122,5 @@ def _of_plan(plan: Plan) -> dict[str, Any]:
 def _of_dataset(dataset: dict[str, Any]) -> dict[str, Any]:
     channels = dataset.get("channel_names", dataset.get("modality"))
     number = len(channels) if isinstance(channels, dict) else None
-    stated = {name: dataset.get(name) for name in _OF_DATASETS}
+    stated = {name: dataset.get(name) for name in DECISIVE}
     return {"labels": labels_of(dataset), "channels": number, "a channel": other_modality(dataset), **stated}

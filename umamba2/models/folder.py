@@ -25,7 +25,7 @@ from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError
 from umamba2.files import found_at, replacing, together, write_file
 from umamba2.models.checkpoint import read_checkpoint
-from umamba2.models.doubts import doubts_about
+from umamba2.models.doubts import DECISIVE, doubts_about
 from umamba2.models.labels import check_labels, labels_of, misplaced, pairs_by_name
 from umamba2.models.network import Plan, build_network, read_plan, resolve, uninitialised
 from umamba2.models.plain import as_object, read_object, to_plain
@@ -47,6 +47,7 @@ SLIM_FORMAT = "umamba2-slim-1"
 Sides = tuple[tuple[float, float], ...]  # mm, towards lower and higher indices along (z, y, x)
 Folds = int | str | Iterable[int | str] | None
 LARGEST_SIDE = 500  # mm of a dental field; a head is half as long
+MOST_LAYERS = 1000  # of an encoder or a decoder; the published networks have 32
 MOST_FOLDS, _FOLD = 32, r"[0-9]{1,3}|all"
 # What inference reads of the plans; a slim model keeps no more than this.
 _PLAN_KEYS = ("dataset_name", "plans_name", "image_reader_writer", "transpose_forward",
@@ -119,8 +120,9 @@ class Model:
         try:
             for key in ("n_blocks_per_stage", "n_conv_per_stage_decoder"):
                 # Damaged plans may ask for thousands of layers, which take minutes to build.
-                if np.sum(plan.arch_kwargs.get(key, 1)) > len(weights):
-                    raise ValueError(f"{key}: found more layers than {len(weights)} weights fill, expected fewer")
+                if np.sum(plan.arch_kwargs.get(key, 1)) > min(len(weights), MOST_LAYERS):
+                    found = f"more layers than {len(weights)} weights fill, or than {MOST_LAYERS}"
+                    raise ValueError(f"{key}: found {found}, expected fewer")
             with uninitialised():
                 net = build_network(plan.network_class_name, plan.arch_kwargs, self.input_channels, self.num_classes)
         except Exception as error:  # whatever plans lead to
@@ -195,7 +197,7 @@ def slim(model: str | Path, out: str | Path, half: bool = False) -> Path:
     from safetensors.torch import save
 
     out = Path(out)
-    if out.resolve() == Path(model).resolve():
+    if os.path.realpath(out) == os.path.realpath(model):  # Path.resolve raises at a link to itself
         raise InputError(f"{out}: found the model folder itself, expected another folder to write to")
     loaded = load_model(model)
     loaded.check()
@@ -344,7 +346,9 @@ def _check_training(path: Path, head: dict[str, Any], first: str, model: Model) 
         plan = read_plan(path, as_object(path, "plans", plans), str(arguments.get("configuration", "3d_fullres")))
         pairs += [(name, value, getattr(model.plan, name)) for name, value in vars(plan).items()]
     if dataset:
-        pairs.append(("labels", labels_of(as_object(path, "dataset_json", dataset)), model.labels))
+        stated = as_object(path, "dataset_json", dataset)
+        pairs += [(name, stated.get(name), model.dataset.get(name)) for name in DECISIVE]
+        pairs.append(("labels", labels_of(stated), model.labels))
     for name, found, expected in pairs:
         if found != expected:
             problem = f"found {name} {found!s:.100}, expected {expected!s:.100} as in fold {first}"

@@ -73,7 +73,7 @@ def model_folder(model: str | Path) -> Path:
     """
     path = Path(model)
     name = str(model)
-    if path.exists() or name != path.name or name.startswith("."):
+    if os.path.exists(path) or name != path.name or name.startswith("."):
         return path  # whoever reads it says what is wrong with it
     places = [*shelves(), DEMO_MODELS]
     for place in places:
@@ -94,7 +94,7 @@ def models_in(place: Path) -> list[Path]:
 
 def is_model(folder: Path) -> bool:
     """Whether a folder looks like a model: it has a ``model.json`` (the slim format) or ``fold_*`` (nnU-Net's)."""
-    return (folder / "model.json").is_file() or any(path.is_dir() for path in folder.glob("fold_*"))
+    return os.path.isfile(folder / "model.json") or any(path.is_dir() for path in folder.glob("fold_*"))
 
 
 def _wrapped_models(place: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from umamba2.errors import ModelError
 from umamba2.files import read_json
@@ -37,7 +38,7 @@ def to_plain(path: Path, value: Any) -> Any:
 
     def plain(value: Any, depth: int) -> Any:
         nonlocal left
-        left -= 16 + (len(value) if isinstance(value, str) else 0)
+        left -= 16 + (len(value) if isinstance(value, (str, bytes, bytearray)) else 0)
         if left < 0 or depth > DEEPEST_JSON:
             raise ModelError(f"{path}: found values nested into one another without end, expected plans and the like")
         if isinstance(value, dict):
@@ -49,6 +50,9 @@ def to_plain(path: Path, value: Any) -> Any:
             return [plain(v, depth + 1) for v in value]
         if isinstance(value, np.generic):
             return value.item()
-        return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+        if isinstance(value, (str, int, float, bool, type(None))):
+            return value
+        # Of numbers and bytes the text may be long, and takes long.
+        return type(value).__name__ if isinstance(value, (Tensor, np.ndarray, bytes, bytearray)) else str(value)
 
     return plain(value, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from collections import Counter
 from typing import IO
@@ -28,10 +29,30 @@ def open_zip(file: IO[bytes], most: int) -> zipfile.ZipFile:
     names = archive.namelist()
     if len(names) > most:
         raise InputError(f"found {len(names)} files in it, expected at most {most}")
+    _check_list(archive, file)
     name, count = Counter(names).most_common(1)[0] if names else ("", 0)
     if count > 1:
         raise InputError(f"found {name[:100]} {count} times in it, expected each file once")
     return archive
+
+
+def _check_list(archive: zipfile.ZipFile, file: IO[bytes]) -> None:
+    """Raise InputError where Python passes over what other programs say: something in front, or a list cut short."""
+    entries = archive.infolist()
+    if entries and (before := min(entry.header_offset for entry in entries)):
+        raise InputError(f"found {before} bytes in front of its first file, expected none (are they two archives?)")
+    names = (entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437") for entry in entries)
+    rest = sum(len(entry.extra) + len(entry.comment) for entry in entries)
+    file.seek(archive.start_dir + sum(46 + len(name) for name in names) + rest)
+    end = file.read(40)
+    if end[:4] == b"PK\5\6":
+        (count,) = struct.unpack("<H", end[10:12])
+    elif end[:4] == b"PK\6\6":
+        (count,) = struct.unpack("<Q", end[32:40])
+    else:
+        return
+    if count not in (len(entries), 0xFFFF):
+        raise InputError(f"found {len(entries)} files in its list, expected the {count} that it states")
 
 
 class _Bounded(io.RawIOBase):
