@@ -119,6 +119,12 @@ FILES = {
     "size.nii": (nifti((42, "3h", -5, 11, 7)), "found size (-5, 11, 7)"),
     "axes.nii": (nifti((40, "h", 8)), "found 8 dimensions"),
     "type.nii": (nifti((70, "h", 128)), "NIfTI's type 128"),
+    "one as two.nii": (nifti((344, "4s", b"n+2")), "with the mark b'n+2\\x00', expected b'n+1\\x00'"),
+    "mark.nii.gz": (gzip.compress(nifti((344, "4s", b"n+1x"))), "with the mark b'n+1x', expected"),
+    **{
+        f"line ends {number}.nii": (struct.pack("<i8s", 540, mark) + bytes(6000), "a header of 540 bytes with the mark")
+        for number, mark in enumerate((b"n+2\0\n\x1a\n", b"n+2\0\r\n\x1a\r\n", b"n+1\0\r\n\x1a\n"))
+    },
     "pair.nii": (nifti((344, "4s", b"ni1")), "found a header without its voxels"),
     "header size.mha": (meta(HeaderSize="-5", voxels=RAW), "HeaderSize = -5"),
     "header size far.mha": (meta(HeaderSize="1000000000000000000000", voxels=RAW), "end of the file too early"),

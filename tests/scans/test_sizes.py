@@ -119,6 +119,24 @@ def test_what_follows_a_compressed_stream(tmp_path):
             read_volume(write(tmp_path, {"a.nrrd": nrrd(gzip.compress(VOXELS) + bad, encoding="gzip")}))
 
 
+@pytest.mark.parametrize(("more", "said"), [(0, False), (-500, True), (500, True)])
+def test_a_compressed_size_that_is_not_that_of_the_stream(tmp_path, more, said):
+    packed = zlib.compress(VOXELS)
+    for behind in (b"", bytes(9)):
+        fields = {"CompressedData": "True", "CompressedDataSize": str(len(packed) + more)}
+        warnings = warnings_of(tmp_path, mha(voxels=packed + behind, **fields))
+        assert len(warnings) == said
+        assert all(f"found {len(packed)} bytes of compressed voxels and a header that" in line for line in warnings)
+
+
+def test_more_behind_a_header_that_names_another_file(tmp_path):
+    files = mhd("13 11 7", "short", VOXELS)
+    for behind in (b" \n", b"Offset = 9 9 9\n", VOXELS):
+        warnings = warnings_of(tmp_path, files | {"a.mhd": files["a.mhd"] + behind})
+        assert len(warnings) == (behind != b" \n")
+        assert all("found 'a.raw' as the file of voxels and more behind the header" in line for line in warnings)
+
+
 def test_text_for_voxels(tmp_path):
     text = " ".join(map(str, noise().ravel())).encode()
     for stated, says in (
@@ -280,6 +298,10 @@ def test_a_slope_beyond_single_precision_is_said(tmp_path):
         ({"TransformMatri": "1 0 0 0 1 0 0 0 1"}, "found a field 'TransformMatri', expected TransformMatrix?"),
         ({"SeriesDescription": "1 2 3", "UltrasoundImageOrientation": "MFA", "Seq_Frame0000_Status": "OK"}, None),
         ({"CompressedDataSize": "0\x0bTransformMatrix = 1 0 0"}, "found TransformMatrix within CompressedDataSize"),
+        ({"Modality": "MET_MOD_OTHER"}, None),
+        ({"Modality": "MET_MOD_MR"}, "found Modality = 'MET_MOD_MR', expected MET_MOD_CT"),
+        ({"ObjectType": "Tube"}, "found ObjectType = 'Tube', expected Image"),
+        ({"CompressedDataSize": "9"}, "found CompressedDataSize = 9, but no CompressedData = True"),
         ({"Modality": "MET_MOD_CT\n125"}, "found the line '125' in its header, expected NAME = VALUE"),
     ],
 )  # fmt: skip
@@ -310,6 +332,7 @@ def test_many_fields_cost_little(tmp_path):
         ({"Offset": "1 2 3 4"}, "found Offset = 1 2 3 4, expected 3 finite numbers"),
         ({"TransformMatrix": "1 0 0 0 1 0 0 0 1 0"}, "expected 9 finite numbers"),
         ({"HeaderSize": "-1_0"}, "found HeaderSize '-1_0', expected a whole number"),
+        ({"HeaderSize": "-1", "CompressedData": "True"}, "found HeaderSize = -1 and compressed voxels, expected"),
         ({"HeaderSizePerSlice": "8"}, "found HeaderSizePerSlice = 8, expected 0"),
         ({"HeaderSizePerSlice": "-1"}, "found HeaderSizePerSlice = -1, expected 0"),
         ({"CompressedData": "Crue"}, "found CompressedData = crue, expected True or False"),
@@ -404,6 +427,14 @@ def test_an_axis_without_direction(tmp_path, first):
         (nrrd(VOXELS).replace(b"spacings", b"#pacings"), "found a field 'pacings', expected spacings?"),
         (nrrd(VOXELS, content="x:=y"), None),
         (nrrd(VOXELS, data_file="a.raw"), "found 'a.raw' as the file of voxels and more behind the header"),
+        (nrrd(VOXELS, number="1001"), None),
+        (nrrd(VOXELS, number="5"), "found the number 5, expected 1001"),
+        (nrrd(VOXELS, kinds="domain space ???"), None),
+        (nrrd(VOXELS, kinds="domain domain time"), "found an axis of the kind time, expected three of space"),
+        (nrrd(VOXELS, axis_mins="0 0 0", axis_maxs="13 11 6"), None),  # of borders, and of middles
+        (nrrd(VOXELS, axis_mins="nan 0 0", axis_maxs="nan 11 7", spacings="nan 1 1"), None),
+        (nrrd(VOXELS, axis_mins="0 0 0", axis_maxs="26 11 7"), "found axis mins and maxs of 2 x 1 x 1 mm a voxel"),
+        (nrrd(VOXELS, spacings=None, axis_mins="0 0 0", axis_maxs="2.6 2.2 1.4"), "mins and maxs of 0.2 x 0.2 x 0.2"),
     ],
 )
 def test_fields_of_nrrd_that_nobody_applies(tmp_path, content, says):

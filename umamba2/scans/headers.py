@@ -68,8 +68,14 @@ _META_IGNORED = {
     "DistanceUnits": ("mm", r"mm|\?|"),
     "ElementToIntensityFunctionSlope": ("1", r"1(\.0*)?"),
     "ElementToIntensityFunctionOffset": ("0", r"-?0(\.0*)?"),
+    "ObjectType": ("Image", "Image|"),
+    "Modality": ("MET_MOD_CT", r"(MET_MOD_)?(CT|CBCT|OTHER|UNKNOWN)|\?|"),
 }
 _NRRD_FIELDS = ("space", "space origin", "space directions", "spacings", "space units", "units", "endian", "byte skip")
+
+
+_NRRD_KINDS = ("domain", "space", "none", "???")  # of the axes of a volume
+_ROUNDED = 1e-3  # of a voxel size
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ class Header:
         offset: Where they begin in it, in bytes.
         last: Whether they are the last thing in it, wherever behind that they begin.
         packed: Whether they are compressed, with zlib's or gzip's checksum.
+        packed_size: How many bytes they are, compressed; 0: not stated.
         skip: How many bytes to leave out after unpacking.
         order: "<" or ">", the byte order.
         sized: Whether the file states a voxel size.
@@ -95,6 +102,7 @@ class Header:
     offset: int = 0
     last: bool = False
     packed: bool = False
+    packed_size: int = 0
     skip: int = 0
     order: Literal["<", ">"] = "<"
     sized: bool = True
@@ -144,13 +152,22 @@ def metaimage_header(path: Path) -> Header:
     if _number(path, "HeaderSizePerSlice", fields.get("HeaderSizePerSlice") or "0"):
         found = f"HeaderSizePerSlice = {fields['HeaderSizePerSlice'][:40]}"
         raise InputError(f"{path}: found {found}, expected 0: voxels without anything between the slices")
+    packed, told = _yes(path, fields, "CompressedData"), fields.get("CompressedDataSize", "")
+    if packed and skip < 0:
+        raise InputError(f"{path}: found HeaderSize = -1 and compressed voxels, expected the byte where they begin")
+    size = int(told) if re.fullmatch(r"\d{1,18}", told, re.ASCII) else 0
+    if size and not packed:
+        odd.append(f"{path}: found CompressedDataSize = {told}, but no CompressedData = True, expected both or neither")
+    if not local and start[position:].strip():
+        odd.append(f"{path}: found {name[:80]!r} as the file of voxels and more behind the header, expected one")
     geometry = _meta_geometry(path, fields)
     swapped = [_yes(path, fields, order) for order in _META_NAMES["byte order"] if order in fields]
     return Header(
         data,
         skip if skip > 0 else position if local else 0,
         skip < 0,
-        _yes(path, fields, "CompressedData"),
+        packed,
+        size if packed else 0,
         order=">" if swapped and swapped[0] else "<",
         sized=bool(fields.keys() & _META_NAMES["spacing"]),
         oriented=bool(fields.keys() & _META_NAMES["direction"]),
@@ -270,6 +287,7 @@ def nrrd_header(path: Path) -> Header:
         said.append(
             f"{path}: found grey values that stood for others ({stated}), expected them as they are; not applied"
         )
+    said += _odd_axes(path, fields)
     encoding = fields.get("encoding", "").lower()
     if encoding not in ("raw", "gzip", "gz"):
         raise InputError(f"{path}: found the encoding {encoding[:40]!r}, expected raw or gzip")
@@ -294,12 +312,47 @@ def nrrd_header(path: Path) -> Header:
         begin + (skip if raw and skip > 0 else 0),
         skip < 0,
         not raw,
-        0 if raw else skip,
-        ">" if fields.get("endian", "").lower() == "big" else "<",
-        whole or "nan" not in fields.get("spacings", "nan").lower(),
-        oriented,
+        skip=0 if raw else skip,
+        order=">" if fields.get("endian", "").lower() == "big" else "<",
+        sized=whole or "nan" not in fields.get("spacings", "nan").lower(),
+        oriented=oriented,
         said=tuple(said),
     )
+
+
+def _odd_axes(path: Path, fields: dict[str, str]) -> list[str]:
+    """What the fields of a NRRD file say of its axes that does not go together, one line each."""
+    said = []
+    sizes = _floats(fields.get("sizes", ""))
+    if "number" in fields and _floats(fields["number"]) != [math.prod(sizes)]:
+        found = f"the number {fields['number'][:40]}"
+        said.append(f"{path}: found {found}, expected {math.prod(sizes):.0f}, the product of the sizes; they count")
+    kinds = zip(fields.get("kinds", "").split(), sizes)
+    odd = [kind[:40] for kind, count in kinds if count > 1 and kind.lower() not in _NRRD_KINDS]
+    if odd:
+        said.append(f"{path}: found an axis of the kind {odd[0]}, expected three of space; it is taken for one")
+    ends = [_floats(fields.get(key, "")) for key in ("axismins", "axismaxs")]
+    if not all(len(numbers) == len(sizes) for numbers in ends):
+        return said
+    # What they say depends on whether they are the middles or the borders of the first and the last voxel. Teem refuses
+    # them beside space directions.
+    made = [[abs(b - a) / (n - less) for a, b, n in zip(*ends, sizes) if n > 1] for less in (0, 1)]
+    stated = [mm for mm, n in zip(_floats(fields.get("spacings", "")), sizes) if n > 1]
+    found = " x ".join(f"{mm:.4g}" for mm in made[0])
+    found = f"found axis mins and maxs of {found} mm a voxel"
+    if not any(math.isfinite(mm) for mm in stated):
+        said.append(f"{path}: {found}, expected spacings or space directions; they are not applied")
+    elif not all(
+        any(math.isclose(of[axis], mm, rel_tol=_ROUNDED) or not math.isfinite(of[axis] + mm) for of in made)
+        for axis, mm in enumerate(stated)
+    ):
+        said.append(f"{path}: {found}, expected the spacing that it states besides; they are not applied")
+    return said
+
+
+def _floats(row: str) -> list[float]:
+    """The numbers in a text, NaN for each part that is none."""
+    return [float(part) if _NUMBER.fullmatch(part) else math.nan for part in row.split()]
 
 
 def _are_numbers(row: str) -> bool:

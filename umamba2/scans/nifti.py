@@ -25,12 +25,12 @@ _FORMATS = {  # by the header's size, which is also its first number
     348: (
         ["8i2", "i2", "i2", "8f4", "f4", "f4", "f4", "u1", "i2", "i2", "3f4", "3f4", "(3,4)f4"],
         [40, 70, 72, 76, 108, 112, 116, 123, 252, 254, 256, 268, 280],
-        344,
+        (344, b"n+1\0"),
     ),
     540: (
         ["8i8", "i2", "i2", "8f8", "i8", "f8", "f8", "i4", "i4", "i4", "3f8", "3f8", "(3,4)f8"],
         [16, 12, 14, 104, 168, 176, 184, 500, 344, 348, 352, 376, 400],
-        4,
+        (4, b"n+2\0\r\n\x1a\n"),  # whose end shows whether something has changed line ends
     ),
 }
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
@@ -124,11 +124,14 @@ def nifti_header(path: Path) -> Nifti:
     length = int.from_bytes(start[:4], "little" if order == "<" else "big")
     if length not in _FORMATS or len(start) < length:
         raise InputError(f"{path}: could not be read (no NIfTI header in it), expected a complete image file")
-    formats, offsets, mark = _FORMATS[length]
+    formats, offsets, (mark, magic) = _FORMATS[length]
     layout = np.dtype({"names": _NAMES, "formats": formats, "offsets": offsets, "itemsize": length})
     fields = np.frombuffer(start[:length], layout.newbyteorder(order), 1)[0]
     if start[mark : mark + 2] != b"n+":
         raise InputError(f"{path}: found a header without its voxels, expected a NIfTI file of one part")
+    if start[mark : mark + len(magic)] != magic:
+        found = f"a header of {length} bytes with the mark {start[mark : mark + len(magic)]!r}"
+        raise InputError(f"{path}: found {found}, expected {magic!r}")
     count = int(fields["dim"][0])
     if not 1 <= count <= 7:
         raise InputError(f"{path}: found {count} dimensions, expected 3")

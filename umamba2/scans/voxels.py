@@ -87,17 +87,24 @@ def read_voxels(
     if grid_only:
         return np.broadcast_to(np.zeros((), dtype), shape)
     size = prod(shape) * dtype.itemsize
+    end = 0
     content, most = np.empty(size, np.uint8), size + _layer(shape, dtype)
     with open(header.data, "rb") as file:
         file.seek(header.data.stat().st_size - size if header.last else header.offset)
         try:
-            done = _unpack(file, content, header.skip, most) if header.packed else file.readinto(content.data)
+            if header.packed:
+                done, end = _unpack(file, content, header.skip, most)
+            else:
+                done = file.readinto(content.data)
         except zlib.error as error:
             why = str(error).rpartition(": ")[2]
             raise InputError(f"{name}: found damaged voxels ({why}), expected what was once compressed") from None
     if done < size:
         raise InputError(f"{name}: found the end of the file before that of the image, expected all voxels")
     said += _check_spare(name, header, (done if header.packed else _there(header)) - size, shape, dtype)
+    if header.packed_size not in (0, end - header.offset):
+        found = f"{end - header.offset} bytes of compressed voxels and a header that states {header.packed_size}"
+        said.append(f"{name}: found {found}, expected as many; all are taken")
     array: Array = content.view(dtype.newbyteorder(header.order)).reshape(shape)
     return array if array.dtype.isnative else array.astype(dtype.newbyteorder("="))
 
@@ -195,33 +202,36 @@ def _check_spare(
     return [f"{found}; passed over"]
 
 
-def _unpack(file: BinaryIO, content: Array, skip: int, most: int) -> int:
-    """Fill an array of bytes from a zlib or gzip stream, leaving out its first bytes; how many bytes were there.
+def _unpack(file: BinaryIO, content: Array, skip: int, most: int) -> tuple[int, int]:
+    """Fill an array of bytes from a zlib or gzip stream, leaving out its first bytes.
 
     Reads to the end of the stream, where its checksum is, and of what follows it, or until there are more than
     ``most``. Raises zlib.error if the stream is damaged.
+
+    Returns:
+        How many bytes were there, and where in the file the stream ends.
     """
     done, packed, inflater = -skip, b"", zlib.decompressobj(_ZLIB_OR_GZIP)
-    parts, chunk = 1, _CHUNK
+    parts, chunk, end = 1, _CHUNK, 0
     while done <= most:
         packed = packed or file.read(chunk)
         block = inflater.decompress(packed, 16 * _CHUNK)
         if not (packed or block or inflater.eof):
-            return 0  # the file ends before the stream and its checksum do
+            return 0, 0  # the file ends before the stream and its checksum do
         packed = inflater.unconsumed_tail
         first, last = max(0, -done), min(len(block), content.size - done)
         if first < last:
             content[done + first : done + last] = np.frombuffer(block, np.uint8)[first:last]
         done += len(block)
         if inflater.eof:
-            file.seek(-len(inflater.unused_data), os.SEEK_CUR)
+            end = file.seek(-len(inflater.unused_data), os.SEEK_CUR)
             packed, chunk = file.read(_SHORT_CHUNK), _SHORT_CHUNK  # gzip files may be several in a row
             if not packed.strip(b"\0"):
                 break
             if done >= content.size and not packed.startswith(_GZIP):
-                return done + len(packed.rstrip(b"\0"))  # no part of it
+                return done + len(packed.rstrip(b"\0")), end  # no part of it
             parts += 1
             if parts > _MOST_SMALL_PARTS + (done + skip) // _SMALL_PART:
                 raise zlib.error(f"it is in more than {parts - 1:,} parts of next to nothing")
             inflater = zlib.decompressobj(_ZLIB_OR_GZIP)
-    return done
+    return done, end
