@@ -248,6 +248,79 @@ def test_more_pixels_than_slices_in_every_file_are_one_line(tmp_path):
     read(folder, "found 964 bytes of pixels, expected 960; the others left out, and so are those of 11 more files")
 
 
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", J2K])
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (struct.pack("<HH2sHI", 0xFFFC, 0xFFFC, b"OB", 0, 4) + bytes(4), []),
+        (struct.pack("<HH2sH", 0x7FE1, 0x10, b"LO", 2) + b"AB", []),
+        (bytes(5000), ["IM0003: found bytes behind its pixels, expected the end of the file; left out"]),
+        (b"another slice", ["IM0003: found bytes behind its pixels, expected the end of the file; left out"]),
+        (b"", []),
+        (
+            None,
+            ["IM0000: found bytes behind its pixels, expected the end of the file; left out, and so are those of 11"],
+        ),
+    ],
+)
+def test_bytes_behind_the_pixels(tmp_path, syntax, more, words):
+    def swap(ds, k):
+        if syntax.endswith("2"):
+            ds.PixelData = plane(place(k)).astype(">i2").tobytes()
+
+    if syntax.endswith("2") and more:
+        more = more[1::-1] + more[3:1:-1] + more[4:]
+    folder = write_slices(tmp_path / "a", swap, pack=jpeg_2000 if syntax == J2K else None, syntax=syntax)
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        path.write_bytes(content + (content if more is None else more if path.name == "IM0003" else b""))
+    read(folder, *words)
+
+
+@pytest.mark.parametrize("near", [0, 3])
+@pytest.mark.parametrize("syntax", [LS, J2K])
+def test_loss_in_a_transfer_syntax_that_has_none(tmp_path, syntax, near):
+    def pack(stored):
+        import jpeg_ls as codec
+        from PIL import Image
+
+        numbers = np.ascontiguousarray((stored.astype(int) + 5000).astype(np.uint16))
+        if syntax == LS:
+            return bytes(codec.encode_array(numbers, near))
+        content = io.BytesIO()
+        Image.fromarray(numbers).save(content, "JPEG2000", irreversible=near > 0, no_jp2=True)
+        return content.getvalue()
+
+    folder = write_slices(
+        tmp_path / "a", setting(RescaleIntercept=-5000, PixelRepresentation=0), pack=pack, syntax=syntax
+    )
+    words = "IM0000: found slices packed with loss in a transfer syntax that has none, expected all values as they were"
+    read(folder, *([words] if near else []), tolerance=9 if near else 0.51)
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (b"0.3\\0.4\\0.2 ", "'0.3', '0.4', '0.2'"),
+        (b"0,3\\0,4 ", "'0,3', '0,4'"),
+        (b"-.3\\-.4 ", "'-.3', '-.4'"),
+        (b"0.3 ", "'0.3'"),
+        (b"0\\0 ", "'0', '0'"),
+        (b"a\nb ", "'a\\nb'"),
+    ],
+)
+def test_a_pixel_spacing_that_is_none_is_said(tmp_path, written, words):
+    folder = write_slices(tmp_path / "a")
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        assert b"\x28\0\x30\0DS\x08\x000.3\\0.4 " in content
+        element = b"\x28\0\x30\0DS" + struct.pack("<H", len(written)) + written
+        path.write_bytes(content.replace(b"\x28\0\x30\0DS\x08\x000.3\\0.4 ", element))
+    said = [line for line in read_volume(folder).warnings if "field of view" not in line]
+    found = f"found the PixelSpacing {words}, expected two positive numbers"
+    assert said == [f"{folder}: {found}; took SliceThickness (0.25 mm) for all axes"]
+
+
 def test_numbers_that_single_precision_does_not_hold(tmp_path):
     def change(ds, k):
         ds.BitsAllocated, ds.BitsStored, ds.HighBit = 32, 32, 31

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader, BufferedWriter
@@ -22,7 +23,8 @@ from umamba2.scans.geometry import Array
 
 _SECONDS, _BYTES_PER_SECOND = 60, 1_000_000  # for one slice: a hundredth of what even a slow machine does
 _MEMORY = 4 << 30  # bytes of addresses for the child, besides what its slice takes
-_RLE = "1.2.840.10008.1.2.5"
+_RLE, _LS = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"
+_SOS = 0xFFDA  # the marker after whose segment data follow
 _J2K = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 # For each line with a path: says what the file holds and sends it, or says what is wrong.
 _CHILD = """
@@ -251,13 +253,34 @@ def _of_codestream(packed: bytes) -> tuple[int, bool, int, int] | None:
     return (depth & 0x7F) + 1, bool(depth & 0x80), right - left, bottom - top
 
 
+def _segments(packed: bytes, start: bytes) -> Iterator[tuple[int, bytes]]:
+    """The marker segments of a JPEG, JPEG-LS or JPEG 2000 stream, which has that start, up to its first data."""
+    at = packed.find(start) + 2
+    while at + 4 <= len(packed):
+        marker, length = unpack(">HH", packed[at : at + 4])
+        if marker != 0xFFFF:
+            yield marker, packed[at + 4 : at + 2 + length]
+            if marker in (_SOS, 0xFF90):
+                return
+        at += 1 if marker == 0xFFFF else 2 + length
+
+
 def _of_frame_header(packed: bytes) -> tuple[int, int] | None:
     """Columns and rows in the frame header of a JPEG or JPEG-LS stream; None where it states none or is not found."""
-    at = packed.find(b"\xff\xd8") + 2
-    while at + 9 <= len(packed):
-        marker, length = unpack(">HH", packed[at : at + 4])
-        if marker == 0xFFF7 or (0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC)):
-            rows, columns = unpack(">HH", packed[at + 5 : at + 9])
+    for marker, content in _segments(packed, b"\xff\xd8"):
+        is_frame = marker == 0xFFF7 or (0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC))
+        if is_frame and len(content) >= 5:
+            rows, columns = unpack(">HH", content[1:5])
             return (columns, rows) if rows and columns else None
-        at += 1 if marker == 0xFFFF else 2 + length
     return None
+
+
+def is_lossy(packed: bytes, syntax: str) -> bool:
+    """Whether a slice was packed with loss though its transfer syntax has none (JPEG-LS, JPEG 2000)."""
+    if syntax == _J2K[0]:
+        coding = next((content for marker, content in _segments(packed, b"\xff\x4f") if marker == 0xFF52), b"")
+        return coding[9:10] == b"\0"  # the irreversible wavelet
+    if syntax == _LS:
+        scan = next((content for marker, content in _segments(packed, b"\xff\xd8") if marker == _SOS), b"")
+        return bool(scan) and scan[1 + 2 * scan[0] :][:1] > b"\0"  # by how much values may differ
+    return False

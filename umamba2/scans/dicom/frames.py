@@ -5,6 +5,7 @@ Places are in mm in the patient, (x, y, z) as DICOM has them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,7 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from umamba2.errors import InputError
-from umamba2.scans.dicom.headers import Header, columns_of, item, number, numbers, rows_of, text, value, whole
+from umamba2.scans.dicom.headers import (
+    Header,
+    columns_of,
+    is_stated,
+    item,
+    number,
+    numbers,
+    rows_of,
+    text,
+    value,
+    whole,
+)
 from umamba2.scans.dicom.pixels import check_size
 from umamba2.scans.geometry import Array
 
@@ -151,6 +163,17 @@ def other_spacing(values: Dataset) -> tuple[str, tuple[float, ...]] | None:
         if (mm := _positive(numbers(values, keyword, 2))) is not None:
             return keyword, mm
     return None
+
+
+def stated_spacing(header: Header) -> str:
+    """The spacing of rows and columns as a file writes it, whatever that is; "" where it writes none."""
+    for values in Lookup(header.values).groups("PixelMeasuresSequence", 0):
+        if is_stated(values, "PixelSpacing"):
+            raw = values.get_item("PixelSpacing").value
+            parts = raw.decode("ascii", "replace").split("\\") if isinstance(raw, bytes) else raw
+            listed = parts if isinstance(parts, Sequence) and not isinstance(parts, str) else [parts]
+            return ", ".join(ascii(str(part)) for part in listed)[:60]
+    return ""
 
 
 def slice_step(header: Header) -> tuple[str, float] | None:

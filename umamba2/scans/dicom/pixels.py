@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from umamba2.errors import InputError
-from umamba2.scans.dicom.decoder import Decoder, Packed
+from umamba2.scans.dicom.decoder import Decoder, Packed, is_lossy
 from umamba2.scans.dicom.headers import BIG_ENDIAN, EXPLICIT, IMPLICIT, Header, bounded, opened_content, value, whole
 from umamba2.scans.geometry import Array
 
@@ -38,8 +38,9 @@ PACKED = {
 }
 _ROOT = "1.2.840.10008.1.2."
 _KINDS = (b"OB", b"OW", b"UN")
-_ITEM = b"\xfe\xff\0\xe0"  # what packed pixels begin with
+_ITEM, _ITEMS_END = b"\xfe\xff\0\xe0", b"\xfe\xff\xdd\xe0"  # what packed pixels begin and end with
 _PIXELS, _UNDEFINED = (0x7FE0, 0x0010), 0xFFFFFFFF
+_MAY_FOLLOW = ((0xFFFA, 0xFFFA), (0xFFFC, 0xFFFC))
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def stored_slices(
         columns: Of a slice.
         count: Of slices.
         decoder: For packed pixels.
-        warnings: Gets a line where there is more than these.
+        warnings: Gets a line where there is more than these, or loss; what it has after "; " is the same for all files.
 
     Raises:
         InputError: Some are missing or damaged.
@@ -120,8 +121,12 @@ def stored_slices(
     with opened_content(header.source) as (file, _):
         file.seek(header.pixels_at)
         length, words = _start_of_pixels(header, file)
+        at = file.tell()
         start = file.read(len(_ITEM))
-        file.seek(-len(start), 1)
+        if _is_followed(header, file, at + length + length % 2 if header.syntax in NATIVE else _end_of_items(file, at)):
+            found = "found bytes behind its pixels, expected the end of the file"
+            warnings.append(f"{header.label}: {found}; left out")
+        file.seek(at)
         packed = length == _UNDEFINED or (start == _ITEM and length % (rows * columns) > 0)
         if (header.syntax in NATIVE) == packed:
             kinds = ("plain", "packed") if header.syntax in NATIVE else ("packed", "plain")
@@ -145,10 +150,14 @@ def stored_slices(
                     raise InputError(f"{header.label}: found the end of the file too early, expected all voxels")
                 yield np.frombuffer(plain, kind).reshape(rows, columns).astype(stored.kind, copy=False)
             return
-        frames = _packed_frames(header, file, count, warnings)
-        for content in frames:
+        lossy = False
+        for content in _packed_frames(header, file, count, warnings):
+            lossy |= is_lossy(content, header.syntax)
             how = Packed(header.syntax, rows, columns, stored.allocated, stored.stored, stored.high, stored.signed)
             yield decoder.decode(header.label, content, how)
+        if lossy:
+            found = "found slices packed with loss in a transfer syntax that has none"
+            warnings.append(f"{header.label}: {found}, expected all values as they were; taken as they are")
 
 
 def _start_of_pixels(header: Header, file: BinaryIO) -> tuple[int, bool]:
@@ -161,6 +170,23 @@ def _start_of_pixels(header: Header, file: BinaryIO) -> tuple[int, bool]:
     if head[4:6] not in _KINDS:  # the element says no kind; whatever the file states, it is written so
         return int(unpack(f"{order}I", head[4:])[0]), False
     return int(unpack(f"{order}I", file.read(4).ljust(4, b"\0"))[0]), head[4:6] == b"OW"
+
+
+def _end_of_items(file: BinaryIO, at: int) -> int:
+    """Where packed pixels end that begin there."""
+    file.seek(at)
+    while (head := file.read(8))[:4] == _ITEM:
+        at = file.seek(int.from_bytes(head[4:], "little"), 1)
+    return at + 8 * (head[:4] == _ITEMS_END)
+
+
+def _is_followed(header: Header, file: BinaryIO, end: int) -> bool:
+    """Whether other bytes follow pixels that end there than the elements that may: of makers, padding, signatures."""
+    if end >= header.size:
+        return False
+    file.seek(end)
+    group, element = unpack(f"{'>' if header.syntax == BIG_ENDIAN else '<'}HH", file.read(4).ljust(4, b"\0"))
+    return not (group > _PIXELS[0] and group % 2) and (group, element) not in _MAY_FOLLOW
 
 
 def _packed_frames(header: Header, file: BinaryIO, count: int, warnings: list[str]) -> Iterator[bytes]:

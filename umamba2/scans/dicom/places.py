@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from umamba2.errors import InputError
-from umamba2.scans.dicom.frames import Frame, other_spacing, slice_step
+from umamba2.scans.dicom.frames import Frame, other_spacing, slice_step, stated_spacing
 from umamba2.scans.dicom.headers import whole
 from umamba2.scans.dicom.series import Series
 from umamba2.scans.geometry import Array
@@ -117,15 +117,19 @@ def _spacing(series: Series, name: str, warnings: list[str]) -> tuple[tuple[floa
     mm = series.frames[0].spacing
     if mm is not None:
         return (mm[1], mm[0]), step, True
+    odd = stated_spacing(series.header)
+    lacking = f"found {f'the PixelSpacing {odd}' if odd else 'no PixelSpacing'}, expected two positive numbers"
     other = other_spacing(series.header.values)
     if other is not None:
         keyword, mm = other
-        warnings.append(f"{name}: found no PixelSpacing, expected it; took {keyword} ({mm[1]:.4g} x {mm[0]:.4g} mm)")
+        warnings.append(f"{name}: {lacking}; took {keyword} ({mm[1]:.4g} x {mm[0]:.4g} mm)")
         return (mm[1], mm[0]), step, True
     if stated is not None:
         keyword, along = stated[0], abs(stated[1])
-        warnings.append(f"{name}: found no PixelSpacing, expected it; took {keyword} ({along:.4g} mm) for all axes")
+        warnings.append(f"{name}: {lacking}; took {keyword} ({along:.4g} mm) for all axes")
         return (along, along), step, True
+    if odd:
+        warnings.append(f"{name}: {lacking}; took 1 mm")
     return (1.0, 1.0), step, False  # said where the spacing is checked
 
 

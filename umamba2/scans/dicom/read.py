@@ -123,8 +123,11 @@ def _filled(stack: Stack, name: str, warnings: list[str]) -> Array:
                     greys.put(layer, plane, frame)
                 elif key in copies:
                     doubles.append((*copies[key], plane))
-    if spare:
-        warnings.append(spare[0] + (f", and so are those of {len(spare) - 1:,} more files" if spare[1:] else ""))
+    kinds = dict[str, list[str]]()
+    for line in spare:
+        kinds.setdefault(line.rpartition("; ")[2], []).append(line)
+    for first, *more in kinds.values():
+        warnings.append(first + (f", and so are those of {len(more):,} more files" if more else ""))
     for copy, layer, plane in doubles:
         if not greys.has(layer, plane, copy):
             found = f"found two different slices at one place (layer {layer + 1})"
