@@ -382,9 +382,7 @@ def cut_at(content, name):
 
 
 @pytest.mark.parametrize("ending", ["tar", "tar.gz"])
-@pytest.mark.parametrize(
-    "how", ["checksum", "header of zeros", "cut in a header", "cut between", "another behind"]
-)
+@pytest.mark.parametrize("how", ["checksum", "header of zeros", "cut in a header", "cut between", "another behind"])
 def test_a_tar_that_seems_to_end_before_it_does(models, shelf, tmp_path, ending, how):
     """Python's tarfile takes damage for the end: a fold would be lost without a word."""
     with tarfile.open(tmp_path / "whole.tar", "w", format=tarfile.USTAR_FORMAT) as archive:  # one header a file

@@ -141,6 +141,8 @@ FILES = {
     "endless.nrrd": (b"NRRD0004\ntype: short\nencoding: raw\n", "found no end of the header"),
     "newlines.mha": (b"\n" * (1 << 22), "no ElementDataFile"),
     "newlines.nrrd": (b"NRRD0004\n" + b"a\n" * (1 << 21), "expected"),
+    "long line.nrrd": (nrrd(RAW, unknown="x" * 2000), "found a line of 2,009 bytes in its header"),
+    "tiny.nii": (nifti((252, "2h", 0, 1), (280, "12f", 1e-38, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0)), "determinant 0"),
     "keys.nrrd": (
         nrrd(RAW).replace(b"\n\n", b"\n" + b"".join(b"k%d:=v\n" % n for n in range(20_000)) + b"\n", 1),
         "found 20,000 key/value lines in its header, expected at most 5,000",

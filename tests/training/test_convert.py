@@ -513,3 +513,14 @@ def test_the_fingerprint_is_nnunets(tmp_path):
     assert ours.keys() == theirs.keys()
     for key in ours:
         assert ours[key] == pytest.approx(theirs[key], rel=1e-5), key  # nnU-Net adds up in single precision
+
+
+def test_labels_that_lie_elsewhere_cost_a_warning(tmp_path, caplog):
+    source = toothfairy3(tmp_path / "download")
+    for name, off in (("ToothFairy3F_001", 50), ("ToothFairy3P_002", 0.01)):
+        image = sitk.ReadImage(str(source / f"labelsTr/{name}.nii.gz"))
+        image.SetOrigin((image.GetOrigin()[0] + off, *image.GetOrigin()[1:]))
+        sitk.WriteImage(image, str(source / f"labelsTr/{name}.nii.gz"))
+    convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
+    assert "ToothFairy3F_001.nii.gz: found the origin (50.0, " in caplog.text
+    assert "ToothFairy3P_002.nii.gz: found the origin" not in caplog.text

@@ -29,6 +29,7 @@ _FREE_TEXT = ("Comment", "Name")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MOST_ODD_FIELDS = 500  # that are compared with those that are known
 _LARGEST_SIZE = 1 << 31  # voxels along an axis
+_LONGEST_LINE = 500  # bytes of NRRD, but for comments and key/value lines
 _MOST_PAIRS = 5_000  # key/value lines of NRRD; teem compares each with all others, and 3D Slicer writes some 1,000
 
 _META_TYPES = {
@@ -272,6 +273,10 @@ def nrrd_header(path: Path) -> Header:
     if end is None and path.stat().st_size > _LONGEST_HEADER:
         found = f"no end of the header within {_LONGEST_HEADER:,} bytes"
         raise InputError(f"{path}: found {found}, expected an empty line before the voxels")
+    for line in lines:  # teem quotes them in its complaints, with room for fewer
+        if len(line) > _LONGEST_LINE and not (line.startswith(("#", "content:")) or ":=" in line):
+            found = f"a line of {len(line):,} bytes in its header ({line[:20]!r} ...)"
+            raise InputError(f"{path}: found {found}, expected at most {_LONGEST_LINE}")
     pairs = [line.partition(": ") for line in lines[1:] if not line.startswith("#")]
     fields = {key.lower().replace(" ", ""): value.strip() for key, _, value in pairs}
     said = _misspelt(path, (line[1:].partition(":")[0] for line in lines if line.startswith("#")), _NRRD_FIELDS)

@@ -39,6 +39,7 @@ _TO_LPS = np.diag([-1.0, -1.0, 1.0])
 LARGEST_SHEAR = 1.0  # degree
 _ROUNDED = 1e-4  # by which a quaternion may be too long
 _PACKED_START = 1 << 16  # bytes of a packed file in which its header must be
+_SHORTEST = 1e-9  # mm of a voxel; squares of numbers much smaller are none
 _GZIP = 31  # for zlib
 
 
@@ -171,7 +172,8 @@ def nifti_header(path: Path) -> Nifti:
     if qform is not None and length_of_turn > 1 + _ROUNDED:
         found = f"a quaternion of length {length_of_turn:.4g}"
         said.append(f"{path}: found {found}, expected at most 1; taken for half a turn")
-    if sform is not None and abs(np.linalg.det(sform[:, :3])) <= 1e-3 * np.linalg.norm(sform[:, :3], axis=0).prod():
+    sides = np.linalg.norm(sform[:, :3], axis=0) if sform is not None else np.ones(3)
+    if sform is not None and (sides.min() < _SHORTEST or abs(np.linalg.det(sform[:, :3])) <= 1e-3 * sides.prod()):
         raise InputError(f"{path}: found an sform of determinant 0, expected three different directions")
     x, y, z = (float(mm) * unit if np.isfinite(mm) else 0.0 for mm in fields["pixdim"][1:4])
     header = Header(

@@ -146,7 +146,7 @@ def check_grid(labels: Path, found: Geometry, expected: Geometry) -> str | None:
         expected: The image's grid.
 
     Returns:
-        A warning if only the directions differ, because networks and challenges compare voxel by voxel.
+        A warning if only directions or origins differ, because networks and challenges compare voxel by voxel.
 
     Raises:
         InputError: Size or spacing differs.
@@ -155,10 +155,11 @@ def check_grid(labels: Path, found: Geometry, expected: Geometry) -> str | None:
         raise InputError(f"{labels}: found size {found.size}, expected {expected.size} (x, y, z), its image's")
     if not np.allclose(found.spacing, expected.spacing, rtol=1e-3):
         raise InputError(f"{labels}: found spacing {found.spacing}, expected {expected.spacing} mm, its image's")
-    if np.allclose(found.direction, expected.direction, atol=0.01):
-        return None
-    taken = "its image's, whose voxels they are taken for"
-    return f"{labels}: found the direction {found.direction}, expected {taken}"
+    for what, tolerance in (("direction", 0.01), ("origin", min(expected.spacing) / 2)):
+        if not np.allclose(getattr(found, what), getattr(expected, what), rtol=0, atol=tolerance):
+            taken = "its image's, whose voxels they are taken for"
+            return f"{labels}: found the {what} {getattr(found, what)}, expected {taken}"
+    return None
 
 
 def check_ids(path: Path, labels: npt.NDArray[Any], known: Sequence[int], expected: str) -> None:
