@@ -190,6 +190,21 @@ def test_volumes_are_those_of_the_voxels(mouth, tmp_path):
         assert one.volume == pytest.approx((array == one.structure.platform).sum() * 0.8**3)
 
 
+@pytest.mark.parametrize("kind", ["stl", "nii.gz", "seg.nrrd"])
+def test_a_voxel_size_in_metres_is_taken_for_the_one_that_is_said(tmp_path, capsys, kind):
+    grid = Geometry((36, 30, 20), (0.0014, 0.0014, 0.0014))
+    path = write_image(tmp_path / "a.mha", make_phantom(0, (20, 30, 36), (1.4, 1.4, 1.4)).labels, grid)
+    warnings = []
+    found = export(path, tmp_path / "out", kind, numbering="public", warnings=warnings)
+    assert any("taken for 1.4 x 1.4 x 1.4 mm" in line for line in warnings)
+    assert max(one.volume for one in found) > 100
+    for written in (tmp_path / "out").rglob("*.*"):
+        if kind == "stl":
+            assert max(trimesh.load(written).extents) > 1
+        elif written.suffix != ".ctbl" and "".join(written.suffixes[-2:]) in (".nii.gz", ".seg.nrrd"):
+            assert read_labels(written)[1].spacing == pytest.approx((1.4, 1.4, 1.4))
+
+
 def test_slicer_reads_the_segmentation(mouth, tmp_path):
     export(mouth, tmp_path, "seg.nrrd")
     path = tmp_path / "mouth.seg.nrrd"

@@ -90,7 +90,7 @@ def export(
         raise InputError(f"format: found {kind!r}, expected one of {', '.join(FORMATS)}")
     source, folder = Path(source), Path(folder)
     warnings = [] if warnings is None else warnings
-    raw, geometry = read_labels(source, warnings)
+    raw, geometry = read_labels(source, warnings, as_taken=True)
     challenge = challenge.as_found(numbering, ids_in(raw))
     if pulp_per_tooth:
         if numbering == "training":

@@ -171,21 +171,22 @@ def _mended(volume: Volume) -> Volume:
     return replace(volume, array=array, warnings=(*said, *blank_rows(name, array)), mended=count > 0)
 
 
-def read_labels(path: str | Path, warnings: list[str] | None = None) -> tuple[Array, Geometry]:
+def read_labels(path: str | Path, warnings: list[str] | None = None, as_taken: bool = False) -> tuple[Array, Geometry]:
     """Read a label map.
 
     Args:
         path: The file.
         warnings: Gets one line for everything that is odd about the file, as `Volume.warnings`.
+        as_taken: Whether a grid that is doubtful shall be the one that it is taken for (`Volume.grid`).
 
     Returns:
-        The labels (z, y, x) in an integer type, and their grid as the file states it. Whole numbers stored as floating
+        The labels (z, y, x) in an integer type, and their grid, as the file states it unless asked otherwise. Whole numbers stored as floating
         point get a signed type that holds them.
 
     Raises:
         InputError: As `read_volume`, and for values that are no whole numbers of 64 bits.
     """
-    array, geometry = read_array(path, warnings)
+    array, geometry = read_array(path, warnings, as_taken)
     if not np.issubdtype(array.dtype, np.integer):
         odd = first_odd(array)
         if odd is not None:
@@ -293,12 +294,12 @@ def read_grid(path: str | Path) -> Geometry:
     return _read(Path(path), grid_only=True).grid
 
 
-def read_array(path: str | Path, warnings: list[str] | None = None) -> tuple[Array, Geometry]:
+def read_array(path: str | Path, warnings: list[str] | None = None, as_taken: bool = False) -> tuple[Array, Geometry]:
     """Read a 3-D image of one channel as it is: (z, y, x), in the file's own type; otherwise as `read_labels`."""
     volume = _read(Path(path))
     if warnings is not None:
         warnings += volume.warnings
-    return volume.array, volume.geometry
+    return volume.array, volume.grid if as_taken else volume.geometry
 
 
 def check_size(path: Path) -> None:
