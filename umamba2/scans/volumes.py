@@ -180,8 +180,8 @@ def read_labels(path: str | Path, warnings: list[str] | None = None, as_taken: b
         as_taken: Whether a grid that is doubtful shall be the one that it is taken for (`Volume.grid`).
 
     Returns:
-        The labels (z, y, x) in an integer type, and their grid, as the file states it unless asked otherwise. Whole numbers stored as floating
-        point get a signed type that holds them.
+        The labels (z, y, x) in an integer type, and their grid, as the file states it unless asked otherwise. Whole
+        numbers stored as floating point get a signed type that holds them.
 
     Raises:
         InputError: As `read_volume`, and for values that are no whole numbers of 64 bits.
