@@ -277,12 +277,22 @@ def test_a_training_that_dies_leaves_what_other_folds_need(multiclass, tmp_path,
     assert not list(tmp_path.rglob(".unfinished*"))
 
 
-@pytest.mark.parametrize("change", [{"optimizer_state": None}, {"network_weights": {}}])
-def test_checkpoints_of_something_else_are_refused(multiclass, tmp_path, change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer_state": None}, {"network_weights": {}}, {"current_epoch": None}, {"current_epoch": "x"},
+        {"current_epoch": 1.5}, {"current_epoch": 10**30}, {"current_epoch": -1}, {"logging": {}}, {"logging": "x"},
+        {"init_args": 5}, {"init_args": {"fold": 1}},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["checkpoint_latest.pth", "checkpoint_final.pth"])
+def test_checkpoints_of_something_else_are_refused(multiclass, tmp_path, change, name):
     with environment(multiclass, tmp_path):
         trainer = started(make_trainer(TRAINER))
-        file = Path(trainer.output_folder, "checkpoint_latest.pth")
+        file = Path(trainer.output_folder, name)
         trainer.save_checkpoint(str(file))
+        if name == "checkpoint_final.pth":
+            shutil.copy(file, file.with_name("checkpoint_latest.pth"))
         torch.save({**torch.load(file, weights_only=False), **change}, file)
         with pytest.raises(InputError, match=r"fold_0: found a checkpoint that does not fit \(.*\), expected one of"):
             make_trainer(TRAINER, resume=True).load_checkpoint(str(file))

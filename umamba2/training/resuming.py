@@ -21,6 +21,7 @@ from umamba2.files import replacing, write_file
 from umamba2.models.checkpoint import read_checkpoint
 from umamba2.training.watching import Watching
 
+_MOST_EPOCHS = 10**6
 RECOVERIES = 3  # from a loss that is not finite, per run
 
 
@@ -88,32 +89,32 @@ class Resuming(Watching):
             self.options = replace(self.options, pretrained=None)  # all weights come from the checkpoint
             self.initialize()
         checkpoint = filename_or_checkpoint
-        if isinstance(checkpoint, str):
-            file = Path(checkpoint)
-            found = read_checkpoint(file)  # nnU-Net would run whatever code is in the file
-            latest = file.with_name("checkpoint_latest.pth")
-            if file.name == "checkpoint_final.pth" and latest.is_file():
-                # A stage begun after the end of the one before; nnU-Net would start it again each time.
-                found = max(found, read_checkpoint(latest), key=lambda one: one.get("current_epoch", 0))
-            found.read()
-            checkpoint = found
         try:
+            if isinstance(checkpoint, str):
+                file = Path(checkpoint)
+                found = read_checkpoint(file)  # nnU-Net would run whatever code is in the file
+                latest = file.with_name("checkpoint_latest.pth")
+                if file.name == "checkpoint_final.pth" and latest.is_file():
+                    # A stage begun after the end of the one before; nnU-Net would start it again each time.
+                    found = max(found, read_checkpoint(latest), key=_epoch)
+                checkpoint = found.read()
             self.bare_network.load_state_dict(checkpoint["network_weights"])
             self.optimizer.load_state_dict(checkpoint["optimizer_state"])
             self.my_init_kwargs = checkpoint["init_args"]
-            self.current_epoch = checkpoint["current_epoch"]
+            self.current_epoch = _epoch(checkpoint)
+            if str(self.my_init_kwargs["fold"]) != str(self.fold):
+                raise ValueError(f"it is of fold {self.my_init_kwargs['fold']!s:.20}")
             self.logger.load_checkpoint(checkpoint["logging"])
             self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
-            scaling = checkpoint["grad_scaler_state"]
+            if self.grad_scaler and (scaling := checkpoint["grad_scaler_state"]):
+                self.grad_scaler.load_state_dict(scaling)
+            # Not the stored one: nnU-Net writes its periodic checkpoint before it looks whether the epoch was the best.
+            self._best_ema = max(map(float, self.logger.get_value("ema_fg_dice", step=None)), default=None)
         except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             problem = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{self.output_folder}: found a checkpoint that does not fit ({problem}), expected one of this training"
             ) from None
-        if self.grad_scaler and scaling:
-            self.grad_scaler.load_state_dict(scaling)
-        # Not the stored one: nnU-Net writes its periodic checkpoint before it looks whether the epoch was the best.
-        self._best_ema = max(self.logger.get_value("ema_fg_dice", step=None), default=None)
 
     def remember_state(self) -> None:
         """Keep weights and optimizer, in the CPU's memory, to come back to them."""
@@ -129,6 +130,14 @@ class Resuming(Watching):
         self.bare_network.load_state_dict(weights)
         self.optimizer.load_state_dict(optimizer)
         self.full_precision, self.grad_scaler = True, None
+
+
+def _epoch(checkpoint: dict[str, Any]) -> int:
+    """The epoch that a checkpoint was written before; ValueError if that is no number of one."""
+    epoch = checkpoint["current_epoch"]
+    if type(epoch) is not int or not 0 <= epoch <= _MOST_EPOCHS:
+        raise ValueError(f"found current_epoch {epoch!s:.40}")
+    return epoch
 
 
 def _on_cpu(value: Any) -> Any:
