@@ -110,8 +110,8 @@ def write_image(path: Path, array: np.ndarray, geometry: Geometry | None = OBLIQ
 
 
 def scan(*blocks: tuple[int, int], shape: tuple[int, int, int] = OBLIQUE.size[::-1]) -> np.ndarray:
-    """Air with one 3-voxel slab per (class, z): what `StandIn` finds again."""
-    array = np.full(shape, -1000, np.int16)
+    """Noisy air with one 3-voxel slab per (class, z): what `StandIn` finds again."""
+    array = np.random.default_rng(0).integers(-1000, -900, shape, np.int16)
     for label, z in blocks:
         array[z, 4:7, 3:10] = 1000 + label
     return array
