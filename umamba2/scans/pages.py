@@ -46,14 +46,14 @@ _ALIKE = {
     339: ("sample format", 1),
 }
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _GREYS = 256, 257, 258, 259, 262
-_FILLED, _ORIENTATION, _SAMPLES, _TILES, _FORMAT = 266, 274, 277, 322, 339
+_FILLED, _ORIENTATION, _SAMPLES, _PREDICTOR, _TILES, _FORMAT = 266, 274, 277, 317, 322, 339
 _OFFSETS, _ROWS, _COUNTS = 273, 278, 279  # of strips
 _TEXT, _LONGEST_TEXT = 270, 1 << 24  # a description, of which so many bytes are looked at; OME names each page
 _PAGE = 297  # its number
 _RESOLUTION, _UNIT, _INCH = (282, 283), 296, 2  # pixels per unit, as fractions of two numbers
 _FRACTION = 5  # a type
 _MORE = (_OFFSETS, _ROWS, _COUNTS, _PAGE, _UNIT)  # fields that are read besides those that are alike
-_UNPACKED, _JPEG, _DEFLATED = 1, (6, 7), (8, 32946)
+_UNPACKED, _LZW, _JPEG, _DEFLATED = 1, 5, (6, 7), (8, 32946)
 # Bits a voxel and sample format (1: without a sign, 2: with one, 3: floating point) that ITK reads as what they are.
 _KINDS = {(8, 1), (8, 2), (16, 1), (16, 2), (32, 1), (32, 2), (32, 3)}
 _PREFIX = r"(?:[\w.-]+:)?"  # of an XML name
@@ -319,6 +319,9 @@ def _check_kind(path: Path, kind: dict[int, int]) -> None:
         raise InputError(f"{path}: found the photometric interpretation {kind[_GREYS]}, expected grey values (0 or 1)")
     if kind[_FILLED] != 1:  # ITK turns the bits of each byte around, which few programs mean
         raise InputError(f"{path}: found the fill order {kind[_FILLED]}, expected 1")
+    if kind[_PREDICTOR] != 1 and kind[_COMPRESSION] not in (_LZW, *_DEFLATED):  # ITK would give the differences
+        found = f"the predictor {kind[_PREDICTOR]} with compression {kind[_COMPRESSION]}"
+        raise InputError(f"{path}: found {found}, expected it with LZW (5) or Deflate (8) only")
     if kind[_ORIENTATION] not in (1, 4):
         raise InputError(f"{path}: found the orientation {kind[_ORIENTATION]} of its slices, expected 1 or 4")
 
