@@ -39,12 +39,13 @@ def test_a_path_that_exists_wins(places):
         assert model_folder(path) == Path(path)
 
 
-def test_an_unknown_name_names_the_known(places):
+@pytest.mark.parametrize("name", ["their", pytest.param("a" * 300, id="a name longer than names of files")])
+def test_an_unknown_name_names_the_known(places, name):
     write_model(places / "two/mine", "stsr")
     with pytest.raises(ModelError) as caught:
-        model_folder("their")
+        model_folder(name)
     known = "mine, stsr, toothfairy3-interactive, toothfairy3-multiclass"
-    found = "their: found no such folder, and no model of that name"
+    found = f"{name}: found no such folder, and no model of that name"
     assert str(caught.value) == f"{found}, expected a model folder or one of {known}"
 
 
