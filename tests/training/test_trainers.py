@@ -282,7 +282,8 @@ def test_a_training_that_dies_leaves_what_other_folds_need(multiclass, tmp_path,
     [
         {"optimizer_state": None}, {"network_weights": {}}, {"current_epoch": None}, {"current_epoch": "x"},
         {"current_epoch": 1.5}, {"current_epoch": 10**30}, {"current_epoch": -1}, {"logging": {}}, {"logging": "x"},
-        {"init_args": 5}, {"init_args": {"fold": 1}},
+        {"init_args": 5}, {"init_args": {"fold": 1}}, {"init_args": {"plans": {"plans_name": "other"}}},
+        {"init_args": {"configuration": "2d"}},
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["checkpoint_latest.pth", "checkpoint_final.pth"])
@@ -293,7 +294,10 @@ def test_checkpoints_of_something_else_are_refused(multiclass, tmp_path, change,
         trainer.save_checkpoint(str(file))
         if name == "checkpoint_final.pth":
             shutil.copy(file, file.with_name("checkpoint_latest.pth"))
-        torch.save({**torch.load(file, weights_only=False), **change}, file)
+        whole = torch.load(file, weights_only=False)
+        if isinstance(arguments := change.get("init_args"), dict):
+            change = {"init_args": {**whole["init_args"], **arguments}}
+        torch.save({**whole, **change}, file)
         with pytest.raises(InputError, match=r"fold_0: found a checkpoint that does not fit \(.*\), expected one of"):
             make_trainer(TRAINER, resume=True).load_checkpoint(str(file))
 

@@ -5,6 +5,7 @@ What it needs for that, and what is read after a training that was killed, is wr
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,10 +101,11 @@ class Resuming(Watching):
                 checkpoint = found.read()
             self.bare_network.load_state_dict(checkpoint["network_weights"])
             self.optimizer.load_state_dict(checkpoint["optimizer_state"])
-            self.my_init_kwargs = checkpoint["init_args"]
             self.current_epoch = _epoch(checkpoint)
-            if str(self.my_init_kwargs["fold"]) != str(self.fold):
-                raise ValueError(f"it is of fold {self.my_init_kwargs['fold']!s:.20}")
+            theirs, ours = checkpoint["init_args"], self.my_init_kwargs
+            for what in ("fold", "configuration", "plans"):
+                if (text := _text(theirs[what])) != _text(ours[what]):
+                    raise ValueError(f"of {f'other {what}' if len(text) > 40 else f'the {what} {text}'}")
             self.logger.load_checkpoint(checkpoint["logging"])
             self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
             if self.grad_scaler and (scaling := checkpoint["grad_scaler_state"]):
@@ -138,6 +140,11 @@ def _epoch(checkpoint: dict[str, Any]) -> int:
     if type(epoch) is not int or not 0 <= epoch <= _MOST_EPOCHS:
         raise ValueError(f"found current_epoch {epoch!s:.40}")
     return epoch
+
+
+def _text(value: Any) -> str:
+    """A nest of plain values as text, to compare it with one that was read from JSON."""
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _on_cpu(value: Any) -> Any:
