@@ -27,7 +27,7 @@ from umamba2.engine.runner import Runner
 from umamba2.errors import InputError, ModelError
 from umamba2.files import write_file
 from umamba2.models import checkpoint, plain, weights, zips
-from umamba2.models.checkpoint import read_checkpoint
+from umamba2.models.checkpoint import open_checkpoint
 from umamba2.models.folder import describe, load_model, slim
 from umamba2.models.weights import read_weights
 from umamba2.scans import memory
@@ -131,15 +131,15 @@ def test_keys_that_take_for_ever_to_hash_are_not_hashed(tmp_path):
         pickle.MARK + pickle.NONE + b"ctorch\nFloatStorage\n" + twice + pickle.NONE + b"K\1" + pickle.TUPLE
         + pickle.BINPERSID,
     ):  # fmt: skip
-        refused(read_checkpoint, archive(tmp_path / "x.pth", content + pickle.STOP), "x.pth: (found|could not)")
+        refused(open_checkpoint, archive(tmp_path / "x.pth", content + pickle.STOP), "x.pth: (found|could not)")
 
 
 def test_compressed_archives_are_refused(tmp_path):
     path = archive(tmp_path / "x.pth", pickle.dumps("0" * 10**8, 2), compression=zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 10**6
-    refused(read_checkpoint, path, r"data\.pkl of 1\d+ bytes, at most")
+    refused(open_checkpoint, path, r"data\.pkl of 1\d+ bytes, at most")
     archive(path, pickle.dumps({"a": "0" * 100}, 2), compression=zipfile.ZIP_DEFLATED)
-    refused(read_checkpoint, path, r"x/data\.pkl compressed")
+    refused(open_checkpoint, path, r"x/data\.pkl compressed")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_large_archives_are_refused(folder, monkeypatch, limit, name):
 def test_pickles_of_instructions_without_end(tmp_path):
     """16 MB of them took half a minute."""
     for content in (pickle.MARK * 1_100_000, pickle.EMPTY_LIST + pickle.TUPLE1 * 1_100_000):
-        refused(read_checkpoint, archive(tmp_path / "x.pth", content + b"."), "more than 1000000 instructions")
+        refused(open_checkpoint, archive(tmp_path / "x.pth", content + b"."), "more than 1000000 instructions")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_what_is_made_of_one_text_again_and_again_is_bounded(tmp_path, monkeypat
     text = pickle.BINUNICODE + struct.pack("<I", 10**4) + b"a" * 10**4 + pickle.BINPUT + b"\0"
     once = b"c_codecs\nencode\n" + pickle.BINGET + b"\0" + pickle.BINUNICODE + b"\6\0\0\0latin1" + pickle.TUPLE2
     content = pickle.EMPTY_LIST + text + pickle.APPEND + (once + pickle.REDUCE + pickle.APPEND) * 20 + pickle.STOP
-    refused(read_checkpoint, archive(tmp_path / "x.pth", content), "grows without end")
+    refused(open_checkpoint, archive(tmp_path / "x.pth", content), "grows without end")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_tensors_that_are_not_in_the_file_are_refused(tmp_path, offset, shape, s
     storage = object()
     buffer = io.BytesIO()
     Pickler(buffer, 2).dump({"network_weights": {"a": Fake()}})
-    refused(read_checkpoint, archive(tmp_path / "x.pth", buffer.getvalue(), bytes(16)), "x.pth: (found|could not)")
+    refused(open_checkpoint, archive(tmp_path / "x.pth", buffer.getvalue(), bytes(16)), "x.pth: (found|could not)")
 
 
 def test_weights_that_share_their_numbers_without_end_are_refused(folder):
@@ -229,20 +229,20 @@ def test_more_second_names_than_there_can_be_are_not_compared(folder, monkeypatc
     ],
 )  # fmt: skip
 def test_pickles_that_are_no_checkpoints_are_refused(tmp_path, content):
-    refused(read_checkpoint, archive(tmp_path / "x.pth", content), "x.pth: (found|could not)")
+    refused(open_checkpoint, archive(tmp_path / "x.pth", content), "x.pth: (found|could not)")
 
 
 @pytest.mark.parametrize("kind", ["negated", "conjugated"])
 def test_numbers_that_torch_would_change_are_refused(tmp_path, kind):
     numbers = torch.rand(3, dtype=torch.complex64 if kind == "conjugated" else torch.float32)
     torch.save({"a": numbers.conj() if kind == "conjugated" else torch._neg_view(numbers)}, tmp_path / "x.pth")
-    refused(read_checkpoint, tmp_path / "x.pth", r"found a tensor with the property .*(neg|conj)")
+    refused(open_checkpoint, tmp_path / "x.pth", r"found a tensor with the property .*(neg|conj)")
 
 
 def test_only_what_is_named_is_called(tmp_path):
     """A torch.device is a decorator too."""
     content = b"ctorch\ndevice\nX\3\0\0\0cpu\x85Rcnumpy\nndarray\n\x85R."
-    refused(read_checkpoint, archive(tmp_path / "x.pth", content), "found a call of a device")
+    refused(open_checkpoint, archive(tmp_path / "x.pth", content), "found a call of a device")
 
 
 def test_archives_that_are_none_are_refused(tmp_path, folder):
@@ -280,7 +280,7 @@ def test_what_torch_writes_is_read_as_torch_reads_it(tmp_path):
     }
     for protocol in (2, 3, 4):
         torch.save(content, tmp_path / "x.pth", pickle_protocol=protocol)
-        found = read_checkpoint(tmp_path / "x.pth").read()
+        found = open_checkpoint(tmp_path / "x.pth").read()
         for ours, theirs in zip(found["kinds"] + list(found["views"]), content["kinds"] + list(content["views"])):
             assert ours.dtype == theirs.dtype
             assert torch.equal(ours, theirs)
@@ -291,7 +291,7 @@ def test_what_torch_writes_is_read_as_torch_reads_it(tmp_path):
             assert [type(a) for a in found[key]] == [type(b) for b in content[key]] if key == "numpy" else True
     arrays = [np.arange(6.0).reshape(2, 3), np.arange(6).reshape(2, 3).T, np.array([1.5], ">f8"), np.zeros((0, 3))]
     torch.save({"arrays": arrays}, tmp_path / "x.pth")
-    assert read_checkpoint(tmp_path / "x.pth")["arrays"][:3] == [array.tolist() for array in arrays[:3]]
+    assert open_checkpoint(tmp_path / "x.pth")["arrays"][:3] == [array.tolist() for array in arrays[:3]]
 
 
 @pytest.mark.parametrize("part", ["weight", "optimizer"])
@@ -304,7 +304,7 @@ def test_a_flipped_bit_is_found_where_it_counts(folder, tmp_path, part):
     sought = next(iter(weights.values())) if part == "weight" else momentum
     place = content.index(sought.numpy().tobytes())
     path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-    found = read_checkpoint(path)
+    found = open_checkpoint(path)
     refused(lambda _: found.read(), path, "with another checksum than the archive states")
     if part == "weight":
         refused(load_model, folder, "with another checksum than the archive states")
@@ -355,10 +355,10 @@ def test_lists_of_files_without_end_are_not_read(tmp_path, monkeypatch):
     whole = zipfile.ZipInfo.__init__
     monkeypatch.setattr(zipfile.ZipInfo, "__init__", lambda self, *a, **k: made.append(a) or whole(self, *a, **k))
     monkeypatch.setattr(zips, "LARGEST_LIST", 2**16)  # the list has some 170,000 bytes
-    refused(read_checkpoint, path, "found a list of files of more than 65536 bytes")
+    refused(open_checkpoint, path, "found a list of files of more than 65536 bytes")
     assert made == []
     monkeypatch.setattr(zips, "LARGEST_LIST", 2**18)
-    refused(read_checkpoint, path, r"0 entries data\.pkl")
+    refused(open_checkpoint, path, r"0 entries data\.pkl")
     assert len(made) == 3000
 
 
@@ -1109,7 +1109,7 @@ def test_any_pickle_gives_a_checkpoint_or_one_line(tmp_path, whole, data):
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as file:
         for name, stored in {**entries, "data.pkl": bytes(content)}.items():
             file.writestr(f"x/{name}", stored)
-    found = read_or_refused(read_checkpoint, tmp_path / "x.pth")
+    found = read_or_refused(open_checkpoint, tmp_path / "x.pth")
     if found is not None:
         read_or_refused(lambda path: weights.bare_weights(path, found), tmp_path / "x.pth")
 

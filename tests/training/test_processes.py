@@ -18,7 +18,7 @@ pytest.importorskip("nnunetv2")
 
 from toy_training import CONFIGURATION, DATASET, PLANS, make_dataset, output_folder, settings
 
-from umamba2.models.checkpoint import read_checkpoint
+from umamba2.models.checkpoint import open_checkpoint
 from umamba2.models.folder import load_model
 
 TESTS = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def test_stock_nnunet_trains_published_plans_and_goes_on_after_kill_9(tmp_path):
     said = finished(stock("-tr", "UMamba2Trainer", env=whole))
     assert "Using trainer 'UMamba2Trainer' from: " in said
     assert "Mean Validation Dice" in said
-    expected = read_checkpoint(output_folder(tmp_path / "whole", "UMamba2Trainer") / "fold_0" / "checkpoint_final.pth")
+    expected = open_checkpoint(output_folder(tmp_path / "whole", "UMamba2Trainer") / "fold_0" / "checkpoint_final.pth")
     assert (output_folder(tmp_path / "whole", "UMamba2Trainer") / "fold_0" / "progress.png").is_file()
 
     parts = environment(root, tmp_path / "parts", **options)
@@ -71,7 +71,7 @@ def test_stock_nnunet_trains_published_plans_and_goes_on_after_kill_9(tmp_path):
     process.communicate()
     assert not (folder / "checkpoint_final.pth").exists()
     finished(stock("-tr", "UMamba2Trainer", "--c", env=parts))
-    resumed = read_checkpoint(folder / "checkpoint_final.pth")
+    resumed = open_checkpoint(folder / "checkpoint_final.pth")
     assert resumed["current_epoch"] == expected["current_epoch"] == 4
     for curve in ("train_losses", "val_losses", "lrs"):
         assert resumed["logging"][curve] == pytest.approx(expected["logging"][curve], rel=1e-4), curve
@@ -129,7 +129,7 @@ def test_two_processes_train_one_network(tmp_path, trainer, challenge, network, 
     ]
     for process in processes:
         finished(process)
-    first, second = (read_checkpoint(file) for file in files)
+    first, second = (open_checkpoint(file).read() for file in files)
     assert first["micro-batches"] == (1, 1)  # of the two patches of a step
     assert all(torch.equal(first["weights"][key], second["weights"][key]) for key in first["weights"])
     assert first["losses"] == second["losses"]

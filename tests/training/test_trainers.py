@@ -906,7 +906,7 @@ def test_cases_that_are_not_preprocessed(stsr, tmp_path):
     ("fold", "splits", "message"),
     [
         (2, None, "fold 2: found 2 folds in .*splits_final.json, expected one of them"),
-        (0, "[{", r"splits_final.json: could not be read \(.*\), expected a list of folds as JSON"),
+        (0, "[{", r"splits_final.json: found no readable JSON \(.*\), expected a list of folds as JSON"),
         (0, '{"train": []}', "splits_final.json: found None, expected folds: lists of cases by train and val"),
         (0, '[{"train": ["case_1"]}]', r"splits_final.json: found {'train': \['case_1'\]}, expected folds"),
         ("all", None, "nnUNetPlans_3d_fullres: found 4 cases, expected 5"),

@@ -118,7 +118,7 @@ def fill(numbers: Tensor, file: IO[bytes], crc32: int = 0) -> int:
     return crc32
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint file; the numbers of its tensors mean nothing before `Checkpoint.read`.
 
     Raises:

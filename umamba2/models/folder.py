@@ -24,7 +24,7 @@ from torch import Tensor
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError
 from umamba2.files import found_at, replacing, together, write_file
-from umamba2.models.checkpoint import read_checkpoint
+from umamba2.models.checkpoint import open_checkpoint
 from umamba2.models.doubts import DECISIVE, doubts_about
 from umamba2.models.labels import check_labels, labels_of, misplaced, pairs_by_name
 from umamba2.models.network import Plan, build_network, read_plan, resolve, uninitialised
@@ -307,7 +307,7 @@ def _load_nnunet(folder: Path, paths: dict[str, Path]) -> Model:
     heads: dict[Path, dict[str, Any]] = {}
 
     def read(file: Path) -> dict[str, Tensor]:
-        checkpoint = read_checkpoint(file)
+        checkpoint = open_checkpoint(file)
         weights = segmenting(file, bare_weights(file, checkpoint))
         keys = ("init_args", "trainer_name", "inference_allowed_mirroring_axes")
         heads[file] = to_plain(file, {key: checkpoint.get(key) for key in keys})

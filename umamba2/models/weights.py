@@ -15,7 +15,7 @@ from torch import Tensor
 
 from umamba2.errors import ModelError
 from umamba2.files import once
-from umamba2.models.checkpoint import Checkpoint, check_memory, fill, read_checkpoint, unchanging
+from umamba2.models.checkpoint import Checkpoint, check_memory, fill, open_checkpoint, unchanging
 from umamba2.nets.unet import drop_aliases
 
 LARGEST_HEADER = 2**21  # bytes, of a safetensors file; that of this network has a tenth
@@ -86,7 +86,7 @@ def read_weights(path: Path, crc32: Any = None) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         content, found = _read_safetensors(path)
     else:
-        content, found = read_checkpoint(path), checksum(path) if crc32 is not None else None
+        content, found = open_checkpoint(path), checksum(path) if crc32 is not None else None
     if crc32 is not None and found != crc32:
         raise ModelError(f"{path}: found the checksum {found}, expected {crc32!s:.40}: another file, or a damaged one")
     return bare_weights(path, content)

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from umamba2.errors import InputError
 from umamba2.files import replacing, write_file
-from umamba2.models.checkpoint import read_checkpoint
+from umamba2.models.checkpoint import open_checkpoint
 from umamba2.training.watching import Watching
 
 _MOST_EPOCHS = 10**6
@@ -93,11 +93,11 @@ class Resuming(Watching):
         try:
             if isinstance(checkpoint, str):
                 file = Path(checkpoint)
-                found = read_checkpoint(file)  # nnU-Net would run whatever code is in the file
+                found = open_checkpoint(file)  # nnU-Net would run whatever code is in the file
                 latest = file.with_name("checkpoint_latest.pth")
                 if file.name == "checkpoint_final.pth" and latest.is_file():
                     # A stage begun after the end of the one before; nnU-Net would start it again each time.
-                    found = max(found, read_checkpoint(latest), key=_epoch)
+                    found = max(found, open_checkpoint(latest), key=_epoch)
                 checkpoint = found.read()
             self.bare_network.load_state_dict(checkpoint["network_weights"])
             self.optimizer.load_state_dict(checkpoint["optimizer_state"])
