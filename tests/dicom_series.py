@@ -167,11 +167,11 @@ def enhanced(order: Sequence[int], positions: Callable[[int], Sequence[float]] =
     return ds
 
 
-def lossless_jpeg(stored: np.ndarray) -> bytes:
-    """A slice of 16 bits as lossless JPEG (ITU T.81, process 14, each voxel predicted by its left neighbour)."""
+def lossless_jpeg(stored: np.ndarray, precision: int = 16) -> bytes:
+    """A slice of so many bits as lossless JPEG (ITU T.81, process 14, each voxel predicted by its left neighbour)."""
     numbers = stored.astype(np.uint16).astype(int)
     before = np.zeros_like(numbers)
-    before[:, 1:], before[1:, 0], before[0, 0] = numbers[:, :-1], numbers[:-1, 0], 1 << 15
+    before[:, 1:], before[1:, 0], before[0, 0] = numbers[:, :-1], numbers[:-1, 0], 1 << (precision - 1)
     differences = (numbers - before + (1 << 15)) % (1 << 16) - (1 << 15)
     bits = []
     for difference in differences.ravel().tolist():
@@ -186,7 +186,7 @@ def lossless_jpeg(stored: np.ndarray) -> bytes:
     data = bytes(int(content[i : i + 8], 2) for i in range(0, len(content), 8)).replace(b"\xff", b"\xff\0")
     lengths = bytes(17 if length == 5 else 0 for length in range(1, 17))  # 17 codes of 5 bits each
     table = b"\xff\xc4" + struct.pack(">H", 2 + 1 + 16 + 17) + b"\0" + lengths + bytes(range(17))
-    frame = b"\xff\xc3" + struct.pack(">HBHHB3B", 11, 16, *stored.shape, 1, 1, 0x11, 0)
+    frame = b"\xff\xc3" + struct.pack(">HBHHB3B", 11, precision, *stored.shape, 1, 1, 0x11, 0)
     scan = b"\xff\xda" + struct.pack(">HB2B3B", 8, 1, 1, 0, 1, 0, 0)
     return b"\xff\xd8" + table + frame + scan + data + b"\xff\xd9"
 

@@ -457,6 +457,50 @@ def test_packed_pixels_of_another_size(tmp_path, pack, syntax, rows, columns):
         refused(folder, "IM0000", f"expected {columns} x {rows} voxels")
 
 
+@pytest.mark.parametrize(("pack", "syntax"), [(jpeg_2000, J2K), (lossless_jpeg, LOSSLESS), (jpeg_ls, LS)])
+@pytest.mark.parametrize(
+    ("bits", "allocated", "stored", "signed", "words"),
+    [
+        (16, 8, 8, 0, None),
+        (16, 8, 8, 1, None),
+        (16, 16, 12, 0, ["found numbers of more bits than stated in 12 slices"]),
+        (16, 16, 12, 1, ["found numbers of more bits than stated in 12 slices"]),
+        (8, 16, 8, 0, []),
+        (8, 16, 16, 0, []),
+        (8, 16, 16, 1, ["found packed numbers of 8 bits without a sign, expected 16 bits with a sign"]),
+    ],
+)
+def test_packed_numbers_of_other_bits_than_stated(tmp_path, pack, syntax, bits, allocated, stored, signed, words):
+    """The values are those of the stream, or nothing is read; where its sign is not known, that is said."""
+    scale = (20, -3000) if bits == 8 else (1, -5000)
+
+    def change(ds, k):
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = allocated, stored, stored - 1, signed
+        ds.RescaleSlope, ds.RescaleIntercept = scale
+
+    def packed(plane):
+        numbers = (plane.astype(int) - scale[1]) // scale[0]
+        if bits == 16:
+            return pack(numbers.astype(np.int16))
+        if pack is lossless_jpeg:
+            return lossless_jpeg(numbers, 8)
+        return as_bytes(numbers.astype(np.uint8))
+
+    def as_bytes(numbers):
+        import jpeg_ls as codec
+        from PIL import Image
+
+        content = io.BytesIO()
+        Image.fromarray(numbers).save(content, "JPEG2000", irreversible=False, no_jp2=True)
+        return content.getvalue() if pack is jpeg_2000 else bytes(codec.encode_array(numbers, 0))
+
+    folder = write_slices(tmp_path / "a", change, pack=packed, syntax=syntax)
+    if words is None:
+        refused(folder, "IM0000: found packed numbers of", f"expected 8 bits with{'out' * (not signed)} a sign")
+    else:
+        read(folder, *words, tolerance=0.51 if bits == 16 else 20)
+
+
 def test_packed_pixels_of_anything(tmp_path):
     folder = write_slices(tmp_path / "a", pack=lambda stored: bytes(range(256)) * 3, syntax=J2K)
     refused(folder, "found damaged pixels")

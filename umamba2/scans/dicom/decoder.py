@@ -90,32 +90,35 @@ class Decoder:
         if self._folder is not None:
             self._folder.cleanup()
 
-    def decode(self, label: str, packed: bytes, how: Packed) -> Array:
+    def decode(self, label: str, packed: bytes, how: Packed, warnings: list[str]) -> Array:
         """Unpack a slice.
 
         Args:
             label: What messages call the file.
             packed: The slice.
             how: How to understand it.
+            warnings: Gets a line where the slice itself states a sign or bits that leave values in doubt.
 
         Returns:
             The stored numbers (rows, columns).
 
         Raises:
-            InputError: It is damaged, or not of that size.
+            InputError: It is damaged, not of that size, or of numbers for which the header leaves no room.
         """
         if how.syntax == _RLE and not _rle_is_whole(packed, how):
             raise InputError(f"{label}: found damaged pixels, expected {how.columns} x {how.rows} voxels")
         if how.syntax in _J2K and not _tiles_are_whole(packed):
             raise InputError(f"{label}: found pixels with tiles missing, expected {how.columns} x {how.rows} voxels")
-        stated = _of_codestream(packed) if how.syntax in _J2K else None
-        size_stated = stated[2:] if stated else None if how.syntax == _RLE else _of_frame_header(packed)
-        if size_stated not in (None, (how.columns, how.rows)):  # and no memory for what it asks
-            size_said = f"{size_stated[0]} x {size_stated[1]} packed voxels"
+        of_stream = _of_codestream if how.syntax in _J2K else _of_frame_header
+        stated = None if how.syntax == _RLE else of_stream(packed)
+        if stated and all(stated[2:]) and stated[2:] != (how.columns, how.rows):  # and no memory for what it asks
+            size_said = f"{stated[2]} x {stated[3]} packed voxels"
             raise InputError(f"{label}: found {size_said}, expected {how.columns} x {how.rows} voxels")
+        # The codec is told what the stream states: with other numbers it cuts values off, or changes their sign.
         bits, signed = stated[:2] if stated else (how.stored, how.signed)
-        allocated = how.allocated if bits <= how.allocated else 16 if bits <= 16 else 32
-        kind = np.dtype(f"{'i' if how.signed else 'u'}{how.allocated // 8}")
+        if not 0 < bits <= 32:
+            raise InputError(f"{label}: found packed numbers of {bits} bits, expected 1 to 32")
+        allocated = (8 if bits <= 8 else 16 if bits <= 16 else 32) if stated else how.allocated
         child = self._started(how)
         path = Path(self._folder.name if self._folder else "", "slice.dcm")
         high = bits - 1 if stated else how.high
@@ -134,8 +137,7 @@ class Decoder:
         if found.size != size or found.dtype.kind not in "iu":
             shape = " x ".join(map(str, reversed(found.shape)))
             raise InputError(f"{label}: found {shape} packed voxels, expected {how.columns} x {how.rows} voxels")
-        # The bits as the codec has them, in the type that the header states.
-        return found.reshape(how.rows, how.columns).astype(kind, copy=False)
+        return _as_stated(label, found.reshape(how.rows, how.columns), how, bits, signed, warnings)
 
     def _started(self, how: Packed) -> subprocess.Popen[bytes]:
         if self._child is None:
@@ -197,6 +199,24 @@ def _bare_file(packed: bytes, how: Packed, allocated: int, bits: int, high: int,
     content += pack("<HHI", 0xFFFE, 0xE0DD, 0)
     length = element(2, 0, b"UL", pack("<I", len(meta)))
     return bytes(128) + b"DICM" + length + meta + content
+
+
+def _as_stated(label: str, found: Array, how: Packed, bits: int, signed: bool, warnings: list[str]) -> Array:
+    """Numbers of so many bits, with a sign or without, in the type that the header states."""
+    numbers = found.astype(np.dtype(f"{'i' if how.signed else 'u'}{how.allocated // 8}"), copy=False)
+    sizes = [
+        f"{count} bits with{'out' * (not sign)} a sign" for count, sign in ((bits, signed), (how.stored, how.signed))
+    ]
+    line = f"{label}: found packed numbers of {sizes[0]}, expected {sizes[1]}, as the header states"
+    if bits > how.allocated and (numbers != found).any():
+        raise InputError(line)
+    is_cut = how.signed and not signed and bits < how.stored
+    line += "; which of them are negative is not certain"
+    if (
+        (signed and not how.signed and found.min() < 0) or (is_cut and found.max() >> (bits - 1))
+    ) and line not in warnings:
+        warnings.append(line)
+    return numbers
 
 
 def _rle_is_whole(packed: bytes, how: Packed) -> bool:
@@ -265,13 +285,13 @@ def _segments(packed: bytes, start: bytes) -> Iterator[tuple[int, bytes]]:
         at += 1 if marker == 0xFFFF else 2 + length
 
 
-def _of_frame_header(packed: bytes) -> tuple[int, int] | None:
-    """Columns and rows in the frame header of a JPEG or JPEG-LS stream; None where it states none or is not found."""
+def _of_frame_header(packed: bytes) -> tuple[int, bool, int, int] | None:
+    """What `_of_codestream` finds, in a JPEG or JPEG-LS stream, which knows no sign; 0 for a size left open."""
     for marker, content in _segments(packed, b"\xff\xd8"):
         is_frame = marker == 0xFFF7 or (0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC))
         if is_frame and len(content) >= 5:
             rows, columns = unpack(">HH", content[1:5])
-            return (columns, rows) if rows and columns else None
+            return content[0], False, columns, rows
     return None
 
 

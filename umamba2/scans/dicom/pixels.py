@@ -154,7 +154,7 @@ def stored_slices(
         for content in _packed_frames(header, file, count, warnings):
             lossy |= is_lossy(content, header.syntax)
             how = Packed(header.syntax, rows, columns, stored.allocated, stored.stored, stored.high, stored.signed)
-            yield decoder.decode(header.label, content, how)
+            yield decoder.decode(header.label, content, how, warnings)
         if lossy:
             found = "found slices packed with loss in a transfer syntax that has none"
             warnings.append(f"{header.label}: {found}, expected all values as they were; taken as they are")
