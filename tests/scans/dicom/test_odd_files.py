@@ -34,7 +34,7 @@ from dicom_series import (
     write_slices,
 )
 from pydicom import Dataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, encapsulate_extended
 
 from umamba2.errors import InputError, MissingExtra
 from umamba2.scans import memory
@@ -254,7 +254,9 @@ def test_more_pixels_than_slices_in_every_file_are_one_line(tmp_path):
     [
         (struct.pack("<HH2sHI", 0xFFFC, 0xFFFC, b"OB", 0, 4) + bytes(4), []),
         (struct.pack("<HH2sH", 0x7FE1, 0x10, b"LO", 2) + b"AB", []),
-        (bytes(5000), ["IM0003: found bytes behind its pixels, expected the end of the file; left out"]),
+        (bytes(1), []),
+        (bytes(5000), []),
+        (bytes(70_000), ["IM0003: found bytes behind its pixels, expected the end of the file; left out"]),
         (b"another slice", ["IM0003: found bytes behind its pixels, expected the end of the file; left out"]),
         (b"", []),
         (
@@ -427,6 +429,36 @@ def test_more_packed_slices_than_stated(tmp_path, pack, syntax, has_table):
             f"{volume.name}: {word}" for word in words
         ]
         np.testing.assert_array_equal(volume.array, voxels())
+
+
+@pytest.mark.parametrize(("pack", "syntax"), [(jpeg_2000, J2K), (lossless_jpeg, LOSSLESS), (jpeg_ls, LS)])
+@pytest.mark.parametrize("between", [b"", bytes(3)])
+def test_two_packed_slices_in_a_file_of_one(tmp_path, pack, syntax, between):
+    def change(ds, k):
+        if k == 3:
+            ds.PixelData = encapsulate([pack(plane(place(3))) + between, pack(plane(place(4)))], has_bot=False)
+            ds["PixelData"].VR = "OB"
+
+    folder = write_slices(tmp_path / "a", change, pack=pack, syntax=syntax)
+    read(folder, "IM0003: found more packed slices than 1; the others left out")
+
+
+@pytest.mark.parametrize(
+    ("order", "cut"),
+    [(range(12), 0), ([*range(11), 10], 0), ([1, 0, *range(2, 12)], 0), (range(11), 0), (range(12), 2)],
+)
+def test_a_table_that_names_other_packed_slices(tmp_path, order, cut):
+    ds = many_slices()
+    frames = [rle((one.astype(np.int32) + 5000).astype(np.int16)) for one in voxels()]
+    ds.PixelData, *tables = encapsulate_extended(frames)
+    ds["PixelData"].VR = "OB"
+    offsets, lengths = (np.frombuffer(table, "<u8")[list(order)] for table in tables)
+    ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = offsets.tobytes(), (lengths - cut).tobytes()
+    path = save(ds, tmp_path / "a.dcm", RLE)
+    if list(order) == list(range(12)) and not cut:
+        read(path, "order in the file")
+    else:
+        refused(path, f"found an ExtendedOffsetTable of {len(order)} packed slices", "each of the 12 that there are")
 
 
 @pytest.mark.parametrize("items", [9, 14])

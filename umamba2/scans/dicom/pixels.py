@@ -7,6 +7,7 @@ of slices is decided here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -39,7 +40,10 @@ PACKED = {
 _ROOT = "1.2.840.10008.1.2."
 _KINDS = (b"OB", b"OW", b"UN")
 _ITEM, _ITEMS_END = b"\xfe\xff\0\xe0", b"\xfe\xff\xdd\xe0"  # what packed pixels begin and end with
+# Where a stream of JPEG, JPEG-LS or JPEG 2000 ends and another begins; no such bytes follow each other within one.
+_NEXT_STREAM = re.compile(b"\xff\xd9\0*(?:\xff\xd8\xff|\xff\x4f\xff\x51|\0\0\0\x0cjP)")
 _PIXELS, _UNDEFINED = (0x7FE0, 0x0010), 0xFFFFFFFF
+_PADDING = 1 << 16  # bytes: the largest blocks in which discs and tapes are filled up
 _MAY_FOLLOW = ((0xFFFA, 0xFFFA), (0xFFFC, 0xFFFC))
 
 
@@ -123,7 +127,8 @@ def stored_slices(
         length, words = _start_of_pixels(header, file)
         at = file.tell()
         start = file.read(len(_ITEM))
-        if _is_followed(header, file, at + length + length % 2 if header.syntax in NATIVE else _end_of_items(file, at)):
+        items, end = ([], at + length + length % 2) if header.syntax in NATIVE else _items(file, at)
+        if _is_followed(header, file, end):
             found = "found bytes behind its pixels, expected the end of the file"
             warnings.append(f"{header.label}: {found}; left out")
         file.seek(at)
@@ -151,7 +156,7 @@ def stored_slices(
                 yield np.frombuffer(plain, kind).reshape(rows, columns).astype(stored.kind, copy=False)
             return
         lossy = False
-        for content in _packed_frames(header, file, count, warnings):
+        for content in _packed_frames(header, file, count, items, warnings):
             lossy |= is_lossy(content, header.syntax)
             how = Packed(header.syntax, rows, columns, stored.allocated, stored.stored, stored.high, stored.signed)
             yield decoder.decode(header.label, content, how, warnings)
@@ -172,38 +177,50 @@ def _start_of_pixels(header: Header, file: BinaryIO) -> tuple[int, bool]:
     return int(unpack(f"{order}I", file.read(4).ljust(4, b"\0"))[0]), head[4:6] == b"OW"
 
 
-def _end_of_items(file: BinaryIO, at: int) -> int:
-    """Where packed pixels end that begin there."""
+def _items(file: BinaryIO, at: int) -> tuple[list[tuple[int, int]], int]:
+    """Where the items of packed pixels lie that begin there, and how long they are; and where the pixels end."""
+    items = list[tuple[int, int]]()
     file.seek(at)
     while (head := file.read(8))[:4] == _ITEM:
-        at = file.seek(int.from_bytes(head[4:], "little"), 1)
-    return at + 8 * (head[:4] == _ITEMS_END)
+        items.append((at, length := int.from_bytes(head[4:], "little")))
+        at = file.seek(length, 1)
+    return items, at + 8 * (head[:4] == _ITEMS_END)
 
 
 def _is_followed(header: Header, file: BinaryIO, end: int) -> bool:
-    """Whether other bytes follow pixels that end there than the elements that may: of makers, padding, signatures."""
+    """Whether other bytes follow pixels that end there than may: elements of makers, padding, signatures; zeros."""
     if end >= header.size:
         return False
     file.seek(end)
-    group, element = unpack(f"{'>' if header.syntax == BIG_ENDIAN else '<'}HH", file.read(4).ljust(4, b"\0"))
+    rest = file.read(_PADDING + 1)
+    if len(rest) <= _PADDING and not rest.strip(b"\0"):
+        return False
+    group, element = unpack(f"{'>' if header.syntax == BIG_ENDIAN else '<'}HH", rest[:4].ljust(4, b"\0"))
     return not (group > _PIXELS[0] and group % 2) and (group, element) not in _MAY_FOLLOW
 
 
-def _packed_frames(header: Header, file: BinaryIO, count: int, warnings: list[str]) -> Iterator[bytes]:
+def _packed_frames(
+    header: Header, file: BinaryIO, count: int, items: list[tuple[int, int]], warnings: list[str]
+) -> Iterator[bytes]:
     """The packed slices of a file, which stands at the first byte of its pixels; a line where there are more."""
     from pydicom.encaps import generate_frames
 
     offsets, lengths = (value(header.values, f"ExtendedOffsetTable{end}") for end in ("", "Lengths"))
     extended = (offsets, lengths) if isinstance(offsets, bytes) and isinstance(lengths, bytes) else None
+    if extended is not None:
+        _check_offsets(header, *extended, items[1:])
+    more = f"{header.label}: found more packed slices than {count}; the others left out"
     number = 0
     try:
         for frame in generate_frames(bounded(header.label, file), number_of_frames=count, extended_offsets=extended):
             if number == count:
-                if frame:
-                    warnings.append(f"{header.label}: found more packed slices than {count}; the others left out")
+                if frame and more not in warnings:
+                    warnings.append(more)
                 break
             number += 1
-            yield frame
+            if (end := _NEXT_STREAM.search(frame)) is not None and more not in warnings:
+                warnings.append(more)
+            yield frame if end is None else frame[: end.start() + 2]
     except InputError:
         raise
     except Exception as error:
@@ -211,6 +228,20 @@ def _packed_frames(header: Header, file: BinaryIO, count: int, warnings: list[st
         raise InputError(f"{header.label}: found damaged pixels ({why}), expected {count} packed slices") from None
     if number < count:
         raise InputError(f"{header.label}: found {number} packed slices, expected {count}")
+
+
+def _check_offsets(header: Header, offsets: bytes, lengths: bytes, items: list[tuple[int, int]]) -> None:
+    """Raise InputError unless a table names each item of packed pixels once, in their order, with its length."""
+    first = items[0][0] if items else 0
+    starts, sizes = (np.frombuffer(table[: len(table) // 8 * 8], "<u8").tolist() for table in (offsets, lengths))
+    there = [at - first for at, _ in items]
+    if (
+        starts != there
+        or len(sizes) != len(items)
+        or any(not 0 <= length - size <= 1 for (_, length), size in zip(items, sizes))
+    ):
+        found = f"found an ExtendedOffsetTable of {len(starts)} packed slices that lie or end elsewhere"
+        raise InputError(f"{header.label}: {found}, expected it to name each of the {len(items)} that there are")
 
 
 def meant(stored: Array, how: Numbers, values: Dataset) -> tuple[Array, bool]:
