@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 Number = TypeVar("Number", int, float)
@@ -28,6 +29,13 @@ def positive(kind: Callable[[str], Number], unit: str = "") -> Callable[[str], N
         raise argparse.ArgumentTypeError(f"found {text}, expected {expected}")
 
     return parse
+
+
+def some_path(text: str) -> Path:
+    """An argparse type for a path. An empty one would be the folder in which the command runs."""
+    if text:
+        return Path(text)
+    raise argparse.ArgumentTypeError("found nothing, expected a path; is a variable of the shell not set?")
 
 
 def part(text: str) -> tuple[int, int]:

@@ -265,15 +265,34 @@ def test_missing_and_unreadable_predictions_score_worst_and_are_listed(folders):
     assert extra == f"{predictions / 'Z.mha'}: found no ground truth in {truths}, left out"
 
 
-def test_another_shape_is_an_error_another_origin_a_remark(folders):
+def test_another_shape_scores_as_missing_another_origin_is_a_remark(folders):
     predictions, truths = folders
     write(truths / "A.mha", volume())
     write(predictions / "A.mha", volume(), origin=(1, 2, 3))
     (problem,) = evaluate_multiclass(predictions, truths)["problems"]
     assert "found origin (1.0, 2.0, 3.0), expected (0.0, 0.0, 0.0)" in problem
+    write(truths / "B.mha", volume())
+    write(predictions / "B.mha", volume())
+    (predictions / "A.mha").unlink()
+    missing = evaluate_multiclass(predictions, truths)
     write(predictions / "A.mha", volume((6, 8, 9)))
-    with pytest.raises(InputError, match=r"A.mha: found shape \(6, 8, 9\), expected \(6, 8, 10\)"):
-        evaluate_multiclass(predictions, truths)
+    report = evaluate_multiclass(predictions, truths)
+    (problem,) = report["problems"]
+    assert f"A.mha: found shape (6, 8, 9), expected (6, 8, 10) as in {truths / 'A.mha'}; scored as missing" in problem
+    assert report["case"] == missing["case"]
+    assert report["case"]["Dice Average"]["1"] == 1
+
+
+def test_truths_called_by_a_channel(folders):
+    """As the phantoms are: ``_0000`` may be a channel or a number."""
+    predictions, truths = folders
+    for name in ("A_0000", "A_0001", "B", "B_0000"):
+        write(truths / f"{name}.mha", volume())
+    for name in ("A_0000", "A_0001", "B"):
+        write(predictions / f"{name}.mha", volume())
+    report = evaluate_multiclass(predictions, truths)
+    assert list(report["case"]["Dice Average"].values()) == [1, 1, 1, 0]
+    assert report["problems"] == [f"{predictions / 'B_0000.mha'}: found no prediction, scored as missing"]
 
 
 def test_unusable_ground_truth_is_an_error(folders):
@@ -693,7 +712,7 @@ def test_command_line(folders, capsys):
     (predictions / "B.mha").unlink()
     assert main(arguments) == 1
     assert "B.mha: found no prediction, scored as missing" in capsys.readouterr().err
-    write(predictions / "B.mha", volume((2, 2, 2)))
+    (truths / "A.mha").write_bytes(b"")
     assert main(arguments) == 1
     assert capsys.readouterr().err.startswith("error: ")
 

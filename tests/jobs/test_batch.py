@@ -540,6 +540,28 @@ def test_a_folder_that_cannot_be_written(predict, tmp_path):
     assert error.startswith(f"error: {tmp_path / 'out/manifest.jsonl'}: could not be written (")
 
 
+def test_files_that_are_larger_than_the_memory_are_not_read_for_their_checksum(predict, tmp_path):
+    """A sparse file of a terabyte takes no room on a disk."""
+    write_scans(tmp_path / "in", 2)
+    write_clicks(tmp_path / "c.json")
+    (tmp_path / "list.csv").write_text("scan,clicks\nin/case000.mha,c.json\nin/case001.mha,\n")
+    write_model(tmp_path / "clicks", INTERACTIVE)
+    for path in (tmp_path / "c.json", tmp_path / "in/case001.mha"):
+        os.truncate(path, 10**12)
+    code, errors, last = predict(source="list.csv", model="clicks")
+    assert (code, last) == (1, "0 done, 0 skipped, 1 degraded, 1 failed")
+    assert "c.json: found 1,000,000,000,000 bytes, expected at most" in errors[0]
+    os.truncate(tmp_path / "out/manifest.jsonl", 10**12)
+    code, (error,), _ = predict()
+    assert code == 1
+    assert "out/manifest.jsonl: found 1,000,000,000,000 bytes, expected at most 1,073,741,824 of records" in error
+    (tmp_path / "model/plans.json").touch()
+    os.truncate(tmp_path / "model/plans.json", 10**12)
+    code, (error,), _ = predict(source="in/case000.mha", out="new")
+    assert code == 1
+    assert "model/plans.json: found 1,000,000,000,000 bytes, expected at most the free memory" in error
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_pipes_and_devices_among_the_scans_are_not_waited_for(predict, tmp_path):
     write_scans(tmp_path / "in", 1)

@@ -209,6 +209,27 @@ def test_weights_that_share_their_numbers_without_end_are_refused(folder):
     refused(load_model, folder, "found tensors that share their numbers")
 
 
+@pytest.mark.parametrize(
+    "shared",
+    [
+        lambda one, other: other,
+        lambda one, other: other.flatten().as_strided(one.shape, one.stride(), 0),
+        lambda one, other: one.flatten().as_strided(one.shape, (0, *one.stride()[1:])),
+        lambda one, other: one.flatten().as_strided(one.shape, (1, *one.stride()[1:])),
+    ],
+    ids=["one tensor", "one storage", "expanded", "overlapping rows"],
+)
+def test_weights_of_two_layers_in_one_place_are_refused(folder, shared):
+    weights = change(folder)["network_weights"]
+    one, other = (f"encoder.stages.2.blocks.{conv}.conv.weight" for conv in ("0.conv2", "1.conv1"))
+    weights = {name: weight for name, weight in weights.items() if "decoder.encoder" not in name}
+    assert weights[one].shape == weights[other].shape
+    change(folder, network_weights=weights)
+    load_model(folder)
+    change(folder, network_weights=weights | {one: shared(weights[one], weights[other])})
+    refused(load_model, folder, "found tensors that share their numbers")
+
+
 def test_more_second_names_than_there_can_be_are_not_compared(folder, monkeypatch):
     content = change(folder)
     name = "encoder.stages.2.blocks.0.conv2.conv.weight"

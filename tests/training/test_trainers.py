@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from challenge_names import MULTICLASS, STSR
 
 pytest.importorskip("nnunetv2")
 
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from toy_training import DATASET, PATCH, PLANS, SHAPE, environment, make_trainer, output_folder, started
 
 from umamba2.anatomy.structures import ANATOMY, left_right_pairs
@@ -27,8 +29,10 @@ from umamba2.models.folder import load_model, slim
 from umamba2.training import losses, semi_supervised
 from umamba2.training.loading import Cases
 from umamba2.training.options import Options
+from umamba2.training.preprocess import record_of, results_of
 from umamba2.training.pretrain import disrupt, draw, masked_blocks
 from umamba2.training.pretrained import read_weights
+from umamba2.training.provenance import leave_record
 from umamba2.training.resuming import LossNotFinite
 from umamba2.training.trainer import UMamba2Trainer
 
@@ -878,6 +882,49 @@ def test_a_preprocessed_case_that_is_cut_off_is_named(stsr, tmp_path):
         cases = Cases(started(make_trainer(TRAINER)).get_tr_and_val_datasets()[0])
     with pytest.raises(InputError, match=r"fullres: found case_2 damaged \("):
         cases.load_case("case_2")
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_properties_are_read_as_data(stsr, tmp_path, protocol):
+    """Of a pickle, which can name anything to be called, numbers, texts and arrays are read, by nnU-Net itself too."""
+    folder = tmp_path / "cases"
+    shutil.copytree(stsr / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_3d_fullres", folder)
+    dataset = nnUNetDatasetBlosc2(str(folder))
+    properties = dataset.load_case("case_2")[3]
+    many = {"x": np.float32(0.1), "class_locations": {1: np.arange(12).reshape(4, 3), 2: np.asfortranarray(np.eye(3))}}
+    properties |= many
+
+    class Harmful:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "run"),)
+
+    for value in (0, Harmful()):
+        (folder / "case_2.pkl").write_bytes(pickle.dumps(properties | {"y": value}, protocol))
+        if value == 0:
+            found = dataset.load_case("case_2")[3]
+            assert repr(found) == repr(properties | {"y": 0})
+            continue
+        with pytest.raises(pickle.UnpicklingError, match=r"the Python object .*\.mkdir in case_2.pkl"):
+            dataset.load_case("case_2")
+        with pytest.raises(InputError, match=r"found case_2 damaged \(the Python object .*\.mkdir in case_2.pkl\)"):
+            Cases(dataset).load_case("case_2")
+    assert not (tmp_path / "run").exists()
+
+
+def test_preprocessed_cases_that_were_exchanged_are_named(stsr, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(stsr, root)
+    folder = root / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_3d_fullres"
+    names = [path.stem for path in folder.glob("*.pkl")]
+    for name in names:
+        leave_record(record_of(folder, name), [], results_of(folder, name))
+    with environment(root, tmp_path):
+        started(make_trainer(TRAINER)).do_split()
+    one, other = (folder / f"{name}.b2nd" for name in names[:2])
+    assert one.stat().st_size != other.stat().st_size
+    one.write_bytes(other.read_bytes())
+    with environment(root, tmp_path), pytest.raises(InputError, match=f"found files of {names[0]} of other sizes"):
+        started(make_trainer(TRAINER)).do_split()
 
 
 def test_labels_that_are_not_the_challenges(stsr, tmp_path):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from umamba2.anatomy.structures import WRITTEN_NUMBERINGS
-from umamba2.arguments import positive
+from umamba2.arguments import positive, some_path
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import needing
 from umamba2.files import OutputRegistry, write_file
@@ -28,9 +27,9 @@ def add_parser(commands: Any) -> None:
     add = parser.add_argument
     add("challenge", choices=CHALLENGES)
     what = "folder of label maps, or of results.json and images/"
-    add("-p", "--predictions", required=True, type=Path, help=what)
-    add("-g", "--ground-truth", required=True, type=Path, help="folder of label maps")
-    add("-o", "--output", required=True, type=Path, help="where to write the scores (JSON)")
+    add("-p", "--predictions", required=True, type=some_path, help=what)
+    add("-g", "--ground-truth", required=True, type=some_path, help="folder of label maps")
+    add("-o", "--output", required=True, type=some_path, help="where to write the scores (JSON)")
     what = "ids in the predictions (default: the challenge's, platform)"
     add("--numbering", "--label-map", choices=WRITTEN_NUMBERINGS, help=what)
     add("--workers", type=positive(int), default=1, help="processes, one case each (default: 1)")

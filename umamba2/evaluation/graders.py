@@ -33,7 +33,7 @@ def evaluate(
         everything that was not as it should be.
 
     Raises:
-        InputError: A ground truth or a setting cannot be used, or a prediction cannot be compared.
+        InputError: A ground truth or a setting cannot be used.
     """
     challenge = find_challenge(challenge) if isinstance(challenge, str) else challenge
     return _GRADERS[challenge.grading](challenge, predictions, truths, numbering or challenge.numbering, workers)

@@ -73,8 +73,10 @@ def evaluate_classes(
     """
     found, problems = _predictions(challenge, predictions)
     cases = []
-    for name, truth in _truths(truths, problems).items():
-        files = found.pop(name, [])
+    expected = _truths(truths, problems)
+    for name, truth in expected.items():
+        scan = _scan(truth.name)  # the ground truth, too, may be called by a channel
+        files = found.pop(name if name in found or scan in expected else scan, [])
         problems += [f"{path}: found another prediction of {name}, expected one; it counts too" for path in files[1:]]
         cases.append(_Case(truth, tuple((path, True) for path in files) or ((Path(predictions) / truth.name, False),)))
     scores = _score_all(challenge, cases, numbering, workers)
@@ -249,7 +251,10 @@ def _score_case(case: _Case, challenge: Challenge, numbering: str) -> list[_Scor
         if found is None or grid is None:
             prediction = None
         elif found.shape != truth.shape:
-            raise InputError(f"{path}: found shape {found.shape}, expected {truth.shape} as in {case.truth}")
+            prediction = None
+            problems = [
+                f"{path}: found shape {found.shape}, expected {truth.shape} as in {case.truth}; scored as missing"
+            ]
         else:
             prediction = _classes(found, table)
             problems = problems or unknown_ids(path, found, prediction, table)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from umamba2.anatomy.groups import by_group, slug
 from umamba2.anatomy.structures import WRITTEN_NUMBERINGS
+from umamba2.arguments import some_path
 from umamba2.challenges import CHALLENGES, MULTICLASS, find_challenge
 from umamba2.errors import InputError, needing
 from umamba2.exports.formats import DICOM_SEG, FORMATS, MESHES, SEGMENT_TYPES
@@ -26,15 +26,15 @@ def add_parser(commands: Any) -> None:
     )
     parser.set_defaults(command=run)
     add = parser.add_argument
-    add("labels", type=Path, help="label map")
-    add("-o", "--output", required=True, type=Path, help="folder")
+    add("labels", type=some_path, help="label map")
+    add("-o", "--output", required=True, type=some_path, help="folder")
     add("--format", choices=FORMATS, default="stl", help="default: stl")
     groups = ", ".join(by_group(MULTICLASS.structures))
     add("--structures", metavar="NAME,...", help=f"{groups}, or FDI numbers (default: everything)")
     add("--smooth", action="store_true", help="smooth meshes that keep the structures' volumes")
     add("--pulp-per-tooth", action="store_true", help="tell the pulps of the teeth apart: ids 111-148")
     add("--seg-type", choices=SEGMENT_TYPES, default=SEGMENT_TYPES[0], help="of dicom-seg (default: binary)")
-    add("--image", type=Path, metavar="SCAN", help="the DICOM series that the label map is of (dicom-seg)")
+    add("--image", type=some_path, metavar="SCAN", help="the DICOM series that the label map is of (dicom-seg)")
     add_series(parser)
     add("--challenge", choices=CHALLENGES, default=MULTICLASS.name, help=f"default: {MULTICLASS.name}")
     what = "ids in the file (default: platform)"

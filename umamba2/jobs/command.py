@@ -11,7 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from umamba2.arguments import part, positive
+from umamba2.arguments import part, positive, some_path
 from umamba2.challenges import CHALLENGES
 from umamba2.errors import InputError, ModelError, needing
 from umamba2.exports.formats import DICOM_SEG, ENDINGS, SEGMENT_TYPES
@@ -46,10 +46,10 @@ def add_predict(commands: Any) -> None:
         "-i",
         "--input",
         required=True,
-        type=Path,
+        type=some_path,
         help="scan, folder (searched below, too), pattern such as 'scans/*/ct.nii.gz', or CSV list of cases",
     )
-    add("-o", "--output", required=True, type=Path, help="folder (for one image also a file name)")
+    add("-o", "--output", required=True, type=some_path, help="folder (for one image also a file name)")
     add(
         "-m",
         "--model",
@@ -74,7 +74,7 @@ def add_predict(commands: Any) -> None:
         help="average over mirror images along these axes (0 z, 1 y, 2 x), whatever the model says",
     )
     add("--blend", choices=("nnunet", "published"), help="how tiles are blended (default: the challenge's way)")
-    add("--clicks", type=Path, help="click file, or folder of them (interactive models)")
+    add("--clicks", type=some_path, help="click file, or folder of them (interactive models)")
     add("--no-postprocess", action="store_true", help="the network's answer as it is")
     add("--pulp-per-tooth", action="store_true", help="tell the pulps of the teeth apart: ids 111-148")
     add(
@@ -112,8 +112,8 @@ def add_package(commands: Any) -> None:
         description="Zip STSR predictions, STS25_Validation_<four digits>_Mask.nii.gz, as Codabench takes them.",
     )
     parser.set_defaults(command=_package)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("-o", "--output", type=Path, help="default: <folder>.zip")
+    parser.add_argument("folder", type=some_path)
+    parser.add_argument("-o", "--output", type=some_path, help="default: <folder>.zip")
 
 
 def predict(options: argparse.Namespace) -> int:

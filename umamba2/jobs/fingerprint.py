@@ -14,10 +14,12 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-from umamba2.errors import naming
+from umamba2.errors import InputError, naming
+from umamba2.scans import memory
 from umamba2.scans.dicom.files import files_below
 from umamba2.scans.parts import parts_of
 
+_LARGE = 1 << 30  # bytes, from which on the free memory is asked for
 _WEIGHTS = (".json", ".pth", ".safetensors")
 
 
@@ -45,6 +47,7 @@ def fingerprint(files: Iterable[Path], known: Iterable[Any] = ()) -> Fingerprint
 
     Raises:
         OSError: A file cannot be read.
+        InputError: One is larger than the free memory; whoever uses it would refuse it.
     """
     files = list(files)
     found = _stamped(files)
@@ -110,6 +113,9 @@ def _lies_in(folder: Path, other: Path) -> bool:
 def _sha256(file: Path) -> str:
     checksum = hashlib.sha256()
     with naming(file), open(file, "rb") as content:
+        size = os.fstat(content.fileno()).st_size
+        if size > _LARGE and size > memory.available():
+            raise InputError(f"{file}: found {size:,} bytes, expected at most the free memory")
         while block := content.read(1 << 22):
             checksum.update(block)
     return checksum.hexdigest()

@@ -22,6 +22,7 @@ from umamba2.files import own_file, try_lock, unlock
 
 MANIFEST = "manifest.jsonl"
 LOCKS = ".umamba2.lock"
+_MOST_BYTES = 1 << 30  # of a million cases
 _MANIFEST_BYTE = 0  # of the file of locks; all others are for cases
 
 
@@ -63,7 +64,10 @@ class Manifest:
     def refresh(self) -> None:
         """Read what was added since the last time, by whomever. Raises InputError if that is not possible."""
         with self._mutex, self._opened() as file:
-            if file.seek(0, os.SEEK_END) < self._read:  # somebody has made it shorter
+            end = file.seek(0, os.SEEK_END)
+            if end - self._read > _MOST_BYTES:
+                raise InputError(f"{self.path}: found {end:,} bytes, expected at most {_MOST_BYTES:,} of records")
+            if end < self._read:  # somebody has made it shorter
                 self._records, self._read = {}, 0
             file.seek(self._read)
             for line in file:

@@ -135,14 +135,12 @@ def _copy(source: Path, target: Path) -> None:
 
 def _checksum(file: IO[bytes], name: str, expected: str | None) -> str:
     """The sha256 of a file, which is then at its beginning again; InputError if it is not the expected one."""
+    if file.seek(0, os.SEEK_END) > LARGEST_MODEL:
+        raise InputError(f"{name}: found more than {LARGEST_MODEL} bytes, expected a model's archive")
     digest = hashlib.sha256()
     file.seek(0)
-    size = 0
     while piece := file.read(_PIECE):
         digest.update(piece)
-        size += len(piece)
-        if size > LARGEST_MODEL:
-            raise InputError(f"{name}: found more than {LARGEST_MODEL} bytes, expected a model's archive")
     file.seek(0)
     if expected is not None and digest.hexdigest() != expected:
         raise InputError(f"{name}: found sha256 {digest.hexdigest()}, expected {expected}")

@@ -7,9 +7,9 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from umamba2.arguments import some_path
 from umamba2.messages import say
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def add_slim(commands: Any) -> None:
     parser = commands.add_parser("slim", help=help_text)
     parser.set_defaults(command=_slim)
     parser.add_argument("model", help="model folder, or name of a model")
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=some_path)
     parser.add_argument("--half", action="store_true", help="weights in half precision")
 
 

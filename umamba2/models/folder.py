@@ -369,7 +369,7 @@ def _load_slim(folder: Path, paths: dict[str, Path]) -> Model:
     known = {file: sums.get(fold) for fold, file in paths.items()}
     folds = read_folds(paths, lambda file: segmenting(file, read_weights(file, known[file])))
     source = {key: text.get(key) for key in ("trainer", "configuration", "plans")}
-    dataset = as_object(path, "dataset", text.get("dataset") or {})
+    dataset = as_object(path, "dataset", text.get("dataset"))
     return _model(folder, path, folds, text.get("mirror_axes"), dataset, source)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -158,14 +159,24 @@ def bare_weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
     except ValueError as error:
         raise ModelError(f"{path}: found {error}, expected two names of one tensor") from None
     for key, value in weights.items():
-        size -= value.nbytes // 2 if isinstance(value, Tensor) else 0
         dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
         if not dense or not value.is_floating_point():
             found = f"{type(value).__name__} {key[:100]}"
             raise ModelError(f"{path}: found {found}, expected a dense tensor of real numbers")
-    if size < 0:
+    if _overlap(weights.values()):
         raise ModelError(shared)
     return weights
+
+
+def _overlap(tensors: Iterable[Tensor]) -> bool:
+    """Whether numbers of tensors lie on each other in memory, those of one or of several."""
+    last = 0
+    for begin, value in sorted(((value.data_ptr(), value) for value in tensors if value.numel()), key=itemgetter(0)):
+        span = 1 + sum((count - 1) * stride for count, stride in zip(value.shape, value.stride()))
+        if begin < last or span < value.numel():
+            return True
+        last = begin + span * value.element_size()
+    return False
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], int]:

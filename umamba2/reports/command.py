@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from umamba2.anatomy.structures import WRITTEN_NUMBERINGS
+from umamba2.arguments import some_path
 from umamba2.challenges import CHALLENGES, MULTICLASS, Challenge, find_challenge
 from umamba2.errors import InputError, NothingFound, needing
 from umamba2.files import OutputRegistry
@@ -32,10 +33,10 @@ def add_parser(commands: Any) -> None:
         description="Write one HTML page: slices, surfaces, volumes, warnings, and scores if there is a ground truth.",
     )
     parser.set_defaults(command=run)
-    parser.add_argument("-i", "--image", required=True, type=Path, help="the scan (image, or DICOM)")
-    parser.add_argument("-s", "--labels", required=True, type=Path, help="its label map")
-    parser.add_argument("-g", "--ground-truth", type=Path, help="the true label map, for Dice and HD95")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="where to write the page (.html)")
+    parser.add_argument("-i", "--image", required=True, type=some_path, help="the scan (image, or DICOM)")
+    parser.add_argument("-s", "--labels", required=True, type=some_path, help="its label map")
+    parser.add_argument("-g", "--ground-truth", type=some_path, help="the true label map, for Dice and HD95")
+    parser.add_argument("-o", "--output", required=True, type=some_path, help="where to write the page (.html)")
     parser.add_argument("--challenge", choices=CHALLENGES, default=MULTICLASS.name, help=f"default: {MULTICLASS.name}")
     add_series(parser)
     parser.add_argument(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
+from umamba2.arguments import some_path
 from umamba2.files import OutputRegistry
 from umamba2.messages import say
 
@@ -19,8 +19,8 @@ def add_parser(commands: Any) -> None:
         description="Read a scan, DICOM too, with every check and repair, and write what would be segmented.",
     )
     parser.set_defaults(command=run)
-    parser.add_argument("scan", type=Path, help="image, or folder, zip or file of DICOM")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="where to write it (.nii.gz, .mha, ...)")
+    parser.add_argument("scan", type=some_path, help="image, or folder, zip or file of DICOM")
+    parser.add_argument("-o", "--output", required=True, type=some_path, help="where to write it (.nii.gz, .mha, ...)")
     add_series(parser)
     parser.add_argument("--strict", action="store_true", help="fail if anything was not as it should be")
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from umamba2.arguments import positive
+from umamba2.arguments import positive, some_path
 from umamba2.errors import InputError, needing
 from umamba2.messages import say
 
@@ -14,7 +13,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add ``phantom`` to the commands of an argparse parser."""
     parser = commands.add_parser("phantom", help="write synthetic scans with exact labels and clicks")
     parser.set_defaults(command=run)
-    parser.add_argument("out", type=Path, help="folder")
+    parser.add_argument("out", type=some_path, help="folder")
     parser.add_argument("--count", type=positive(int), default=1, help="how many (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the first (default: 0)")
     parser.add_argument("--shape", type=positive(int), nargs=3, metavar=("Z", "Y", "X"), default=(170, 272, 345))

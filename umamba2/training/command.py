@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from umamba2.arguments import positive
+from umamba2.arguments import positive, some_path
 from umamba2.challenges import CHALLENGES, MULTICLASS, find_challenge
 from umamba2.challenges.recipe import ARCHITECTURES
 from umamba2.errors import InputError, needing
@@ -29,8 +29,8 @@ def add_convert(commands: Any) -> None:
     )
     parser.set_defaults(command=_convert)
     parser.add_argument("challenge", choices=(*ALIASES, *CHALLENGES))
-    parser.add_argument("source", type=Path, help="the unpacked download")
-    parser.add_argument("target", type=Path, help="nnU-Net's raw folder, or Dataset<number>_<name> in it")
+    parser.add_argument("source", type=some_path, help="the unpacked download")
+    parser.add_argument("target", type=some_path, help="nnU-Net's raw folder, or Dataset<number>_<name> in it")
     _add_workers(parser)
 
 
@@ -77,7 +77,10 @@ def add_train(commands: Any) -> None:
     _add_preset(parser)
     parser.add_argument("--fold", default="0", help="number of a fold of the splits file, or 'all' (default: 0)")
     parser.add_argument(
-        "--pretrained", type=Path, metavar="MODEL", help="weights to start from: a model folder or a checkpoint"
+        "--pretrained",
+        type=some_path,
+        metavar="MODEL",
+        help="weights to start from: a model folder or a checkpoint",
     )
     parser.add_argument(
         "--finetune",
@@ -104,10 +107,14 @@ def add_pretrain(commands: Any) -> None:
         description="Pretrain a network on any scans: it learns to undo noise, blur and missing blocks.",
     )
     parser.set_defaults(command=_pretrain)
-    parser.add_argument("scans", type=Path, help="folder of scans")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="folder for weights, pictures and the rest")
+    parser.add_argument("scans", type=some_path, help="folder of scans")
+    parser.add_argument(
+        "-o", "--output", required=True, type=some_path, help="folder for weights, pictures and the rest"
+    )
     parser.add_argument("--preset", choices=CHALLENGES, required=True, help="the challenge to be trained for later")
-    parser.add_argument("--plans", type=Path, help="plans of the dataset to be trained later (default: the preset)")
+    parser.add_argument(
+        "--plans", type=some_path, help="plans of the dataset to be trained later (default: the preset)"
+    )
     _add_network(parser, "the scans' median")
     _add_training(parser)
     _add_workers(parser)

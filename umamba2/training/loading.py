@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.dataloading import nnunet_dataset
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -19,6 +20,11 @@ from umamba2.messages import end_with_parent
 from umamba2.training import augment
 from umamba2.training.dataset import Split, read_splits
 from umamba2.training.options import Options
+from umamba2.training.preprocess import record_of, results_of
+from umamba2.training.properties import read_properties
+from umamba2.training.provenance import has_other_sizes
+
+nnunet_dataset.load_pickle = read_properties  # nnU-Net would run whatever code is in the file
 
 Batch = dict[str, Any]
 
@@ -97,7 +103,7 @@ class DataLoading(nnUNetTrainer):
         return read_splits(self._splits_file) if self._splits_file.is_file() else [{}] * 5
 
     def _check_cases(self, folder: Path, cases: Sequence[str]) -> None:
-        """Raise InputError for preprocessed cases that are missing, or whose ``.pkl`` is cut off."""
+        """Raise InputError for preprocessed cases that are missing, cut off, or of other sizes than they were made."""
         there = self.dataset_class.get_identifiers(str(folder)) if folder.is_dir() else ()
         missing = sorted(set(cases) - set(there))
         if missing:
@@ -109,6 +115,9 @@ class DataLoading(nnUNetTrainer):
                 content.seek(max(0, file.stat().st_size - 1))
                 if content.read() != b".":  # with which every pickle ends
                     raise InputError(f"{file}: found it cut off, expected it whole: remove it and preprocess again")
+            if has_other_sizes(record_of(folder, case), results_of(folder, case)):
+                found = f"found files of {case} of other sizes than they were made with"
+                raise InputError(f"{folder}: {found}, expected them as they were: run `umamba2 preprocess` again")
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Batches for training and for validation, without end."""

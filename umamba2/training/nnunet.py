@@ -17,6 +17,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from umamba2.arguments import some_path
 from umamba2.errors import InputError, naming, needing
 from umamba2.training import PLUGIN
 from umamba2.training.options import Options
@@ -40,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser, *which: str) -> None:
     """Add ``--raw``, ``--preprocessed`` and ``--results``, as far as named, to a command."""
     for name in which:
         what = f"folder of {CONTENT[name]} (default: the environment variable nnUNet_{name})"
-        parser.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=what)
+        parser.add_argument(f"--{name}", type=some_path, metavar="FOLDER", help=what)
 
 
 def find_folder(name: str, given: Path | None = None) -> Path:

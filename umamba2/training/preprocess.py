@@ -225,7 +225,7 @@ def preprocess_case(plans: Path, case: str, image: Path, labels: Path | None, fo
         raise InputError(f"{image}: found a scan or labels that changed while they were read, expected complete ones")
     for ending in ENDINGS:
         os.replace(partial / f"{case}{ending}", folder / f"{case}{ending}")
-    leave_record(_made(folder, case), before, _results(folder, case))
+    leave_record(record_of(folder, case), before, results_of(folder, case))
     return preprocessor.warnings
 
 
@@ -242,12 +242,13 @@ def _remove_all_but(folder: Path, cases: Container[str]) -> None:
             path.unlink()
 
 
-def _made(folder: Path, case: str) -> Path:
+def record_of(folder: Path, case: str) -> Path:
     """What says of which files a case was made; in a folder of its own, as `_record`."""
     return folder.with_name(folder.name + "_made") / f"{case}.json"
 
 
-def _results(folder: Path, case: str) -> list[Path]:
+def results_of(folder: Path, case: str) -> list[Path]:
+    """The files of a preprocessed case."""
     return [folder / f"{case}{ending}" for ending in ENDINGS]
 
 
@@ -256,7 +257,7 @@ def _sources(image: Path, labels: Path | None) -> list[Path]:
 
 
 def _is_done(case: str, image: Path, labels: Path | None, folder: Path) -> bool:
-    return is_made(_made(folder, case), _sources(image, labels), _results(folder, case))
+    return is_made(record_of(folder, case), _sources(image, labels), results_of(folder, case))
 
 
 def _voxels(grids: Grids, spacing: Sequence[float]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

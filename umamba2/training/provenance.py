@@ -44,6 +44,13 @@ def noted(record: Path) -> Any:
     return None
 
 
+def has_other_sizes(record: Path, results: Iterable[Path]) -> bool:
+    """Whether a record says that results had other sizes when they were made; copies have other dates, too."""
+    with suppress(OSError, InputError, TypeError, LookupError):
+        return [size for size, _ in read_json(record)["into"]] != [size for size, _ in stamps(*results)]
+    return False  # there is none, as where nnU-Net itself has preprocessed
+
+
 def is_made(record: Path, sources: Iterable[Path], results: Iterable[Path], recipe: Any = None) -> bool:
     """Whether a record says that these results are as they were made, of these sources as they are now."""
     with suppress(OSError, InputError):
