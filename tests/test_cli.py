@@ -315,7 +315,8 @@ def test_phantoms(tmp_path, monkeypatch, capsys):
     "arguments",
     [
         [], ["predict"], ["predict", "-i", "a", "-o", "b", "-m", "c", "--precision", "fp8"],
-        ["predict", "-i", "a", "-o", "", "-m", "c"], ["phantom", "out", "--count", "0"], ["phantom", "out", "--spacing", "nan"], ["nonsense"],
+        ["predict", "-i", "a", "-o", "", "-m", "c"], ["phantom", "out", "--count", "0"],
+        ["phantom", "out", "--spacing", "nan"], ["nonsense"],
     ],
 )  # fmt: skip
 def test_wrong_options(arguments, capsys):
