@@ -6,7 +6,9 @@ import os
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from umamba2.cli import main
 from umamba2.errors import InputError
@@ -18,8 +20,12 @@ GOOD = ("STS25_Validation_0001_Mask.nii.gz", "STS25_Validation_0042_Mask.nii.gz"
 
 def fill(folder, *names):
     folder.mkdir()
-    for name in names:
-        (folder / name).write_bytes(b"mask of " + name.encode())
+    for number, name in enumerate(names):
+        if not name.endswith(".nii.gz"):
+            (folder / name).touch()
+            continue
+        image = sitk.GetImageFromArray(np.full((2, 3, 4), number, np.uint8))
+        sitk.WriteImage(image, folder / name)
     return folder
 
 
@@ -29,7 +35,7 @@ def test_the_zip_is_flat_and_whole(tmp_path, capsys):
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         assert tuple(archive.namelist()) == GOOD
         assert archive.testzip() is None
-        assert archive.read(GOOD[0]) == b"mask of " + GOOD[0].encode()
+        assert archive.read(GOOD[1]) == (folder / GOOD[1]).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.zip"]
     assert capsys.readouterr().out == f"{tmp_path / 'out.zip'}  0.0 MB\n"
 
@@ -81,6 +87,12 @@ def test_folders_and_empty_files_are_refused(tmp_path):
     (folder / GOOD[0]).touch()
     with pytest.raises(InputError, match="0 bytes"):
         package_predictions(folder)
+    sitk.WriteImage(sitk.GetImageFromArray(np.full((2, 3, 4), 0.5)), folder / GOOD[0])
+    with pytest.raises(InputError, match=f"{GOOD[0]}: found the value 0.5, expected whole numbers"):
+        package_predictions(folder)
+    (folder / GOOD[0]).write_bytes(b"no image")
+    with pytest.raises(InputError, match=f"{GOOD[0]}: "):
+        package_predictions(folder)
     (folder / GOOD[0]).unlink()
     (folder / GOOD[0]).mkdir()
     with pytest.raises(InputError, match="found the folder"):
@@ -89,11 +101,12 @@ def test_folders_and_empty_files_are_refused(tmp_path):
 
 def test_predictions_are_never_overwritten(tmp_path):
     folder = fill(tmp_path / "out", *GOOD)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
     (tmp_path / "link.zip").symlink_to(folder / GOOD[1])
     for target in (folder / GOOD[0], tmp_path / "link.zip"):
         with pytest.raises(InputError, match="found an input as its output"):
             package_predictions(folder, target)
-    assert sorted(path.read_bytes() for path in folder.iterdir()) == [b"mask of " + name.encode() for name in GOOD]
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("name", [".", "../out.v2", "./../out.v2/"])

@@ -29,7 +29,7 @@ def test_phantoms_are_written_on_the_grid_that_was_asked_for(tmp_path, capsys):
     ("options", "message"),
     [
         (("--spacing", 1, 2), "--spacing: found 2 numbers, expected one or three"),
-        (("--seed", -1, "--shape", 5, 5, 5), "expected non-negative integer"),
+        (("--seed", -1, "--shape", 5, 5, 5), "seed is -1, expected 0 or more"),
     ],
 )
 def test_wrong_values_are_one_line(tmp_path, options, message):

@@ -186,6 +186,7 @@ def test_field_of_view_too_small_for_the_canals():
     [
         {"spacing": (0.3, 0.0, 0.3)}, {"spacing": (0.3, -1, 0.3)}, {"spacing": (0.3, float("nan"), 0.3)},
         {"spacing": (0.3, 0.3)}, {"shape": (0, 5, 5)}, {"shape": (5, 5)}, {"shape": (5, 5, 2.5)},
+        {"shape": (100_000, 100_000, 100_001)},
     ],
 )  # fmt: skip
 def test_bad_grids_are_refused_with_their_value(bad):

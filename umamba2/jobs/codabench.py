@@ -10,6 +10,7 @@ from pathlib import Path
 from umamba2.errors import InputError, naming
 from umamba2.files import OutputRegistry, replacing
 from umamba2.jobs.manifest import MANIFEST
+from umamba2.scans.volumes import read_labels
 
 _NAME = re.compile(r"STS25_Validation_\d{4}_Mask\.nii\.gz")
 _RECORDS = re.compile(rf"run(\.\d+-of-\d+)?\.json|{re.escape(MANIFEST)}")  # of the runs that made them
@@ -20,7 +21,7 @@ def package_predictions(folder: str | Path, out: str | Path | None = None) -> Pa
     """Zip the label maps of a folder, flat, for Codabench; returns the zip (default: ``<folder>.zip``).
 
     The records of the runs that made them stay outside. The zip appears under its name only when it is whole. Raises
-    InputError for a folder without files, a file whose name Codabench does not expect, and one that is empty.
+    InputError for a folder without files, a file whose name Codabench does not expect, and one that is no label map.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -34,6 +35,7 @@ def package_predictions(folder: str | Path, out: str | Path | None = None) -> Pa
             raise InputError(f"{path}: found the {kind} {path.name}, expected {EXPECTED}")
         if path.stat().st_size == 0:
             raise InputError(f"{path}: found an empty file (0 bytes), expected a label map")
+        read_labels(path)  # or it says what is wrong: there are few submissions a day
     whole = Path(os.path.abspath(folder))  # "." has a name, too
     target = whole.with_name(f"{whole.name}.zip") if out is None else Path(out)
     OutputRegistry(files).claim(target, folder)

@@ -96,7 +96,7 @@ def is_model(folder: Path) -> bool:
     """Whether a folder looks like a model: it has a ``model.json`` (the slim format) or ``fold_*`` (nnU-Net's)."""
     if not os.path.isdir(folder):  # not Path.is_dir, which raises where a name is too long
         return False
-    return (folder / "model.json").is_file() or any(path.is_dir() for path in folder.glob("fold_*"))
+    return os.path.isfile(folder / "model.json") or any(path.is_dir() for path in folder.glob("fold_*"))
 
 
 def _wrapped_models(place: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from umamba2.files import write_file
+from umamba2.scans import memory
 from umamba2.scans.clicks import click_json, simulate_clicks
 from umamba2.synthetic.appearance import expose
 from umamba2.synthetic.mouth import SIDES, draw_mouth
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from umamba2.synthetic.tooth_shapes import ToothShape
 
 SHAPE, SPACING = (170, 272, 345), (0.3, 0.3, 0.3)  # voxels and mm (z, y, x) of a typical ToothFairy3 scan
+_BYTES = 12  # of memory for each voxel, measured
 IAC = "{} inferior alveolar canal"
 
 
@@ -72,11 +75,16 @@ def make_phantom(
         tooth_shapes: What `read_tooth_shapes` returns; gives most teeth the form of a real one at about their sizes.
 
     Raises:
-        ValueError: The shape or spacing is not three positive numbers, or the contrast is out of range.
+        ValueError: The seed is negative, the shape or spacing is not three positive numbers, there is no memory for that
+            many voxels, or the contrast is out of range.
     """
+    if seed < 0:
+        raise ValueError(f"seed is {seed}, expected 0 or more")
     shape, spacing = tuple(shape), tuple(float(s) for s in spacing)
     if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
         raise ValueError(f"shape is {shape}, expected three positive whole numbers (z, y, x)")
+    if prod(shape) * _BYTES > (free := memory.available()):
+        raise ValueError(f"shape is {shape}, expected at most the {free / _BYTES:,.0f} voxels that there is memory for")
     if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise ValueError(f"spacing is {spacing}, expected three positive numbers in mm (z, y, x)")
     if not 0 <= canal_contrast <= 1:
