@@ -514,6 +514,8 @@ def test_bad_rows_are_named_and_cost_nobody_else_anything(predict, tmp_path):
     [
         (b"", "an empty file"), (b"scan\n", "no rows below the header"), (b"file\na\n", "the columns file"),
         (b"scan,scan\na,b\n", "the columns scan, scan"), (b"scan\n\xff\xfe\n", "no readable CSV in UTF-8"),
+        (b'scan,name\na.mha,"p0\nb.mha,p1\n', "no readable CSV in UTF-8"),
+        (b'scan,name\na.mha,"p0\nb.mha,p1\nc.mha,"p2"\n', "no readable CSV in UTF-8"),
         (b"clicks,name\n", "the columns clicks, name"),
     ],
 )  # fmt: skip

@@ -228,7 +228,7 @@ def _rows(source: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         text = source.read_text(encoding="utf-8-sig")
         first = text.partition("\n")[0]
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
         before = 0
         for row in reader:
             yield before + 1, row

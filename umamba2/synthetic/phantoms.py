@@ -75,7 +75,7 @@ def make_phantom(
         tooth_shapes: What `read_tooth_shapes` returns; gives most teeth the form of a real one at about their sizes.
 
     Raises:
-        ValueError: The seed is negative, the shape or spacing is not three positive numbers, there is no memory for that
+        ValueError: The seed is negative, the shape or spacing is not three positive numbers, there is no memory for so
             many voxels, or the contrast is out of range.
     """
     if seed < 0:
