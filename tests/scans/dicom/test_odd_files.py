@@ -44,6 +44,7 @@ from umamba2.scans.find import find_scans
 from umamba2.scans.geometry import Geometry
 from umamba2.scans.volumes import read_volume
 
+SAGITTAL = [0, 1, 0, 0, 0, -1]
 J2K, LOSSLESS, LS, RLE = (f"1.2.840.10008.1.2.{end}" for end in ("4.90", "4.70", "4.80", "5"))
 
 
@@ -211,6 +212,23 @@ def test_a_last_slice_that_went_astray(tmp_path, values):
     """Without it the others are a volume without a gap."""
     folder = write_slices(tmp_path / "a", lambda ds, k: setting(**values)(ds, k) if k == SHAPE[0] - 1 else None)
     read(folder, "found 1 single slices like those of a volume")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"SamplesPerPixel": 3},
+        {"PhotometricInterpretation": "RGB"},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"},
+    ],
+)
+@pytest.mark.parametrize("elsewhere", [{}, {"SeriesInstanceUID": "1.2.3"}, {"ImageOrientationPatient": SAGITTAL}])
+def test_a_last_slice_that_calls_itself_no_slice(tmp_path, values, elsewhere):
+    """True localizers and pictures are of another series, or lie in another way."""
+    odd = setting(**values, **elsewhere)
+    folder = write_slices(tmp_path / "a", lambda ds, k: odd(ds, k) if k == SHAPE[0] - 1 else None)
+    read(folder, *([] if elsewhere else ["found 1 images that lie as the slices of their series do"]))
 
 
 def test_a_last_slice_of_another_size(tmp_path):

@@ -79,6 +79,7 @@ def find_series(sources: Iterable[Source], warnings: list[str], name: str, compl
         InputError: A file cannot be read, or no two slices belong together.
     """
     groups = dict[tuple[object, ...], list[Frame]]()  # whose they are is looked at last
+    left = dict[tuple[object, ...], list[Header]]()  # images that are no scans, by what they have in common
     unknown = 0
     for source in sources:
         try:
@@ -91,6 +92,8 @@ def find_series(sources: Iterable[Source], warnings: list[str], name: str, compl
         unknown += image is None
         if image and is_scan(header):
             groups.setdefault(_key(header), []).extend(frames_of(header))
+        elif image and frame_count(header) == 1:
+            left.setdefault(_key(header), []).append(header)
     found = [
         series
         for key, group in groups.items()
@@ -113,7 +116,21 @@ def find_series(sources: Iterable[Source], warnings: list[str], name: str, compl
     if strays:
         apart = "but of another series, size, spacing or direction"
         warnings.append(f"{name}: found {len(strays)} single slices like those of a volume {apart}; left out")
+    odd = sum(_lies_like(header, one.frames[0]) for one in volumes for header in left.get(one.key, ()))
+    if odd:
+        found_files = f"found {odd} images that lie as the slices of their series do, but"
+        kinds = "call themselves localizers, pictures in colours or segmentations"
+        warnings.append(f"{name}: {found_files} {kinds}, expected slices; left out")
     return sorted(volumes, key=lambda series: -series.voxels)
+
+
+def _lies_like(header: Header, slice_: Frame) -> bool:
+    """Whether an image that is no scan lies as a slice of its series does: a true localizer lies across."""
+    try:
+        (frame,) = frames_of(header)
+    except InputError:
+        return False
+    return frame.axes is not None and frame.position is not None and _alike(frame, slice_)
 
 
 def _akin(one: Series, volume: Series) -> bool:
