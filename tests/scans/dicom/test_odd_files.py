@@ -123,16 +123,59 @@ def test_a_deep_header_is_none_of_ours_to_refuse(tmp_path):
     read(damaged(tmp_path / "a", nested(100)))
 
 
+def zipped(path, *members, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return path
+
+
+def given(folder, as_zip):
+    """A folder, or a zip of it."""
+    if not as_zip:
+        return folder
+    inner = [
+        (path.relative_to(folder).as_posix(), path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file()
+    ]
+    return zipped(folder.with_suffix(".zip"), *inner)
+
+
 @pytest.mark.parametrize("size", [0, 100, 2000])
-@pytest.mark.parametrize("name", ["IM.dcm", "IM"])
-def test_a_file_of_nothing_or_of_zeros_is_a_slice_that_was_lost(tmp_path, name, size):
-    folder = write_slices(tmp_path / "a", name="{:03d}.dcm" if "." in name else "IM{}")
+@pytest.mark.parametrize("name", ["IM.dcm", "IM", "IM.011"])
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_a_file_of_nothing_or_of_zeros_is_a_slice_that_was_lost(tmp_path, name, size, as_zip):
+    folder = write_slices(
+        tmp_path / "a", name="{:03d}.dcm" if "dcm" in name else "IM.{:03d}" if "." in name else "IM{}"
+    )
     (folder / name).write_bytes(bytes(size))
-    refused(folder, name, "expected a complete DICOM file")
+    which = 1 + sorted(path.name for path in folder.iterdir()).index(name)
+    refused(given(folder, as_zip), f"a.zip: file {which}:" if as_zip else name, "expected a complete DICOM file")
     (folder / "IM.dcm").write_bytes(b"")
+    (tmp_path / "a.zip").unlink(missing_ok=True)
     (tmp_path / "b").mkdir()
     (tmp_path / "b/swap").write_bytes(bytes(size))
     assert find_scans(tmp_path) == [folder]  # and anybody's where there is nothing else
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+@pytest.mark.parametrize("name", ["s{:03d}", "s.{:03d}", "1.2.840.{}", "dir/00a{:x}f", "s{:03d}.img"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: bytes(200) + c[200:],
+        lambda c: bytes(700) + c[700:],
+        lambda c: b"\xff" * len(c),
+        lambda c: c.replace(b"DICM", b"DICL"),
+        lambda c: b"\0\0" + c,
+    ],
+)
+def test_a_last_slice_whose_start_is_damaged(tmp_path, change, name, as_zip):
+    """By its name alone it is one."""
+    folder = write_slices(tmp_path / "a", name=name)
+    last = folder / name.format(SHAPE[0] - 1)
+    last.write_bytes(change(last.read_bytes()))
+    (last.parent / "readme").write_bytes(b"0" * last.stat().st_size)
+    read(given(folder, as_zip), "found 1 files called as the slices beside them that are no DICOM")
 
 
 @pytest.mark.parametrize("change", ["size", "time", "gone"])
@@ -770,19 +813,22 @@ def test_the_directory_of_a_disc(tmp_path):
 
 @pytest.mark.parametrize("gone", [0, 1, 3])
 @pytest.mark.parametrize("name", ["IM{:04d}", "im{:04d}.dcm"])  # as it is listed, and as a copied disc has it
-def test_files_that_the_directory_of_a_disc_lists_and_that_are_not_there(tmp_path, gone, name):
-    write_slices(tmp_path / "a/DICOM/0001", name=name)
+@pytest.mark.parametrize("directory_name", ["DICOMDIR", "dicomdir", "disc/DICOMDIR"])
+def test_files_that_the_directory_of_a_disc_lists_and_that_are_not_there(tmp_path, gone, name, directory_name):
+    disc = (tmp_path / "a" / directory_name).parent
+    write_slices(disc / "DICOM/0001", name=name)
     directory = header()
     directory.SOPClassUID = "1.2.840.10008.1.3.10"
     directory.DirectoryRecordSequence = [Dataset() for _ in range(SHAPE[0] + 1)]  # the first is the patient's
     for k, record in enumerate(directory.DirectoryRecordSequence[1:]):
         record.ReferencedFileID = ["DICOM", "0001", f"IM{k:04d}"]
-    save(directory, tmp_path / "a/DICOMDIR")
+    save(directory, tmp_path / "a" / directory_name)
     for k in range(SHAPE[0] - gone, SHAPE[0]):
-        (tmp_path / "a/DICOM/0001" / name.format(k)).unlink()
-    words = f"found {gone} files that its DICOMDIR lists and that are not there ('DICOM/0001/IM{SHAPE[0] - gone:04d}'"
-    for path in (tmp_path / "a", tmp_path / "a/DICOMDIR"):
-        read(path, *([words] if gone else []))
+        (disc / "DICOM/0001" / name.format(k)).unlink()
+    words = f"found {gone} files that its DICOMDIR lists and that are not there"
+    first = f" ('DICOM/0001/IM{SHAPE[0] - gone:04d}'"
+    for path in (tmp_path / "a", tmp_path / "a" / directory_name, given(tmp_path / "a", True)):
+        read(path, *([words + first * (path.suffix != ".zip")] if gone else []))
 
 
 def test_a_deflated_file_that_swells(tmp_path):
@@ -793,13 +839,6 @@ def test_a_deflated_file_that_swells(tmp_path):
     swollen = b"".join(packer.compress(bytes(1 << 20)) for _ in range(200)) + packer.flush()
     path.write_bytes(content[:end] + swollen)
     refused(path.parent, "IM0000", "expected at most 200 times its size")
-
-
-def zipped(path, *members, method=zipfile.ZIP_DEFLATED):
-    with zipfile.ZipFile(path, "w", method) as archive:
-        for name, content in members:
-            archive.writestr(name, content)
-    return path
 
 
 def slices_of(folder):
@@ -833,13 +872,26 @@ def test_names_in_a_zip_lead_nowhere(tmp_path, monkeypatch):
     assert sorted(tmp_path.rglob("*")) == sorted([*before, path])
 
 
-def test_a_link_in_a_zip_is_left_out(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "mode", "content", "is_lost"),
+    [
+        ("s012.dcm", 0o120777, "/etc/passwd", True),
+        ("s012", 0o120777, "../a/nowhere", True),
+        ("s012.dcm", 0o010777, "", True),
+        ("s012.dcm/", 0o040777, "", True),
+        ("link.dcm", 0o120777, "IM0003", False),
+        ("notes.txt", 0o120777, "nowhere", False),
+        ("folder/", 0o040777, "", False),
+    ],
+)
+def test_links_pipes_and_empty_folders_in_a_zip_are_left_out(tmp_path, name, mode, content, is_lost):
     path = zipped(tmp_path / "a.zip", *slices_of(tmp_path / "s"))
-    link = zipfile.ZipInfo("link.dcm")
-    link.external_attr = 0o120777 << 16
+    special = zipfile.ZipInfo(name)
+    special.external_attr = mode << 16
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(link, "/etc/passwd")
-    read(path)
+        archive.writestr(special, content)
+    words = "found 1 links to nowhere, pipes or empty folders called as slices are (file 13), expected files"
+    read(path, *([words] if is_lost else []))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04" + bytes(100)])

@@ -93,9 +93,9 @@ def source_headers(path: str | Path, series: str | None = None) -> list[Dataset]
 
 def _stack(kept: ExitStack, path: Path, series: str | None, warnings: list[str], complete: bool = False) -> Stack:
     name = str(path)
-    sources = kept.enter_context(opened(path, warnings))
-    check_listed(path, warnings)
-    volumes = find_series(sources, warnings, name, complete)
+    files = kept.enter_context(opened(path, warnings))
+    check_listed(files, path, warnings)
+    volumes = find_series(files.sources, warnings, name, complete)
     stack = stacked(choose(volumes, series, warnings, name), name, warnings)
     check_whole(stack, len(volumes) == 1, name, warnings)
     return stack

@@ -92,7 +92,7 @@ def find_series(sources: Iterable[Source], warnings: list[str], name: str, compl
         unknown += image is None
         if image and is_scan(header):
             groups.setdefault(_key(header), []).extend(frames_of(header))
-        elif image and frame_count(header) == 1:
+        elif image and text(header.values, "NumberOfFrames") in ("", "1"):
             left.setdefault(_key(header), []).append(header)
     found = [
         series

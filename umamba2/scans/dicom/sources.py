@@ -7,12 +7,14 @@ patients, are neither used nor said.
 from __future__ import annotations
 
 import os
+import posixpath
+import re
 import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -48,49 +50,107 @@ class Source:
         label: What messages call it.
         open: Opens it; what it returns can be read and sought.
         sure: Whether it is DICOM by its mark or its name, so that it is a fault if it cannot be read.
+        start: Its first bytes, where they are known before it is opened, as in a zip.
+        size: Its bytes; likewise.
     """
 
     label: str
     open: Callable[[], BinaryIO]
     sure: bool = True
+    start: bytes = b""
+    size: int = 0
+
+
+@dataclass
+class Files:
+    """What a folder or a zip holds.
+
+    Attributes:
+        sources: The DICOM files.
+        directories: The files that list others (DICOMDIR), each with the folder in which it lies, "" or "a/b/".
+        names: Those of all files, with their folders.
+    """
+
+    sources: list[Source] = field(default_factory=list)
+    directories: list[tuple[Source, str]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def opened(path: Path, warnings: list[str]) -> Iterator[list[Source]]:
+def opened(path: Path, warnings: list[str]) -> Iterator[Files]:
     """The DICOM files of a folder and all folders below it, of a zip, or a single one; in the order of their names.
 
     Args:
         path: The folder, the zip, or the file.
-        warnings: Gets a line for what is called as a slice is, and is no file.
+        warnings: Gets a line for what is called as a slice is, and is no file, or as the slices beside it are.
 
     Raises:
         InputError: There is none, or a zip cannot be read or would grow beyond all measure.
     """
-    if path.name.upper() == "DICOMDIR" and path.is_file():
+    if is_directory(path.name) and path.is_file():
         path = path.parent  # it lists what lies beside it
     if path.is_dir():
-        unread, lost, sources = list[Path](), list[Path](), list[Source]()
-        for folder, inner in files_below(path, unread):
-            sources += [source for file in inner if (source := source_of(file)) is not None]
-            lost += [file for file in inner if _is_called_a_slice(file) and not file.is_file()]
-            if folder != path and has_dicom_ending(folder.name) and not any(folder.iterdir()):
-                lost.append(folder)
-        if lost:
-            listed = f"{lost[0].relative_to(path)}" + ", ..." * (len(lost) > 1)
-            found = f"found {len(lost)} links to nowhere, pipes or empty folders called as slices are ({listed})"
-            warnings.append(f"{path}: {found}, expected files; left out")
-        if unread:
-            raise InputError(f"{unread[0]}: could not be read, expected a folder that can be: slices may lie in it")
-        yield sources
+        yield _of_folder(path, warnings)
     elif path.suffix.lower() != ".zip" or is_dicom(path):
-        yield [Source(str(path), file_opener(path))]
+        yield Files([Source(str(path), file_opener(path))])
     else:
         try:
             archive = open_zip(path)
         except _UNREADABLE as error:
             raise InputError(f"{path}: found a damaged zip ({_brief(error)}), expected a whole one") from None
         with archive:
-            yield _of_zip(path, archive)
+            yield _of_zip(path, archive, warnings)
+
+
+def _of_folder(path: Path, warnings: list[str]) -> Files:
+    files, unread, lost, others = Files(), list[Path](), list[str](), list[tuple[str, Source]]()
+    named = list[tuple[str, Source]]()
+    for folder, inner in files_below(path, unread):
+        for file in inner:
+            name = file.relative_to(path).as_posix()
+            files.names.append(name)
+            if is_directory(file.name):
+                if file.is_file():
+                    files.directories.append((Source(str(file), file_opener(file)), name[: -len(file.name)]))
+            elif (source := source_of(file)) is not None:
+                named.append((name, source))
+            elif file.is_file():
+                others.append((name, Source(str(file), file_opener(file))))
+            elif _is_called_a_slice(file.name):
+                lost.append(name)
+        if folder != path and has_dicom_ending(folder.name) and not any(folder.iterdir()):
+            lost.append(folder.relative_to(path).as_posix())
+    files.sources = _with_siblings(path, named, others, lost, warnings)
+    if unread:
+        raise InputError(f"{unread[0]}: could not be read, expected a folder that can be: slices may lie in it")
+    return files
+
+
+def _with_siblings(
+    path: Path, named: list[tuple[str, Source]], others: list[tuple[str, Source]], lost: list[str], warnings: list[str]
+) -> list[Source]:
+    """The DICOM files by their names, after a look at what is called like them and is none: a slice may be lost.
+
+    Raises InputError for one of nothing but zeros.
+    """
+    if lost:
+        found = f"found {len(lost)} links to nowhere, pipes or empty folders called as slices are"
+        warnings.append(f"{path}: {found} ({lost[0]}{', ...' * (len(lost) > 1)}), expected files; left out")
+    marked, kins = {_kin(name) for name, source in named if source.sure}, {_kin(name) for name, _ in named}
+    alike = [source for name, source in others if _kin(name) in kins]
+    for source in alike:
+        _check_zeros(source)
+    if alike:
+        first = alike[0].label.removeprefix(str(path)).lstrip(f"{os.sep}: ")
+        found = f"found {len(alike)} files called as the slices beside them that are no DICOM"
+        warnings.append(f"{path}: {found} ({first}{', ...' * (len(alike) > 1)}), expected slices; left out")
+    return [replace(source, sure=source.sure or _kin(name) in marked) for name, source in named]
+
+
+def _kin(name: str) -> str:
+    """What the names of slices that lie beside each other have in common: all but their numbers."""
+    folder, slash, own = name.rpartition("/")
+    return folder + slash + re.sub("[0-9a-f]*[0-9][0-9a-f]*", "0", own.lower())
 
 
 def file_opener(path: Path) -> Callable[[], BinaryIO]:
@@ -116,27 +176,44 @@ def file_opener(path: Path) -> Callable[[], BinaryIO]:
 
 def source_of(path: Path) -> Source | None:
     """A file of a folder, if it is DICOM or must once have been."""
-    if path.name.upper() == "DICOMDIR" or not path.is_file():
+    if is_directory(path.name) or not path.is_file():
         return None
     sure = is_marked(path) or has_dicom_ending(path.name)
     found = sure or is_dicom(path)
-    if not found and _is_called_a_slice(path):  # and is not left out wordlessly
+    if not found and _is_called_a_slice(path.name):  # and is not left out wordlessly
         found = sure = ("." not in path.name and is_blank(path)) or not _is_readable(path)
     return Source(str(path), file_opener(path), sure) if found else None
 
 
 def is_blank(path: Path) -> bool:
     """Whether a file is empty or nothing but zeros, as a slice is whose copy failed or that a crash has taken."""
+    return _holds_zeros(Source(str(path), lambda: open(path, "rb")))
+
+
+def _holds_zeros(source: Source) -> bool:
+    if source.start.strip(b"\0") or source.size > SMALL:
+        return False
     try:
-        with open(path, "rb") as file:
-            small = os.fstat(file.fileno()).st_size <= SMALL
-            return small and not file.read(START).strip(b"\0") and not file.read().strip(b"\0")
-    except OSError:
+        with source.open() as file:
+            small = not file.read(START).strip(b"\0") and file.seek(0, os.SEEK_END) <= SMALL
+            file.seek(0)
+            return small and not file.read().strip(b"\0")
+    except (OSError, InputError):
         return False
 
 
-def _is_called_a_slice(path: Path) -> bool:
-    return has_dicom_ending(path.name) or not path.suffix[1:].strip("0123456789")
+def _check_zeros(source: Source) -> None:
+    if _holds_zeros(source):
+        raise InputError(f"{source.label}: found nothing but zeros, expected a complete DICOM file")
+
+
+def is_directory(name: str) -> bool:
+    """Whether a file of that name lists the files of a disc."""
+    return name.upper() == "DICOMDIR"
+
+
+def _is_called_a_slice(name: str) -> bool:
+    return has_dicom_ending(name) or not Path(name).suffix[1:].strip("0123456789")
 
 
 def _is_readable(path: Path) -> bool:
@@ -148,27 +225,49 @@ def _is_readable(path: Path) -> bool:
     return True
 
 
-def _of_zip(path: Path, archive: zipfile.ZipFile) -> list[Source]:
-    sources, inner = list[tuple[str, zipfile.ZipInfo, bool]](), 0
-    if len(archive.infolist()) > _MOST_MEMBERS:
-        raise InputError(f"{path}: found {len(archive.infolist()):,} files in it, expected at most {_MOST_MEMBERS:,}")
-    for number, member in enumerate(archive.infolist(), start=1):
-        parts = member.filename.replace("\\", "/").split("/")
-        if member.is_dir() or stat.S_ISLNK(member.external_attr >> 16) or any(is_hidden(part) for part in parts[:-1]):
-            continue
-        if is_hidden(parts[-1]) or parts[-1].upper() == "DICOMDIR":
+def _of_zip(path: Path, archive: zipfile.ZipFile, warnings: list[str]) -> Files:
+    members = archive.infolist()
+    if len(members) > _MOST_MEMBERS:
+        raise InputError(f"{path}: found {len(members):,} files in it, expected at most {_MOST_MEMBERS:,}")
+    files, sources, inner = Files(), list[tuple[str, zipfile.ZipInfo, Source]](), 0
+    lost, others = list[str](), list[tuple[str, Source]]()
+    names = [member.filename.replace("\\", "/").rstrip("/") for member in members]
+    there = {*names, *(name.rpartition("/")[0] for name in names)}
+    inhabited = {name.rpartition("/")[0] for name in names}
+    for number, (name, member) in enumerate(zip(names, members), start=1):
+        *folders, own = name.split("/")
+        if any(is_hidden(part) for part in (*folders, own)):
             continue
         label = f"{path}: file {number}"
+        if member.is_dir():
+            lost += [f"file {number}"] * (has_dicom_ending(own) and name not in inhabited)
+            continue
         try:
             start = start_of(archive, member)
         except _UNREADABLE as error:
-            if has_dicom_ending(parts[-1]) or "." not in parts[-1]:
+            if has_dicom_ending(own) or "." not in own:
                 raise InputError(f"{label}: could not be read ({_brief(error)}), expected a whole zip") from None
             continue
+        if stat.S_IFMT(member.external_attr >> 16) not in (
+            0,
+            stat.S_IFREG,
+        ):  # a link leads to what is there, or is lost
+            target = posixpath.normpath("/".join([*folders, start.decode(errors="replace")]))
+            lost += [f"file {number}"] * (_is_called_a_slice(own) and target not in there)
+            continue
+        files.names.append(name)
+        source = Source(label, _opener(archive, member, label), start=start, size=member.file_size)
+        if is_directory(own):
+            files.directories += [(source, name[: -len(own)])] * (member.file_size <= SMALL)
+            continue
         inner += start[:4] in _ZIPS
-        sure = start.endswith(MARK) or has_dicom_ending(parts[-1]) or ("." not in parts[-1] and not start)
+        sure = start.endswith(MARK) or has_dicom_ending(own)
+        if not sure and "." not in own:
+            _check_zeros(source)
         if sure or is_dicom_start(start):
-            sources.append((label, member, sure))
+            sources.append((name, member, replace(source, sure=sure)))
+        else:
+            others.append((name, source))
     if not sources:
         found = "a zip in the zip" if inner else "no DICOM file"
         raise InputError(f"{path}: found {found}, expected the files of a scan")
@@ -179,7 +278,8 @@ def _of_zip(path: Path, archive: zipfile.ZipFile) -> list[Source]:
         found = f"{size / 1e9:.1f} GB in a zip of {packed / 1e9:.3f} GB"
         raise InputError(f"{path}: found {found}, expected at most {MOST_EXPANSION} times its size")
     check_memory(str(path), size)
-    return [Source(label, _opener(archive, member, label), sure) for label, member, sure in sources]
+    files.sources = _with_siblings(path, [(name, source) for name, _, source in sources], others, lost, warnings)
+    return files
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:

@@ -11,42 +11,42 @@ from collections import Counter
 from pathlib import Path
 
 from umamba2.errors import InputError
-from umamba2.scans.dicom.files import files_below, without_dicom_ending
+from umamba2.scans.dicom.files import without_dicom_ending
 from umamba2.scans.dicom.headers import EVERYTHING, item, read_header, text, value, whole
 from umamba2.scans.dicom.places import Stack
-from umamba2.scans.dicom.sources import Source, file_opener
+from umamba2.scans.dicom.sources import Files
 
 
-def check_listed(path: Path, warnings: list[str]) -> None:
-    """Say how many files a folder's DICOMDIR lists that are not there; one that cannot be read lists none.
+def check_listed(files: Files, path: Path, warnings: list[str]) -> None:
+    """Say how many files a DICOMDIR lists that are not there; one that cannot be read lists none.
 
     Args:
-        path: The folder, or the DICOMDIR.
-        warnings: Gets a line.
+        files: What there is.
+        path: The folder, the zip, or the DICOMDIR.
+        warnings: Gets a line for each DICOMDIR.
     """
-    folder = path if path.is_dir() else path.parent
-    directory = folder / "DICOMDIR"
-    if not (path.is_dir() or path.name.upper() == "DICOMDIR") or not directory.is_file():
-        return
-    try:
-        values = read_header(Source(str(directory), file_opener(directory)), EVERYTHING, complete=True).values
-    except InputError:
-        return
-    listed = list[str]()
-    while (record := item(values, "DirectoryRecordSequence", len(listed))) is not None:
-        parts = value(record, "ReferencedFileID")
-        listed.append("/".join([parts] if isinstance(parts, str) else map(str, parts or ())))
-    gone = [name for name in listed if name and not os.path.lexists(folder / name)]
-    if gone:  # discs are copied with other cases and endings
-        there = {_bare(file.relative_to(folder)) for _, files in files_below(folder) for file in files}
-        gone = [name for name in gone if _bare(Path(name)) not in there]
-    if gone:
-        found = f"found {len(gone)} files that its DICOMDIR lists and that are not there ({gone[0][:70]!r}"
-        warnings.append(f"{path}: {found}{', ...' * (len(gone) > 1)}), expected all; slices may be missing")
+    there = {_bare(name) for name in files.names} if files.directories else set[str]()
+    for directory, folder in files.directories:
+        try:
+            values = read_header(directory, EVERYTHING, complete=True).values
+        except InputError:
+            continue
+        listed = list[str]()
+        while (record := item(values, "DirectoryRecordSequence", len(listed))) is not None:
+            parts = value(record, "ReferencedFileID")
+            listed.append("/".join([parts] if isinstance(parts, str) else map(str, parts or ())))
+        # Discs are copied with other cases and endings.
+        gone = [name for name in listed if name and _bare(folder + name) not in there]
+        if path.suffix.lower() != ".zip":
+            gone = [name for name in gone if not os.path.lexists(Path(directory.label).parent / name)]
+        if gone:
+            first = "" if path.suffix.lower() == ".zip" else f" ({gone[0][:70]!r}{', ...' * (len(gone) > 1)})"
+            found = f"found {len(gone)} files that its DICOMDIR lists and that are not there"
+            warnings.append(f"{path}: {found}{first}, expected all; slices may be missing")
 
 
-def _bare(path: Path) -> str:
-    return without_dicom_ending(path.as_posix().partition(";")[0]).upper()
+def _bare(name: str) -> str:
+    return without_dicom_ending(name.replace("\\", "/").partition(";")[0]).upper()
 
 
 def check_whole(stack: Stack, alone: bool, name: str, warnings: list[str]) -> None:
