@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -200,6 +201,40 @@ def test_tensors_that_are_not_in_the_file_are_refused(tmp_path, offset, shape, s
     buffer = io.BytesIO()
     Pickler(buffer, 2).dump({"network_weights": {"a": Fake()}})
     refused(open_checkpoint, archive(tmp_path / "x.pth", buffer.getvalue(), bytes(16)), "x.pth: (found|could not)")
+
+
+@pytest.mark.parametrize("both", [True, False], ids=["exchanged", "one twice"])
+def test_a_list_of_files_that_leads_to_others_is_refused(folder, both):
+    """Two storages of equal size, whose places and checksums the archive's list has for each other."""
+    path = folder / "fold_0" / "checkpoint_best.pth"
+    load_model(folder)
+    with zipfile.ZipFile(path) as file:
+        entries = [entry for entry in file.infolist() if "/data/" in entry.filename]
+        first, other = next(
+            (a, b) for a, b in itertools.combinations(entries, 2) if a.file_size == b.file_size and a.CRC != b.CRC
+        )
+    content, start = bytearray(path.read_bytes()), file.start_dir
+    for entry, leads_to in ((first, other), (other, first))[: 2 if both else 1]:
+        at = content.index(entry.filename.encode(), start) - 46
+        struct.pack_into("<I", content, at + 16, leads_to.CRC)
+        struct.pack_into("<I", content, at + 42, leads_to.header_offset)
+    path.write_bytes(content)
+    refused(load_model, folder, "another file where the archive's list has .*/data/")
+
+
+def test_a_storage_of_two_types_is_refused(tmp_path):
+    """torch.save never writes it, and torch takes the first type for both."""
+    types = {"HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16}
+    torch.save({"network_weights": {n: torch.ones(7, dtype=t) for n, t in types.items()}}, tmp_path / "whole.pth")
+    with zipfile.ZipFile(tmp_path / "whole.pth") as file:
+        content = {name: file.read(name) for name in file.namelist()}
+    pickled = next(name for name in content if name.endswith("data.pkl"))
+    assert content[pickled].count(b"X\x01\x00\x00\x001") == 1
+    content[pickled] = content[pickled].replace(b"X\x01\x00\x00\x001", b"X\x01\x00\x00\x000")
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as file:
+        for name, piece in content.items():
+            file.writestr(name, piece)
+    refused(open_checkpoint, tmp_path / "x.pth", "storage 0 of torch.float16 and of torch.bfloat16")
 
 
 def test_weights_that_share_their_numbers_without_end_are_refused(folder):

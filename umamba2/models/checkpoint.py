@@ -31,6 +31,7 @@ from umamba2.models.zips import open_zip
 from umamba2.scans import memory
 
 LARGEST_PICKLE = 2**24  # bytes; the published network with its optimizer has about 2**18
+_UTF8 = 0x800  # a flag of an entry whose name is not in the code page of old
 MOST_INSTRUCTIONS = 1_000_000  # of a pickle, a few microseconds each; that network has some 30,000
 _PIECE = 2**20  # bytes that are read at a time
 MOST_ENTRIES = 20_000  # of an archive; the published network with its optimizer has 666
@@ -160,7 +161,7 @@ class _Archive:
         if len(pickles) != 1:
             raise ValueError(f"{len(pickles)} entries data.pkl in the archive, not one")
         self._folder = pickles[0].removesuffix("data.pkl")
-        self._storages: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._storages: dict[str, Tensor] = {}
         self._places: dict[int, tuple[Tensor, zipfile.ZipInfo]] = {}  # yet to be read, by where they are in memory
         if f"{self._folder}byteorder" in self._entries and self.read("byteorder") != sys.byteorder.encode():
             raise ValueError("numbers in another byte order than this machine's")
@@ -194,15 +195,17 @@ class _Archive:
         _, dtype, key, _, count = reference
         if not (type(key) is str and type(dtype) is torch.dtype and type(count) is int):
             raise _ForeignError("a storage that torch.save does not write")
-        if (key, dtype) not in self._storages:
+        if key not in self._storages:
             entry = self._entries[f"{self._folder}data/{key}"]
             self._start(self._file, entry)
             if entry.file_size != count * dtype.itemsize:
                 raise ValueError(f"storage {key} of {entry.file_size} bytes, {count} numbers of {dtype} stated")
-            found = self._storages[key, dtype] = torch.empty(count, dtype=dtype)
+            found = self._storages[key] = torch.empty(count, dtype=dtype)
             if count:
                 self._places[found.untyped_storage().data_ptr()] = found, entry
-        return self._storages[key, dtype]
+        if self._storages[key].dtype != dtype:
+            raise ValueError(f"storage {key} of {self._storages[key].dtype} and of {dtype}")
+        return self._storages[key]
 
     def _start(self, file: IO[bytes], entry: zipfile.ZipInfo) -> int:
         """Where the bytes of an entry begin in the file."""
@@ -215,6 +218,8 @@ class _Archive:
         start: int = entry.header_offset + 30 + name + extra
         if signature != b"PK\x03\x04" or start + entry.file_size > self.size:
             raise ValueError(f"{entry.filename} cut off")
+        if file.read(name) != entry.orig_filename.encode("utf-8" if entry.flag_bits & _UTF8 else "cp437"):
+            raise ValueError(f"another file where the archive's list has {entry.filename}")
         return start
 
 
