@@ -438,6 +438,20 @@ def test_what_the_system_says(monkeypatch, capsys, names, line):
     assert capsys.readouterr().err == f"error: {line}\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="found no /dev/full, expected Linux")
+@pytest.mark.parametrize(("where", "code"), [("> /dev/full", 1), ("| true", 0)])
+def test_output_that_is_lost_is_said(tmp_path, where, code):
+    """On a full disk what was asked for is not there; a reader that ends, as ``head`` does, had enough."""
+    command = f'set -o pipefail; "$0" -c "$1" {where}'
+    script = "import sys; from umamba2.cli import main; sys.exit(main(['models']))"
+    environment = {**os.environ, "UMAMBA2_MODELS": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("error: standard output: found it unusable (No space left on device)") == code
+
+
 @pytest.mark.parametrize("closed", ["2>&-", "1>&-", "0<&-", "0<&- 1>&- 2>&-"])
 def test_a_process_without_standard_streams(tmp_path, closed):
     """The next file that is opened gets the number of one that is closed, and with it what is printed there."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import umamba2
-from umamba2.messages import exit_code, open_standard_streams, share_the_machine
+from umamba2.messages import all_was_said, exit_code, open_standard_streams, share_the_machine
 
 # Each command is imported only when it is asked for, so that --help and typing errors answer at once and a fault in
 # one leaves the others alone.
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         options = _parser(arguments[:1]).parse_args(arguments)
         return int(options.command(options))
 
-    return exit_code(run)
+    return exit_code(run) or int(not all_was_said())
 
 
 def _parser(wanted: Sequence[str]) -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # thread says must not be taken for what a library said in another.
 TALKING = threading.RLock()
 _LONG_WORD = re.compile(r"(\S{200})\S{300,}(\S{100})")  # a path that nobody wants to read twice
+_UNSAID: list[str] = []  # the line with which stdout was full
 _LINE_BREAKERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -28,7 +29,7 @@ def say(line: str, stream: TextIO | None = None) -> None:
     """Print one line, on stdout unless told otherwise; on stderr very long words are cut in the middle.
 
     A terminal that cannot show it, is full or has gone away is no reason to stop: characters are escaped, the rest is
-    given up.
+    given up. That stdout is full is said on stderr, once; a reader that has gone away, as ``head`` does, had enough.
     """
     stream = stream or sys.stdout
     line = _LINE_BREAKERS.sub(lambda found: repr(found[0])[1:-1], line)
@@ -38,10 +39,18 @@ def say(line: str, stream: TextIO | None = None) -> None:
     try:
         with TALKING if stream is sys.stderr else nullcontext():
             print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
-    except (OSError, ValueError):  # ValueError: it is closed
+    except (OSError, ValueError) as error:  # ValueError: it is closed
         # What is left in the buffer would fail once more when Python exits, and decide the exit code.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if stream is sys.stdout and isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            _UNSAID.append(line)
+            say(f"error: standard output: found it unusable ({error.strerror}), expected room for the rest", sys.stderr)
+
+
+def all_was_said() -> bool:
+    """Whether nothing was given up because stdout was full."""
+    return not _UNSAID
 
 
 def unexpected(error: BaseException) -> str:

@@ -275,8 +275,10 @@ sys.exit(inference.main(sys.argv[1:]))
             env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False,
         )  # fmt: skip
     assert done.returncode == 1
-    (error,) = done.stderr.decode().splitlines()
-    assert "found a file name that is not UTF-8" in error
+    errors = done.stderr.decode().splitlines()
+    assert sum("found a file name that is not UTF-8" in error for error in errors) == 1
+    assert sum("standard output: found it unusable (No space left" in error for error in errors) == full
+    assert len(errors) == 1 + full
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert [entry["inputs"][0]["filename"] for entry in results] == names[:2]
     if not full:

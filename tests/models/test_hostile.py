@@ -27,7 +27,7 @@ from umamba2.challenges import CHALLENGES
 from umamba2.engine.runner import Runner
 from umamba2.errors import InputError, ModelError
 from umamba2.files import write_file
-from umamba2.models import checkpoint, plain, weights, zips
+from umamba2.models import checkpoint, pickles, plain, weights, zips
 from umamba2.models.checkpoint import open_checkpoint
 from umamba2.models.folder import describe, load_model, slim
 from umamba2.models.weights import read_weights
@@ -172,7 +172,7 @@ def test_plans_that_leave_nothing_of_a_scan(tmp_path, whole, entry, value):
 
 
 def test_what_is_made_of_one_text_again_and_again_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "LARGEST_PICKLE", 10**5)
+    monkeypatch.setattr(pickles, "_MOST_MADE", 10**5)
     text = pickle.BINUNICODE + struct.pack("<I", 10**4) + b"a" * 10**4 + pickle.BINPUT + b"\0"
     once = b"c_codecs\nencode\n" + pickle.BINGET + b"\0" + pickle.BINUNICODE + b"\6\0\0\0latin1" + pickle.TUPLE2
     content = pickle.EMPTY_LIST + text + pickle.APPEND + (once + pickle.REDUCE + pickle.APPEND) * 20 + pickle.STOP

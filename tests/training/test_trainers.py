@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -18,7 +17,6 @@ from challenge_names import MULTICLASS, STSR
 
 pytest.importorskip("nnunetv2")
 
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from toy_training import DATASET, PATCH, PLANS, SHAPE, environment, make_trainer, output_folder, started
 
 from umamba2.anatomy.structures import ANATOMY, left_right_pairs
@@ -27,12 +25,9 @@ from umamba2.engine.predict import Predictor
 from umamba2.errors import InputError
 from umamba2.models.folder import load_model, slim
 from umamba2.training import losses, semi_supervised
-from umamba2.training.loading import Cases
 from umamba2.training.options import Options
-from umamba2.training.preprocess import record_of, results_of
 from umamba2.training.pretrain import disrupt, draw, masked_blocks
 from umamba2.training.pretrained import read_weights
-from umamba2.training.provenance import leave_record
 from umamba2.training.resuming import LossNotFinite
 from umamba2.training.trainer import UMamba2Trainer
 
@@ -304,6 +299,59 @@ def test_checkpoints_of_something_else_are_refused(multiclass, tmp_path, change,
         torch.save({**whole, **change}, file)
         with pytest.raises(InputError, match=r"fold_0: found a checkpoint that does not fit \(.*\), expected one of"):
             make_trainer(TRAINER, resume=True).load_checkpoint(str(file))
+
+
+def test_checkpoints_with_numbers_that_are_not_of_this_training_are_refused(multiclass, tmp_path):
+    """Each would be gone on with: NaN in momenta becomes NaN in weights, and a rate of 1e9 noise."""
+    with environment(multiclass, tmp_path, epochs=2, iterations=1):
+        killed_at(1)
+        file = output_folder(tmp_path, TRAINER) / "fold_0" / "checkpoint_latest.pth"
+        whole = torch.load(file, weights_only=False)
+        make_trainer(TRAINER, resume=True).load_checkpoint(str(file))
+
+        def momenta(numbers):
+            return {"optimizer_state": {**whole["optimizer_state"], "state": {0: {"momentum_buffer": numbers}}}}
+
+        def group(**changes):
+            (theirs,) = whole["optimizer_state"]["param_groups"]
+            return {"optimizer_state": {**whole["optimizer_state"], "param_groups": [{**theirs, **changes}]}}
+
+        shape = whole["optimizer_state"]["state"][0]["momentum_buffer"].shape
+        name, weights = next(iter(whole["network_weights"].items()))
+        for change, problem in (
+            (momenta(torch.full(shape, math.nan)), "momentum_buffer of weight 0 of its optimizer that is not finite"),
+            (momenta(torch.zeros(3)), "momentum_buffer of weight 0 .* of another shape"),
+            (momenta("x"), "momentum_buffer of weight 0"),
+            ({"optimizer_state": {**whole["optimizer_state"], "state": {10**6: {}}}}, "the state of a weight 1000000"),
+            (group(weight_decay=1e9), "weight_decay 1000000000.0 of its optimizer where this training has 3e-05"),
+            (group(params=whole["optimizer_state"]["param_groups"][0]["params"][::-1]), "params "),
+            ({"network_weights": {**whole["network_weights"], name: weights / 0}}, f"not finite in {name}"),
+            ({"logging": {**whole["logging"], "lrs": [1.0] * 5}}, "a curve lrs of 5 values after 1 epochs"),
+        ):
+            torch.save({**whole, **change}, file)
+            with pytest.raises(InputError, match=rf"fold_0: found a checkpoint that does not fit \(.*{problem}"):
+                make_trainer(TRAINER, resume=True).load_checkpoint(str(file))
+        torch.save({**whole, **group(lr=1e9)}, file)  # which follows from the epoch
+        trainer = make_trainer(TRAINER, resume=True)
+        trainer.load_checkpoint(str(file))
+        trainer.run_training()
+    assert trainer.logger.get_value("lrs", step=None)[1] < 0.1
+    assert (
+        torch.load(file.with_name("checkpoint_final.pth"), weights_only=False)["network_weights"][name].abs().max() < 9
+    )
+
+
+def test_weights_that_are_not_finite_are_not_saved(multiclass, tmp_path):
+    with environment(multiclass, tmp_path):
+        trainer = started(make_trainer(TRAINER))
+        file = Path(trainer.output_folder, "checkpoint_latest.pth")
+        trainer.save_checkpoint(str(file))
+        before = file.read_bytes()
+        with torch.no_grad():
+            trainer.network.decoder.seg_layers[0].bias[0] = math.inf
+        with pytest.raises(InputError, match=r"latest.pth: found numbers that are not finite in decoder.seg_layers.0"):
+            trainer.save_checkpoint(str(file))
+    assert file.read_bytes() == before
 
 
 # --- NaN --------------------------------------------------------------------------------------------------------------
@@ -850,81 +898,25 @@ def test_a_dataset_of_another_challenge(stsr, tmp_path):
 def test_a_patch_edited_by_hand_is_checked_before_the_first_step(stsr, interactive, tmp_path):
     for source, change, message in (
         (stsr, {"patch_size": [16, 30, 32]}, r"plans ToyPlans: found patches of 16x30x32 voxels .* divisible by 2x4x4"),
+        (stsr, {"architecture": {"network_class_name": "os.system"}}, "plans ToyPlans: network class: found os.system"),
         (
             interactive,
             {"patch_size": [16, 32, 64]},
             r"found a network for patches of \[16, 32, 32\], expected the plans'",
         ),
     ):
-        root = tmp_path / source.name
+        root = tmp_path / "data"
+        shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(source, root)
         file = root / "nnUNet_preprocessed" / DATASET / "ToyPlans.json"
         plans = json.loads(file.read_text())
-        plans["configurations"]["3d_umamba"].update(change)
+        ours = plans["configurations"]["3d_umamba"]
+        ours |= {**change, "architecture": {**ours["architecture"], **change.get("architecture", {})}}
         if source is interactive:
             plans["configurations"]["3d_umamba"]["architecture"]["arch_kwargs"]["patch_size"] = [16, 32, 32]
         file.write_text(json.dumps(plans))
         with environment(root, tmp_path), pytest.raises(InputError, match=message):
-            make_trainer(TRAINER)
-
-
-def test_a_preprocessed_case_that_is_cut_off_is_named(stsr, tmp_path):
-    root = tmp_path / "copy"
-    shutil.copytree(stsr, root)
-    folder = root / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_3d_fullres"
-    whole = (folder / "case_2.pkl").read_bytes()
-    for cut in (whole[:-1], whole[:100], b""):
-        (folder / "case_2.pkl").write_bytes(cut)
-        with environment(root, tmp_path), pytest.raises(InputError, match=r"case_2.pkl: found it cut off, expected it"):
-            make_trainer(TRAINER).run_training()
-    (folder / "case_2.pkl").write_bytes(whole[:50] + b".")  # which ends as a pickle does
-    with environment(root, tmp_path):
-        cases = Cases(started(make_trainer(TRAINER)).get_tr_and_val_datasets()[0])
-    with pytest.raises(InputError, match=r"fullres: found case_2 damaged \("):
-        cases.load_case("case_2")
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_properties_are_read_as_data(stsr, tmp_path, protocol):
-    """Of a pickle, which can name anything to be called, numbers, texts and arrays are read, by nnU-Net itself too."""
-    folder = tmp_path / "cases"
-    shutil.copytree(stsr / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_3d_fullres", folder)
-    dataset = nnUNetDatasetBlosc2(str(folder))
-    properties = dataset.load_case("case_2")[3]
-    many = {"x": np.float32(0.1), "class_locations": {1: np.arange(12).reshape(4, 3), 2: np.asfortranarray(np.eye(3))}}
-    properties |= many
-
-    class Harmful:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "run"),)
-
-    for value in (0, Harmful()):
-        (folder / "case_2.pkl").write_bytes(pickle.dumps(properties | {"y": value}, protocol))
-        if value == 0:
-            found = dataset.load_case("case_2")[3]
-            assert repr(found) == repr(properties | {"y": 0})
-            continue
-        with pytest.raises(pickle.UnpicklingError, match=r"the Python object .*\.mkdir in case_2.pkl"):
-            dataset.load_case("case_2")
-        with pytest.raises(InputError, match=r"found case_2 damaged \(the Python object .*\.mkdir in case_2.pkl\)"):
-            Cases(dataset).load_case("case_2")
-    assert not (tmp_path / "run").exists()
-
-
-def test_preprocessed_cases_that_were_exchanged_are_named(stsr, tmp_path):
-    root = tmp_path / "copy"
-    shutil.copytree(stsr, root)
-    folder = root / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_3d_fullres"
-    names = [path.stem for path in folder.glob("*.pkl")]
-    for name in names:
-        leave_record(record_of(folder, name), [], results_of(folder, name))
-    with environment(root, tmp_path):
-        started(make_trainer(TRAINER)).do_split()
-    one, other = (folder / f"{name}.b2nd" for name in names[:2])
-    assert one.stat().st_size != other.stat().st_size
-    one.write_bytes(other.read_bytes())
-    with environment(root, tmp_path), pytest.raises(InputError, match=f"found files of {names[0]} of other sizes"):
-        started(make_trainer(TRAINER)).do_split()
+            started(make_trainer(TRAINER))
 
 
 def test_labels_that_are_not_the_challenges(stsr, tmp_path):

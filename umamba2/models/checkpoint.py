@@ -10,16 +10,14 @@ from __future__ import annotations
 import io
 import math
 import os
-import pickletools
 import re
 import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FunctionType
 from typing import IO, Any
 
 import numpy as np
@@ -27,12 +25,12 @@ import torch
 from torch import Tensor
 
 from umamba2.errors import InputError, ModelError
+from umamba2.models.pickles import NUMPY, ForeignError, read_pickle
 from umamba2.models.zips import open_zip
 from umamba2.scans import memory
 
 LARGEST_PICKLE = 2**24  # bytes; the published network with its optimizer has about 2**18
 _UTF8 = 0x800  # a flag of an entry whose name is not in the code page of old
-MOST_INSTRUCTIONS = 1_000_000  # of a pickle, a few microseconds each; that network has some 30,000
 _PIECE = 2**20  # bytes that are read at a time
 MOST_ENTRIES = 20_000  # of an archive; the published network with its optimizer has 666
 
@@ -128,10 +126,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
     try:
         with open(path, "rb") as file, unchanging(file):
             archive = _Archive(file)
-            content = _unpickle(archive.read("data.pkl"), archive.storage)
+            content = read_pickle(archive.read("data.pkl"), _NAMES, np.ndarray.tolist, archive.storage)
     except InputError as error:
         raise ModelError(f"{path}: {error}") from None
-    except _ForeignError as error:
+    except ForeignError as error:
         raise ModelError(f"{path}: found {error}, expected tensors and plain values only") from None
     except Exception as error:  # whatever a damaged or hostile file leads to
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -139,10 +137,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(content, dict):
         raise ModelError(f"{path}: found a {type(content).__name__}, expected an nnU-Net checkpoint")
     return Checkpoint(path, content, archive)
-
-
-class _ForeignError(Exception):
-    """An object that no checkpoint needs."""
 
 
 class _Archive:
@@ -194,7 +188,7 @@ class _Archive:
         """The numbers of a storage, one after the other, which are yet to be read."""
         _, dtype, key, _, count = reference
         if not (type(key) is str and type(dtype) is torch.dtype and type(count) is int):
-            raise _ForeignError("a storage that torch.save does not write")
+            raise ForeignError("a storage that torch.save does not write")
         if key not in self._storages:
             entry = self._entries[f"{self._folder}data/{key}"]
             self._start(self._file, entry)
@@ -223,35 +217,11 @@ class _Archive:
         return start
 
 
-class _NumpyType:
-    """numpy's type of an array; its state says in which order the bytes are."""
-
-    def __init__(self, code: str, *_: Any):
-        if not re.fullmatch(r"[biuf]\d{1,2}", code):
-            raise _ForeignError(f"numpy numbers of type {code!r:.40}")
-        self._code, self._order = code, "<"
-
-    def set_state(self, state: tuple[Any, ...]) -> None:
-        self._order = ">" if state[1] == ">" else "<"
-
-    def read(self, raw: bytes) -> np.ndarray[Any, Any]:
-        return np.frombuffer(raw, np.dtype(self._order + self._code))
-
-
-class _NumpyArray(list[Any]):
-    """A numpy array as lists."""
-
-    def set_state(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, fortran, raw = state
-        if raw:
-            self[:] = dtype.read(raw).reshape(shape, order="F" if fortran else "C").tolist()
-
-
 def _tensor(storage: Tensor, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *more: Any) -> Tensor:
     if len(more) > 2 and more[2]:  # behind requires_grad and hooks: that the numbers are to be negated or conjugated
-        raise _ForeignError(f"a tensor with the property {more[2]!s:.60}")
+        raise ForeignError(f"a tensor with the property {more[2]!s:.60}")
     if len(shape) != len(stride) or not all(type(n) is int and n >= 0 for n in (offset, *shape, *stride)):
-        raise _ForeignError("a tensor that torch.save does not write")
+        raise ForeignError("a tensor that torch.save does not write")
     end = offset + sum((size - 1) * step for size, step in zip(shape, stride)) + 1 if all(shape) else 0
     if max(end, math.prod(shape)) > storage.numel():  # the latter: the same number again and again
         raise ValueError(f"a tensor {tuple(shape)} over {storage.numel()} stored numbers")
@@ -262,7 +232,7 @@ def _new_dict() -> dict[Any, Any]:  # without arguments: pairs could take for ev
     return {}
 
 
-# What a pickle may name, and what that is here. Nothing else can be called, so nothing else is run.
+# What a checkpoint may name, and what that is here.
 _NAMES: dict[str, Any] = {
     **{f"torch.{name}": dtype for name, dtype in _STORAGES.items()},
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -270,99 +240,5 @@ _NAMES: dict[str, Any] = {
     "torch.device": torch.device,  # nnU-Net stores the arguments that its trainer was made with
     "torch.Size": tuple,
     "collections.OrderedDict": _new_dict,
-    "_codecs.encode": lambda text, _: text.encode("latin-1"),  # how old pickles spell bytes
-    "__builtin__.bytes": lambda: b"",
-    "numpy.dtype": _NumpyType,
-    "numpy.ndarray": _NumpyArray,
-    # numpy 1 and 2 write different names
-    **{f"numpy.{core}.multiarray.scalar": lambda dtype, raw: dtype.read(raw)[0] for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray._reconstruct": lambda *_: _NumpyArray() for core in ("core", "_core")},
+    **NUMPY,
 }
-_NUMBERS_AND_TEXTS = (
-    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING",
-    "BINBYTES", "SHORT_BINBYTES",
-)  # fmt: skip
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-
-
-def _unpickle(content: bytes, storage: Callable[[Any], Tensor]) -> Any:
-    """Run a pickle, as far as a checkpoint needs it.
-
-    Args:
-        content: The pickle.
-        storage: Gives the numbers that a persistent id stands for.
-    """
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: dict[Any, Any] = {}
-    left = LARGEST_PICKLE
-
-    def pop(count: int | None = None) -> list[Any]:
-        """The topmost items, or those above the last mark."""
-        start = marks.pop() if count is None else len(stack) - count
-        items = stack[start:]
-        del stack[start:]
-        return items
-
-    def named(name: str) -> Any:
-        if name not in _NAMES:
-            raise _ForeignError(f"the Python object {name:.100}")
-        return _NAMES[name]
-
-    def spend(arguments: Any) -> None:
-        """Bound what is made of one text or list that is handed over again and again."""
-        nonlocal left
-        left -= sum(len(one) for one in arguments if isinstance(one, (str, bytes, list, tuple)))
-        if left < 0:
-            raise ValueError("a pickle that grows without end")
-
-    for number, (instruction, argument, _) in enumerate(pickletools.genops(content)):
-        name = instruction.name
-        if number > MOST_INSTRUCTIONS:
-            raise ValueError(f"more than {MOST_INSTRUCTIONS} instructions in its pickle")
-        if name in _NUMBERS_AND_TEXTS:
-            stack.append(argument)
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
-        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
-        elif name == "MARK":
-            marks.append(len(stack))
-        elif name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):
-            stack.append(tuple(pop(None if name == "TUPLE" else int(name[-1]))))
-        elif name in ("EMPTY_LIST", "EMPTY_DICT"):
-            stack.append([] if name == "EMPTY_LIST" else {})
-        elif name in ("APPEND", "APPENDS"):
-            items = pop(None if name == "APPENDS" else 1)
-            if type(stack[-1]) is not list:
-                raise _ForeignError(f"items of a {type(stack[-1]).__name__}")
-            stack[-1].extend(items)
-        elif name in ("SETITEM", "SETITEMS"):
-            items = pop(None if name == "SETITEMS" else 2)
-            # Tuples of tuples as keys could take for ever to hash.
-            if type(stack[-1]) is not dict or not all(isinstance(key, (str, int, float)) for key in items[::2]):
-                raise _ForeignError("keys that are neither texts nor numbers")
-            stack[-1].update(zip(items[::2], items[1::2], strict=True))
-        elif name in ("GLOBAL", "STACK_GLOBAL"):
-            stack.append(named(".".join(pop(2)) if argument is None else argument.replace(" ", ".")))
-        elif name == "BINPERSID":
-            stack.append(storage(*pop(1)))
-        elif name == "REDUCE":
-            function, arguments = pop(2)
-            spend(arguments)
-            if not isinstance(function, (type, FunctionType)):
-                raise _ForeignError(f"a call of a {type(function).__name__}")
-            stack.append(function(*arguments))
-        elif name == "BUILD":
-            (state,) = pop(1)
-            spend(state)
-            if isinstance(stack[-1], (_NumpyType, _NumpyArray)):
-                stack[-1].set_state(state)
-            elif type(stack[-1]) is not dict:  # the state of a state dict is the versions of its modules
-                raise _ForeignError(f"the state of a {type(stack[-1]).__name__}")
-        elif name not in ("PROTO", "FRAME", "STOP"):
-            raise _ForeignError(f"the pickle instruction {name}")
-    (content,) = stack
-    return content

@@ -6,6 +6,7 @@ images without labels, and ``"challenge"`` in dataset.json says what the classes
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -125,6 +126,8 @@ def read_splits(path: Path) -> list[Split]:
         parts = [{"unlabeled": [], **split}.get(key) for key in KINDS] if isinstance(split, dict) else [None]
         if not all(isinstance(part, list) and all(isinstance(case, str) for case in part) for part in parts):
             raise InputError(f"{path}: found {str(split)[:80]}, expected folds: lists of cases by train and val")
+        if twice := [case for case, count in Counter(chain(*filter(None, parts))).items() if count > 1]:
+            raise InputError(f"{path}: found {twice[0]} twice in a fold, expected each case once")
     return splits
 
 

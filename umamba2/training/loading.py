@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from umamba2.errors import InputError, naming
 from umamba2.messages import end_with_parent
 from umamba2.training import augment
 from umamba2.training.dataset import Split, read_splits
+from umamba2.training.nnunet import UNLABELLED_SUFFIX
 from umamba2.training.options import Options
 from umamba2.training.preprocess import record_of, results_of
-from umamba2.training.properties import read_properties
+from umamba2.training.properties import check_places, read_properties
 from umamba2.training.provenance import has_other_sizes
 
 nnunet_dataset.load_pickle = read_properties  # nnU-Net would run whatever code is in the file
@@ -33,20 +35,60 @@ class Cases:
     """A dataset of nnU-Net for its loaders; cases without labels know no place of any class.
 
     A class of a module, because where the system starts the loaders' processes afresh it travels to them as a pickle.
+
+    Args:
+        dataset: nnU-Net's.
+        highest: The highest label that there may be.
+        labelled: Whether its cases must say where their classes are.
     """
 
-    def __init__(self, dataset: Any):
+    def __init__(self, dataset: Any, highest: int, labelled: bool):
         self.dataset, self.identifiers = dataset, dataset.identifiers
+        self.highest, self.labelled = highest, labelled
 
     def load_case(self, case: str) -> tuple[Any, Any, Any, dict[str, Any]]:
         """Image, labels, nothing, and properties of a case. Raises InputError, which names it, if it is damaged."""
-        try:
+        with self._naming(case):
             image, labels, previous, properties = self.dataset.load_case(case)
+            if image.ndim != 4 or labels.shape != (1, *image.shape[1:]):
+                raise ValueError(f"an image of shape {image.shape} and labels of {labels.shape}")
+            if self.labelled or "class_locations" in properties:
+                check_places(properties, labels.shape)
+
+        def image_at(place: Any) -> Any:
+            with self._naming(case):
+                found = image[place]
+                if not np.isfinite(found).all():
+                    raise ValueError("values that are not finite")
+                return found
+
+        def labels_at(place: Any) -> Any:
+            with self._naming(case):
+                found = labels[place]
+                if found.size and not -1 <= (wrong := max(found.min(), found.max(), key=abs)) <= self.highest:
+                    raise ValueError(f"label {wrong:g}, of -1 to {self.highest}")
+                return found
+
+        return _Stored(image, image_at), _Stored(labels, labels_at), previous, {"class_locations": {}, **properties}
+
+    @contextmanager
+    def _naming(self, case: str) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
             found = f"found {case} damaged ({' '.join(str(error).split())[:100]})"
             again = "expected it whole: remove its files and run `umamba2 preprocess`"
             raise InputError(f"{self.dataset.source_folder}: {found}, {again}") from None
-        return image, labels, previous, {"class_locations": {}, **properties}
+
+
+class _Stored:
+    """An array in a file, of which only what is asked for is read, by a function."""
+
+    def __init__(self, array: Any, read: Callable[[Any], Any]):
+        self.shape, self.ndim, self.dtype, self._read = array.shape, array.ndim, array.dtype, read
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._read(place)
 
 
 class Loader(nnUNetDataLoader):
@@ -140,8 +182,10 @@ class DataLoading(nnUNetTrainer):
 
     def _batches(self, dataset: Any, size: Sequence[int], transforms: Any, stream: int) -> Iterator[Batch]:
         """Batches of a dataset as nnU-Net makes them; ``stream`` is 0 for the training, which gets more processes."""
+        unlabelled = str(dataset.source_folder).endswith(UNLABELLED_SUFFIX)
+        labelled = self.oversample_foreground_percent > 0 and not unlabelled
         loader = Loader(
-            Cases(dataset),
+            Cases(dataset, self._highest_label, labelled),
             self.batch_size,
             size,
             self.configuration_manager.patch_size,
@@ -168,6 +212,11 @@ class DataLoading(nnUNetTrainer):
         )
         next(batches)  # start the processes
         return batches
+
+    @property
+    def _highest_label(self) -> int:
+        manager = self.label_manager
+        return int(max(*manager.all_labels, manager.ignore_label if manager.has_ignore_label else 0))
 
     def _seed(self, *which: int) -> int:
         """A seed that depends on the run's, the epoch and this process, and on ``which`` use it is for."""

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-_ARRAYS = [
-    (f"numpy.{core}.{name}", function)
-    for core in ("core", "_core")  # of numpy 1 and 2
-    for name, function in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-]
-_NEEDED = {("numpy", "dtype"), ("numpy", "ndarray"), ("_codecs", "encode"), *_ARRAYS}
+from umamba2.models.checkpoint import check_memory
+from umamba2.models.pickles import NUMPY, ForeignError, read_pickle
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows numbers, texts, arrays and what holds them, and nothing that could be run."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _NEEDED:
-            raise pickle.UnpicklingError(f"the Python object {module:.60}.{name:.60} in {self.path.name}")
-        own = "numpy._core" if hasattr(np, "_core") else "numpy.core"
-        return super().find_class(module.replace("numpy._core", own).replace("numpy.core", own), name)
-
-    def __init__(self, path: Path, file: Any):
-        super().__init__(file)
-        self.path = path
-
-
-def read_properties(path: str | Path) -> Any:
+def read_properties(path: str | Path) -> dict[str, Any]:
     """The properties of a case.
 
     Args:
@@ -38,7 +19,33 @@ def read_properties(path: str | Path) -> Any:
 
     Raises:
         OSError: The file cannot be read.
-        Exception: Whatever a damaged pickle leads to; UnpicklingError where it names what properties do not need.
+        Exception: Whatever a damaged pickle leads to; ValueError where it holds what properties do not need.
     """
-    with open(path, "rb") as file:
-        return _Unpickler(Path(path), file).load()
+    path = Path(path)
+    check_memory(path.stat().st_size)
+    try:
+        found = read_pickle(path.read_bytes(), NUMPY)
+    except ForeignError as error:
+        raise ValueError(f"{error} in {path.name}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"a {type(found).__name__} in {path.name}, no properties by name")
+    return found
+
+
+def check_places(properties: dict[str, Any], shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless the places of the classes are voxels of their image.
+
+    Args:
+        properties: Of a case, with ``class_locations``: by class, (n, 4) indices.
+        shape: (1, z, y, x), of the image.
+    """
+    found = properties.get("class_locations")
+    if not isinstance(found, dict):
+        raise ValueError("no class_locations among its properties")
+    for name, places in found.items():
+        if not len(places):  # an empty list
+            continue
+        places = np.asarray(places)
+        fitting = places.ndim == 2 and places.shape[1] == len(shape) and places.dtype.kind in "iu"
+        if not fitting or not ((places >= 0) & (places < shape)).all():
+            raise ValueError(f"places of class {name} that are no voxels of the image {shape}")

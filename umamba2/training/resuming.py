@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from umamba2.errors import InputError
 from umamba2.files import replacing, write_file
@@ -75,6 +76,9 @@ class Resuming(Watching):
         """Write a checkpoint, complete or not at all, so that a run that is killed leaves the one before."""
         if self.local_rank or self.disable_checkpointing:
             return
+        if name := _not_finite(self.bare_network.state_dict()):
+            found = f"found numbers that are not finite in {name} after epoch {self.current_epoch}"
+            raise InputError(f"{filename}: {found}, expected finite weights; `--continue` starts from the one before")
         with replacing(filename) as unfinished:
             try:
                 super().save_checkpoint(str(unfinished))
@@ -99,13 +103,18 @@ class Resuming(Watching):
                     # A stage begun after the end of the one before; nnU-Net would start it again each time.
                     found = max(found, open_checkpoint(latest), key=_epoch)
                 checkpoint = found.read()
+            if name := _not_finite(checkpoint["network_weights"]):
+                raise ValueError(f"numbers that are not finite in {name}")
             self.bare_network.load_state_dict(checkpoint["network_weights"])
-            self.optimizer.load_state_dict(checkpoint["optimizer_state"])
+            self.optimizer.load_state_dict(_fitting(checkpoint["optimizer_state"], self.optimizer))
             self.current_epoch = _epoch(checkpoint)
             theirs, ours = checkpoint["init_args"], self.my_init_kwargs
             for what in ("fold", "configuration", "plans"):
                 if (text := _text(theirs[what])) != _text(ours[what]):
                     raise ValueError(f"of {f'other {what}' if len(text) > 40 else f'the {what} {text}'}")
+            for curve in self.logger.get_checkpoint():
+                if len(found := checkpoint["logging"][curve]) != self.current_epoch:
+                    raise ValueError(f"a curve {curve} of {len(found)} values after {self.current_epoch} epochs")
             self.logger.load_checkpoint(checkpoint["logging"])
             self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
             if self.grad_scaler and (scaling := checkpoint["grad_scaler_state"]):
@@ -140,6 +149,29 @@ def _epoch(checkpoint: dict[str, Any]) -> int:
     if type(epoch) is not int or not 0 <= epoch <= _MOST_EPOCHS:
         raise ValueError(f"found current_epoch {epoch!s:.40}")
     return epoch
+
+
+def _not_finite(weights: Mapping[str, Tensor]) -> str:
+    """The name of weights that are not all finite; empty if all are."""
+    return next((name for name, numbers in weights.items() if not numbers.isfinite().all()), "")
+
+
+def _fitting(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """The state of an optimizer, if it is one of the same settings over the same weights; ValueError if not."""
+    ours = optimizer.state_dict()["param_groups"]
+    for own, other in zip(ours, state["param_groups"], strict=True):
+        for key in sorted((own.keys() & other.keys()) - {"lr"}):  # which follows from the epoch
+            if other[key] != own[key]:
+                raise ValueError(f"{key} {other[key]!s:.60} of its optimizer where this training has {own[key]!s:.60}")
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for number, kept in state["state"].items():
+        if number not in range(len(weights)):
+            raise ValueError(f"the state of a weight {number!s:.40} of its optimizer, which has {len(weights)}")
+        for key, numbers in kept.items():
+            there = isinstance(numbers, Tensor) and numbers.shape in ((), weights[number].shape)
+            if numbers is not None and not (there and numbers.isfinite().all()):
+                raise ValueError(f"{key} of weight {number} of its optimizer that is not finite or of another shape")
+    return {"state": state["state"], "param_groups": ours}
 
 
 def _text(value: Any) -> str:

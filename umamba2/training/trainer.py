@@ -134,13 +134,16 @@ class UMamba2Trainer(Resuming):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """The network of the plans; the arguments are nnU-Net's."""
-        network = build_network(
-            configuration_manager.network_arch_class_name,
-            {"patch_size": configuration_manager.patch_size, **configuration_manager.network_arch_init_kwargs},
-            num_input_channels,
-            num_output_channels,
-            enable_deep_supervision,
-        )
+        try:
+            network = build_network(
+                configuration_manager.network_arch_class_name,
+                {"patch_size": configuration_manager.patch_size, **configuration_manager.network_arch_init_kwargs},
+                num_input_channels,
+                num_output_channels,
+                enable_deep_supervision,
+            )
+        except ValueError as error:
+            raise InputError(f"plans {plans_manager.plans_name}: {error}") from None
         network.apply(network.initialize)
         if network.variant.takes_clicks:
             # Every number of clicks would be compiled anew, for a layer that costs next to nothing.
