@@ -452,6 +452,20 @@ def test_output_that_is_lost_is_said(tmp_path, where, code):
     assert done.stderr.count("error: standard output: found it unusable (No space left on device)") == code
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use")
+def test_a_current_folder_that_was_removed(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = "import os, sys; os.rmdir(os.getcwd()); from umamba2.cli import main; sys.exit(main(['info']))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(umamba2.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=gone, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: current folder: found none (")
+
+
 @pytest.mark.parametrize("closed", ["2>&-", "1>&-", "0<&-", "0<&- 1>&- 2>&-"])
 def test_a_process_without_standard_streams(tmp_path, closed):
     """The next file that is opened gets the number of one that is closed, and with it what is printed there."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import umamba2
+from umamba2.errors import InputError
 from umamba2.messages import all_was_said, exit_code, open_standard_streams, share_the_machine
 
 # Each command is imported only when it is asked for, so that --help and typing errors answer at once and a fault in
@@ -44,6 +45,10 @@ def main(argv: list[str] | None = None) -> int:
 
     def run() -> int:
         options = _parser(arguments[:1]).parse_args(arguments)
+        try:
+            os.getcwd()
+        except OSError as error:  # torch's libraries would end the process
+            raise InputError(f"current folder: found none ({error.strerror}), expected one: change to it") from None
         return int(options.command(options))
 
     return exit_code(run) or int(not all_was_said())
