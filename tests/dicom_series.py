@@ -201,16 +201,16 @@ def jpeg_2000(stored: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def rle(stored: np.ndarray) -> bytes:
-    """A slice of 16 bits in DICOM's run lengths: the high bytes, then the low ones, none of them repeated."""
+def rle(stored: np.ndarray, bits: int = 16) -> bytes:
+    """A slice in DICOM's run lengths: the highest bytes, then those below, none of them repeated."""
     segments = []
-    for shift in (8, 0):
-        part = (stored.astype(np.uint16) >> shift & 0xFF).astype(np.uint8).tobytes()
+    for shift in range(bits - 8, -1, -8):
+        part = (stored.astype(np.int64) >> shift & 0xFF).astype(np.uint8).tobytes()
         pieces = [part[i : i + 128] for i in range(0, len(part), 128)]
         segment = b"".join(bytes([len(piece) - 1]) + piece for piece in pieces)
         segments.append(segment + b"\0" * (len(segment) % 2))
-    offsets = [2, 64, 64 + len(segments[0])] + [0] * 13
-    return struct.pack("<16I", *offsets) + b"".join(segments)
+    starts = [64 + sum(map(len, segments[:number])) for number in range(len(segments))]
+    return struct.pack("<16I", len(segments), *starts, *[0] * (15 - len(starts))) + b"".join(segments)
 
 
 def jpeg_ls(stored: np.ndarray) -> bytes:

@@ -9,6 +9,7 @@ import pytest
 from dicom_series import many_slices, save, write_slices
 
 from umamba2.scans.find import find_scans
+from umamba2.scans.volumes import read_volume
 
 
 def names(folder):
@@ -35,6 +36,19 @@ def test_two_studies_of_one_patient_are_two_scans(tmp_path):
     write_slices(tmp_path / "before", count=3, study="1")
     write_slices(tmp_path / "after", count=3, study="2")
     assert names(tmp_path) == ["after", "before"]
+
+
+@pytest.mark.parametrize("of_below", [{"study": "2"}, {"patient": "2"}])
+def test_slices_right_in_a_folder_are_read_without_other_studies_below_it(tmp_path, of_below):
+    """The larger study below would be read twice, and theirs never."""
+    write_slices(tmp_path, count=4)
+    write_slices(tmp_path / "below", count=6, **of_below)
+    assert names(tmp_path) == [".", "below"]
+    found = [read_volume(path) for path in find_scans(tmp_path)]
+    assert [volume.geometry.size[2] for volume in found] == [4, 6]
+    assert any("took what lies right in the folder" in line for line in found[0].warnings)
+    write_slices(tmp_path / "below", count=6)  # all of one study: one scan, of which the largest series is read
+    assert names(tmp_path) == ["."]
 
 
 def test_anonymous_patients_are_not_one(tmp_path):

@@ -299,6 +299,33 @@ def test_cases_that_the_download_no_longer_has_are_named(tmp_path):
         read_dataset(folder)
 
 
+def test_names_that_are_those_of_labels_are_refused(tmp_path):
+    """nnU-Net keeps the labels of a preprocessed case A as A_seg, where those of a case of that name would lie."""
+    source = toothfairy3(tmp_path / "download", ("ToothFairy3F_001", "ToothFairy3F_001_seg"))
+    with pytest.raises(InputError, match=r"found the case ToothFairy3F_001_seg, .* a name that does not end in _seg"):
+        convert(CHALLENGES[MULTICLASS], source, tmp_path / "raw")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channel_names": {"0": ["CT"]}}, "found channel_names"),
+        ({"overwrite_image_reader_writer": "os"}, "found overwrite_image_reader_writer os, expected a class"),
+        ({"overwrite_image_reader_writer": ["SimpleITKIO"]}, "found overwrite_image_reader_writer"),
+        (b"\xef\xbb\xbf", "found a byte order mark"),
+    ],
+)
+def test_descriptions_that_nnunet_stumbles_over_are_refused(tmp_path, change, message):
+    folder = convert(CHALLENGES[MULTICLASS], toothfairy3(tmp_path / "download"), tmp_path / "raw")
+    file = folder / "dataset.json"
+    content = file.read_bytes()
+    file.write_bytes(
+        change + content if isinstance(change, bytes) else json.dumps(json.loads(content) | change).encode()
+    )
+    with pytest.raises(InputError, match=f"dataset.json: {message}"):
+        read_dataset(folder)
+
+
 def test_axes_that_run_another_way_cost_a_warning(tmp_path, caplog):
     source = toothfairy3(tmp_path / "download")
     for name in ("imagesTr/ToothFairy3F_001_0000.nii.gz", "labelsTr/ToothFairy3P_002.nii.gz"):

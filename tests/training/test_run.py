@@ -1,6 +1,9 @@
 """From a folder of scans to pretraining, up to where nnU-Net trains; what a dry run leaves, and its verdict."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -12,6 +15,7 @@ import torch
 from challenge_names import STSR
 from downloads import SHAPE, phantom, write
 
+import umamba2
 from umamba2 import cli
 from umamba2.challenges import CHALLENGES
 from umamba2.challenges.recipe import SMALL
@@ -128,6 +132,23 @@ def test_a_scan_that_cannot_be_read_is_named(scans, trained, tmp_path, caplog):
     scans["scan_0"].write_bytes(b"nothing")
     with pytest.raises(InputError, match="reading headers: found 1 of 3 cases that failed, expected none"):
         pretrain(scans, tmp_path / "out", CHALLENGES[STSR], Options(), patch=(16, 32, 32), architecture=SMALL)
+
+
+def test_a_second_run_leaves_the_first_ones_scans_alone(scans, tmp_path):
+    """Whatever it would preprocess: it is kept out before it writes anything."""
+    out = tmp_path / "out"
+    hold = "import sys; from pathlib import Path; from umamba2.training.lock import alone_in\n"
+    hold += "with alone_in(Path(sys.argv[1])):\n    print('in', flush=True)\n    input()"
+    first = subprocess.Popen(
+        [sys.executable, "-c", hold, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(umamba2.__file__).parents[1])},
+    )  # fmt: skip
+    assert first.stdout.readline() == "in\n"
+    with pytest.raises(InputError, match="out: found another run at work in it, expected none"):
+        pretrain(scans, out, CHALLENGES[STSR], Options(epochs=1, iterations=1), patch=(16, 32, 32), architecture=SMALL)
+    first.kill()
+    first.wait()
+    assert [path.name for path in out.rglob("*")] == [".lock"]
 
 
 @pytest.mark.parametrize(("free", "more"), [(10**12, ""), (200_000, r"; 0\.2 MB of disk are left")])

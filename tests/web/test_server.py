@@ -276,7 +276,25 @@ def test_uploads_are_bounded(server, monkeypatch):
         page.send(("a", b"x"), ("a", b"x"))
     scan = page.send(("a", b"x"))
     answer = page.http.put(f"/api/scans/{scan}/files", params={"name": "a/b/c/d"}, content=b"x")
-    assert (answer.status_code, answer.json()["error"][:27]) == (400, "d: could not be taken in (N")
+    assert (answer.status_code, answer.json()["error"][:27]) == (400, "d: could not be taken in (F")
+
+
+def test_what_comes_for_a_closed_scan_makes_no_folder_anew(server, monkeypatch):
+    """A request that has found its scan, which is closed before its first byte is written."""
+    desk, page = server
+    scan = page.send()
+    (study,) = desk.studies
+    path_of = intake.safe_path
+
+    def close_first(*arguments):
+        desk.studies.close(study)
+        return path_of(*arguments)
+
+    monkeypatch.setattr(intake, "safe_path", close_first)
+    for name in ("a", "b/c/d"):
+        answer = page.http.put(f"/api/scans/{scan}/files", params={"name": name}, content=b"x")
+        assert answer.status_code in (400, 404)
+        assert not study.folder.exists()
 
 
 def test_what_is_on_its_way_counts(server, monkeypatch):

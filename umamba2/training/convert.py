@@ -39,7 +39,16 @@ from umamba2.scans.volumes import (
     write_labels,
     write_volume,
 )
-from umamba2.training.dataset import CHANNEL, Split, check_grid, check_ids, ending_of, read_dataset, read_scan
+from umamba2.training.dataset import (
+    CHANNEL,
+    Split,
+    check_grid,
+    check_ids,
+    check_names,
+    ending_of,
+    read_dataset,
+    read_scan,
+)
 from umamba2.training.nnunet import is_dataset_name
 from umamba2.training.orientation import common_code, measured_code
 from umamba2.training.provenance import is_made, leave_record, noted, stamps
@@ -100,6 +109,7 @@ def convert(challenge: Challenge, source: str | Path, target: str | Path, worker
         raise InputError(f"{target}: found it inside {source}, expected another place")
     semi_supervised = challenge.recipe.unlabelled is not None
     download = recognise(source, may_lack_labels=semi_supervised)
+    check_names([*download.labelled, *download.unlabelled], source)
     LOG.info("%s", _summary(source, download))
     images = [image for image, _ in download.labelled.values()] + list(download.unlabelled.values())
     ending = ending_of(images)

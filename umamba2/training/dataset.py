@@ -6,8 +6,9 @@ images without labels, and ``"challenge"`` in dataset.json says what the classes
 
 from __future__ import annotations
 
+import codecs
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,13 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from umamba2.challenges import CHALLENGES
-from umamba2.errors import InputError
+from umamba2.errors import InputError, naming
 from umamba2.files import read_json, read_json_value
 from umamba2.models.labels import labels_of, misplaced
 from umamba2.scans.volumes import Geometry, Volume, list_volumes, read_volume, suffix
 
 KINDS = ("train", "val", "unlabeled")  # of cases in a splits file
 Split = dict[str, list[str]]  # the names of a fold's cases by kind
+LABELS_ENDING = "_seg"  # of a case's preprocessed labels
+READERS = ("None", "SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient", "Tiff3DIO")
 CHANNEL = "_0000"  # nnU-Net numbers the channels of a case; we have one
 
 
@@ -73,9 +76,27 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not isinstance(content.get("numTraining"), int):
         raise InputError(f"{path}: found numTraining {content.get('numTraining')!r}, expected a number of cases")
     channels = content.get("channel_names")
-    if not isinstance(channels, dict) or list(channels) != ["0"]:
+    if not isinstance(channels, dict) or list(channels) != ["0"] or not isinstance(channels["0"], str):
         raise InputError(f"{path}: found channel_names {str(channels)[:80]}, expected one, such as {{'0': 'CT'}}")
+    if (reader := content.get("overwrite_image_reader_writer", "None")) not in READERS:
+        raise InputError(f"{path}: found overwrite_image_reader_writer {str(reader)[:80]}, expected a class of nnU-Net")
+    with naming(path):
+        if path.read_bytes().startswith(codecs.BOM_UTF8):
+            raise InputError(f"{path}: found a byte order mark, expected UTF-8 without: nnU-Net does not read it")
     return content
+
+
+def check_names(cases: Iterable[str], where: Path) -> None:
+    """Raise InputError for a case whose name ends as the name of preprocessed labels does.
+
+    Args:
+        cases: The names.
+        where: Where they are, for the message.
+    """
+    for case in cases:
+        if case.endswith(LABELS_ENDING):
+            found = f"found the case {case[:80]}, which nnU-Net would take for the labels of another one"
+            raise InputError(f"{where}: {found}, expected a name that does not end in {LABELS_ENDING}")
 
 
 def _is_int(value: Any) -> bool:
@@ -109,6 +130,7 @@ def read_dataset(folder: Path) -> Dataset:
     both = sorted(set(images) & set(unlabelled))
     if both:
         raise InputError(f"{folder}: found {both[0]} in imagesTr and imagesUn, expected it in one of them")
+    check_names([*images, *unlabelled], folder)
     return Dataset(folder, description, {case: (images[case], labels[case]) for case in images}, unlabelled)
 
 

@@ -22,6 +22,7 @@ from umamba2.files import read_json, replacing, write_file
 from umamba2.models.weights import CHECKPOINT_NAMES
 from umamba2.scans.volumes import read_grid
 from umamba2.training import nnunet
+from umamba2.training.dataset import check_names
 from umamba2.training.lock import alone_in
 from umamba2.training.nnunet import CONFIGURATION, PLANS
 from umamba2.training.options import Options
@@ -144,6 +145,7 @@ def pretrain(
     """
     with needing("train", "pretraining"):
         from umamba2.training.preprocess import preprocess_cases
+    check_names(scans, out)
     grids = run_all(read_grid, {name: (path,) for name, path in scans.items()}, 1, "reading headers")
     if plans is not None:
         read_configuration(plans)
@@ -160,7 +162,7 @@ def pretrain(
         "file_ending": ".nii.gz",
         "challenge": challenge.name,
     }
-    with _kept(out, options.dry_run) as where:
+    with _kept(out, options.dry_run) as where, naming(where), alone_in(where):
         folders = (where / "preprocessed", where / "results")
         plans_file = folders[0] / PRETRAINING / f"{PLANS}.json"
         for name, entries in (

@@ -45,12 +45,15 @@ def safe_path(folder: Path, name: str) -> Path:
     return folder.joinpath(*parts)
 
 
-async def save_body(request: Request, path: Path, received: list[int] | None = None, most: int | None = None) -> int:
+async def save_body(
+    request: Request, path: Path, above: Path, received: list[int] | None = None, most: int | None = None
+) -> int:
     """Write the body of a request to a new file, and return its size.
 
     Args:
         request: Whose body.
-        path: The file; folders above it are made.
+        path: The file; folders between it and ``above`` are made.
+        above: A folder above it, which is not: whoever closes the study meanwhile removes it for good.
         received: Its first number is how many bytes came for the same purpose, in other requests too that are on their
             way now; those of this one are added as they come.
         most: How many bytes all of them may be; None: `MOST_BYTES`.
@@ -61,8 +64,8 @@ async def save_body(request: Request, path: Path, received: list[int] | None = N
         InputError: The client went away, there is such a file, or the disk is full.
     """
     most, received, size, whole = MOST_BYTES if most is None else most, [0] if received is None else received, 0, False
+    await run_in_threadpool(_make_folders, path, above)
     try:
-        await run_in_threadpool(path.parent.mkdir, parents=True, exist_ok=True)
         with path.open("xb") as file:
             try:
                 async for chunk in _chunks(request, most - received[0]):
@@ -81,6 +84,14 @@ async def save_body(request: Request, path: Path, received: list[int] | None = N
     except (OSError, ClientDisconnect) as error:
         with suppress(OSError):  # there may be no such file, or a file in place of a folder above it
             path.unlink()
+        raise InputError(f"{path.name}: could not be taken in ({type(error).__name__}), expected all of it") from None
+
+
+def _make_folders(path: Path, above: Path) -> None:
+    try:
+        for folder in reversed(path.relative_to(above).parents[:-1]):
+            (above / folder).mkdir(exist_ok=True)
+    except OSError as error:
         raise InputError(f"{path.name}: could not be taken in ({type(error).__name__}), expected all of it") from None
 
 

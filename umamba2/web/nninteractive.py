@@ -166,7 +166,7 @@ class Adapter:
         study, client = self._lease(request)
         spacing, warnings = _spacing(_meta(request))
         path = study.place_apart()  # a client may send two at once
-        await intake.save_body(request, path)
+        await intake.save_body(request, path, study.folder)
 
         def work(task: Task) -> dict[str, Any]:
             content = path.read_bytes()

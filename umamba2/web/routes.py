@@ -103,7 +103,7 @@ class Desk:
             raise intake.TooMuch(f"scan: found more than {intake.MOST_FILES:,} files, expected at most those")
         study.received[1] += 1
         path = intake.safe_path(study.sent, request.query_params.get("name", ""))
-        return Answer({"bytes": await intake.save_body(request, path, study.received)}, 201)
+        return Answer({"bytes": await intake.save_body(request, path, study.sent, study.received)}, 201)
 
     async def _open(self, request: Request) -> Response:
         study = self._study(request)
@@ -238,7 +238,7 @@ class Desk:
             shutil.rmtree(folder, ignore_errors=True)
 
         try:
-            await intake.save_body(request, path, most=most)
+            await intake.save_body(request, path, study.folder, most=most)
             yield path, forget
         except BaseException:
             forget()

@@ -23,7 +23,7 @@ from umamba2.scans.geometry import Array
 
 _SECONDS, _BYTES_PER_SECOND = 60, 1_000_000  # for one slice: a hundredth of what even a slow machine does
 _MEMORY = 4 << 30  # bytes of addresses for the child, besides what its slice takes
-_RLE, _LS = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"
+RLE, _LS = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"
 _SOS = 0xFFDA  # the marker after whose segment data follow
 _J2K = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 # For each line with a path: says what the file holds and sends it, or says what is wrong.
@@ -48,10 +48,10 @@ for path in sys.stdin:
         said = os.read(2, 10000)
         os.ftruncate(2, 0)
         os.lseek(2, 0, 0)
-        # The codec of JPEG makes up what is missing, and says so here alone; extraneous bytes are not missed.
+        # The codec of JPEG makes up what is missing, and says so here alone.
         if b"premature end of data" in said or b"bad Huffman" in said:
             raise RuntimeError
-        print(json.dumps([array.shape, array.dtype.str]), flush=True)
+        print(json.dumps([array.shape, array.dtype.str, b"extraneous" in said]), flush=True)
         sys.stdout.buffer.write(array)
         sys.stdout.buffer.flush()
     except Exception as error:
@@ -105,30 +105,30 @@ class Decoder:
         Raises:
             InputError: It is damaged, not of that size, or of numbers for which the header leaves no room.
         """
-        if how.syntax == _RLE and not _rle_is_whole(packed, how):
+        if how.syntax == RLE and not _rle_is_whole(packed, how):
             raise InputError(f"{label}: found damaged pixels, expected {how.columns} x {how.rows} voxels")
         if how.syntax in _J2K and not _tiles_are_whole(packed):
             raise InputError(f"{label}: found pixels with tiles missing, expected {how.columns} x {how.rows} voxels")
         of_stream = _of_codestream if how.syntax in _J2K else _of_frame_header
-        stated = None if how.syntax == _RLE else of_stream(packed)
+        stated = None if how.syntax == RLE else of_stream(packed)
         if stated and all(stated[2:]) and stated[2:] != (how.columns, how.rows):  # and no memory for what it asks
             size_said = f"{stated[2]} x {stated[3]} packed voxels"
             raise InputError(f"{label}: found {size_said}, expected {how.columns} x {how.rows} voxels")
         # The codec is told what the stream states: with other numbers it cuts values off, or changes their sign.
-        bits, signed = stated[:2] if stated else (how.stored, how.signed)
-        if not 0 < bits <= 32:
-            raise InputError(f"{label}: found packed numbers of {bits} bits, expected 1 to 32")
+        bits, signed = stated[:2] if stated else (how.allocated, how.signed)
+        most = 16 if how.syntax in _J2K else 32  # GDCM takes larger ones apart at the wrong places
+        if not 0 < bits <= most:
+            raise InputError(f"{label}: found packed numbers of {bits} bits, expected 1 to {most}")
         allocated = (8 if bits <= 8 else 16 if bits <= 16 else 32) if stated else how.allocated
         child = self._started(how)
         path = Path(self._folder.name if self._folder else "", "slice.dcm")
-        high = bits - 1 if stated else how.high
         with naming(path):
-            path.write_bytes(_bare_file(packed, how, allocated, bits, high, signed))
+            path.write_bytes(_bare_file(packed, how, allocated, bits, signed))
         size = how.rows * how.columns
         timer = Timer(_SECONDS + size / _BYTES_PER_SECOND, child.kill)
         timer.start()
         try:
-            found = self._answer(path, size)
+            found, odd = self._answer(path, size)
         finally:
             timer.cancel()
         if isinstance(found, str):
@@ -137,6 +137,9 @@ class Decoder:
         if found.size != size or found.dtype.kind not in "iu":
             shape = " x ".join(map(str, reversed(found.shape)))
             raise InputError(f"{label}: found {shape} packed voxels, expected {how.columns} x {how.rows} voxels")
+        if odd:
+            more = f"{label}: found bytes in its packed pixels that belong to no voxel, expected none"
+            warnings.append(f"{more}; grey values may be damaged")
         return _as_stated(label, found.reshape(how.rows, how.columns), how, bits, signed, warnings)
 
     def _started(self, how: Packed) -> subprocess.Popen[bytes]:
@@ -151,8 +154,8 @@ class Decoder:
             )
         return self._child
 
-    def _answer(self, path: Path, most: int) -> Array | str:
-        """The slice in a file, or what is wrong."""
+    def _answer(self, path: Path, most: int) -> tuple[Array | str, bool]:
+        """The slice in a file, or what is wrong; and whether the codec passed over bytes."""
         child = cast("subprocess.Popen[bytes]", self._child)
         answers, orders = cast(BufferedReader, child.stdout), cast(BufferedWriter, child.stdin)
         try:
@@ -160,23 +163,23 @@ class Decoder:
             orders.flush()
             said = json.loads(answers.readline() or b"null")
             if isinstance(said, list):
-                shape, kind = said
+                shape, kind, odd = said
                 array = np.empty(shape, kind)
                 if array.size != most:
-                    return f"{' x '.join(map(str, reversed(shape)))} voxels"
+                    return f"{' x '.join(map(str, reversed(shape)))} voxels", odd
                 if answers.readinto(array.reshape(-1).view(np.uint8).data) == array.nbytes:
-                    return array
+                    return array, odd
             elif said is not None:
-                return str(said)
+                return str(said), False
         except OSError:
             pass
         child.kill()
         child.wait()
         self._child = None  # the next slice gets another
-        return f"its reader was ended by signal {-child.returncode}"
+        return f"its reader was ended by signal {-child.returncode}", False
 
 
-def _bare_file(packed: bytes, how: Packed, allocated: int, bits: int, high: int, signed: bool) -> bytes:
+def _bare_file(packed: bytes, how: Packed, allocated: int, bits: int, signed: bool) -> bytes:
     """A DICOM file with the pixels of a slice and nothing of a patient."""
 
     def element(group: int, number: int, kind: bytes, content: bytes) -> bytes:
@@ -192,7 +195,7 @@ def _bare_file(packed: bytes, how: Packed, allocated: int, bits: int, high: int,
     meta += element(2, 0x10, b"UI", how.syntax.encode()) + element(2, 0x12, b"UI", b"2.25.2")
     content = element(8, 0x16, b"UI", kind) + element(8, 0x18, b"UI", b"2.25.1")
     content += short(2, 1) + element(0x28, 4, b"CS", b"MONOCHROME2") + short(0x10, how.rows) + short(0x11, how.columns)
-    content += short(0x100, allocated) + short(0x101, bits) + short(0x102, high) + short(0x103, int(signed))
+    content += short(0x100, allocated) + short(0x101, bits) + short(0x102, bits - 1) + short(0x103, int(signed))
     packed += b"\0" * (len(packed) % 2)
     content += pack("<HH", 0x7FE0, 0x10) + b"OB\0\0" + pack("<I", 0xFFFFFFFF)
     content += pack("<HHI", 0xFFFE, 0xE000, 0) + pack("<HHI", 0xFFFE, 0xE000, len(packed)) + packed
@@ -229,7 +232,7 @@ def _rle_is_whole(packed: bytes, how: Packed) -> bool:
         return False
     for start, end in zip(starts, ends):
         made, at = 0, start
-        while at < end and made < how.rows * how.columns:
+        while at < min(end, len(packed)) and made < how.rows * how.columns:
             run = packed[at]
             made += run + 1 if run < 128 else 257 - run if run > 128 else 0
             at += run + 2 if run < 128 else 2 if run > 128 else 1

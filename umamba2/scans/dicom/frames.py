@@ -77,7 +77,8 @@ class Lookup:
 
     def __init__(self, values: Dataset):
         self._top, self._shared = values, item(values, "SharedFunctionalGroupsSequence")
-        self._own = value(values, "PerFrameFunctionalGroupsSequence") or ()
+        has_own = item(values, "PerFrameFunctionalGroupsSequence") is not None
+        self._own = value(values, "PerFrameFunctionalGroupsSequence") if has_own else ()
 
     @cached_property
     def count(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from umamba2.errors import InputError
 from umamba2.scans.dicom.frames import Frame, Lookup
 from umamba2.scans.dicom.headers import is_stated, text, whole
-from umamba2.scans.dicom.pixels import Numbers, meant, numbers_of, padding_of
+from umamba2.scans.dicom.pixels import Beside, Numbers, meant, numbers_of, padding_of
 from umamba2.scans.geometry import Array
 from umamba2.scans.voxels import coarse, rounded
 
@@ -41,16 +42,17 @@ class Greys:
         shape: (z, y, x) of the volume.
         name: What messages call the scan.
         warnings: Gets a line for everything that is odd.
+        all_bits: Whether all bits of the stored numbers count, whatever the headers state.
     """
 
-    def __init__(self, shape: tuple[int, int, int], name: str, warnings: list[str]):
+    def __init__(self, shape: tuple[int, int, int], name: str, warnings: list[str], all_bits: bool = False):
         self.array: Array = np.zeros(shape, np.int16)
         self._name, self._warnings = name, warnings
         self._how = dict[str, Numbers]()
         self._there = np.zeros(shape[0], bool)
         self._paddings = dict[int, Array]()  # by layer: which voxels are padding, packed
         self._padding, self._others = [np.inf, -np.inf], [np.inf, -np.inf]  # lowest and highest
-        self._many_bits = 0
+        self._all_bits, self._beside = all_bits, Counter[Beside]()
 
     def put(self, layer: int, stored: Array, frame: Frame) -> None:
         """Put a slice into its layer.
@@ -70,6 +72,12 @@ class Greys:
         self._store(layer, greys, padding)
         self._there[layer] = True
 
+    @property
+    def is_of_two_kinds(self) -> bool:
+        """Whether bits were left out in some slices that hold numbers or signs in others: all of them count."""
+        beside = self._beside
+        return bool(beside[Beside.LEFT_OUT] and (beside[Beside.NUMBERS] or beside[Beside.SIGN]))
+
     def has(self, layer: int, stored: Array, frame: Frame) -> bool:
         """Whether a layer holds the very grey values of a slice."""
         greys, padding = self._understood(stored, frame)
@@ -79,8 +87,8 @@ class Greys:
 
     def finished(self) -> Array:
         """The volume, once all slices are in it: padding made air, missing slices between others filled in."""
-        if self._many_bits:
-            found = f"found numbers of more bits than stated in {self._many_bits} slices"
+        if many := self._beside[Beside.NUMBERS]:
+            found = f"found numbers of more bits than stated in {many} slices"
             self._warn(f"{found}, expected at most those; taken as they are")
         if self.array.dtype == np.float32:
             self._warnings += rounded(self._name, *self._others) or coarse(self._name, *self._others)
@@ -98,8 +106,8 @@ class Greys:
         """Grey values of a slice in 64 bits, whole where slope and intercept are, and which of them are padding."""
         header = frame.header
         how = self._how.setdefault(header.label, numbers_of(header))
-        numbers, many = meant(stored, how, header.values)
-        self._many_bits += many and count
+        numbers, beside = meant(stored, how, header.values, self._all_bits)
+        self._beside[beside] += count
         ends = padding_of(header.values, how)
         padding = None if ends is None else (numbers >= ends[0]) & (numbers <= ends[1])
         slope, intercept = frame.scale[0] or 1.0, frame.scale[1] or 0.0

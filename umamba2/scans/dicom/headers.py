@@ -83,16 +83,23 @@ def read_header(source: Source, last: int = _BEFORE_PIXELS, complete: bool = Fal
     """
     from pydicom.filereader import read_partial
 
+    seen = set[int]()
     elements = count(1)
 
     def beyond(tag: int, vr: object, length: object) -> bool:
         if next(elements) > _MOST_ELEMENTS:
             found = f"found more than {_MOST_ELEMENTS:,} elements"
             raise InputError(f"{source.label}: {found}, expected the header of a slice")
+        # Of elements of makers nothing is read; the first one comes twice where it is not clear how it is written.
+        if tag in seen and len(seen) > 1 and not tag >> 16 & 1:
+            found = f"found the element ({tag >> 16:04X},{tag & 0xFFFF:04X}) twice"
+            raise InputError(f"{source.label}: {found}, expected each once")
+        seen.add(tag)
         return tag > last
 
     try:
         with opened_content(source) as (file, syntax), quiet():
+            complete |= isinstance(file, BytesIO)  # what waits in there cannot be asked for later
             values = read_partial(bounded(source.label, file), beyond, None if complete else _MOST_VALUE, force=True)
             at = file.tell()
             if complete:
@@ -193,6 +200,8 @@ def numbers(values: Dataset | None, keyword: str, count: int) -> tuple[float, ..
     found = value(values, keyword)
     try:
         listed = [float(one) for one in ([found] if isinstance(found, (str, int, float)) else found)]
+        if "_" in str(found):  # which Python takes for a part of a number
+            return None
     except (TypeError, ValueError, OverflowError):
         return None
     return tuple(listed) if len(listed) == count and all(map(math.isfinite, listed)) else None
@@ -226,9 +235,9 @@ def is_stated(values: Dataset, keyword: str) -> bool:
 
 def item(values: Dataset | None, keyword: str, index: int = 0) -> Dataset | None:
     """An item of a sequence, or None."""
-    found = value(values, keyword)
     try:
-        return found[index]  # type: ignore[no-any-return]
+        found = value(values, keyword)[index]
+        return found if hasattr(found, "get_item") else None  # of another kind of element it is a number
     except Exception:
         return None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum, auto
 from io import BytesIO
 from struct import unpack
 from typing import TYPE_CHECKING, BinaryIO
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from umamba2.errors import InputError
-from umamba2.scans.dicom.decoder import Decoder, Packed, is_lossy
+from umamba2.scans.dicom.decoder import RLE, Decoder, Packed, is_lossy
 from umamba2.scans.dicom.headers import BIG_ENDIAN, EXPLICIT, IMPLICIT, Header, bounded, opened_content, value, whole
 from umamba2.scans.geometry import Array
 
@@ -218,7 +219,8 @@ def _packed_frames(
                     warnings.append(more)
                 break
             number += 1
-            if (end := _NEXT_STREAM.search(frame)) is not None and more not in warnings:
+            end = None if header.syntax == RLE else _NEXT_STREAM.search(frame)
+            if end is not None and more not in warnings:
                 warnings.append(more)
             yield frame if end is None else frame[: end.start() + 2]
     except InputError:
@@ -244,31 +246,46 @@ def _check_offsets(header: Header, offsets: bytes, lengths: bytes, items: list[t
         raise InputError(f"{header.label}: {found}, expected it to name each of the {len(items)} that there are")
 
 
-def meant(stored: Array, how: Numbers, values: Dataset) -> tuple[Array, bool]:
-    """The numbers that a slice's stored ones mean, and whether they have more bits than stated.
+class Beside(Enum):
+    """What the bits of a slice hold beside those that count."""
 
-    Bits beside those that count hold the sign, nothing, or an overlay. Where they hold something else, the statement
-    is what is wrong: taking the bits away would turn the brightest voxels dark.
+    NOTHING = auto()  # or an overlay, or nothing that makes a difference
+    SIGN = auto()  # of negative numbers, carried on into them
+    LEFT_OUT = auto()  # what changed numbers once it was left out
+    NUMBERS = auto()  # so that the statement is what is wrong
+
+
+def meant(stored: Array, how: Numbers, values: Dataset, all_bits: bool = False) -> tuple[Array, Beside]:
+    """The numbers that a slice's stored ones mean, and what lies beside the bits that count.
+
+    Bits beside those hold the sign, nothing, or an overlay. Where they hold something else, the statement is what is
+    wrong: taking the bits away would turn the brightest voxels dark.
+
+    Args:
+        stored: The slice.
+        how: How its file says that it stores numbers.
+        values: The header.
+        all_bits: Whether it is known from other slices that all bits count but those of overlays.
     """
     if how.stored == how.allocated:
-        return stored, False
+        return stored, Beside.NOTHING
     overlays, shift = _overlays(values, how), how.high + 1 - how.stored
-    if shift and not overlays and (stored & ((1 << shift) - 1)).any():
-        return stored, True  # numbers in the bits that shall hold none
+    if shift and not overlays and (all_bits or (stored & ((1 << shift) - 1)).any()):
+        return stored, Beside.NUMBERS  # in the bits that shall hold none
     if shift or (overlays and how.signed):
         bits = stored.view(np.dtype(f"u{stored.dtype.itemsize}")) >> shift & ((1 << how.stored) - 1)
-        return _signed(bits, how), False
+        return _signed(bits, how), Beside.NOTHING if overlays else Beside.LEFT_OUT
     if overlays:
         stored = stored & ((1 << how.allocated) - 1 - overlays)
     low, high = int(stored.min()), int(stored.max())
     if how.signed:
         half = 1 << (how.stored - 1)
         if -half <= low and high < half:
-            return stored, False
-        if low >= 0 and high < 2 * half:  # the sign was not carried on into the bits beyond
-            return _signed(stored.view(np.dtype(f"u{stored.dtype.itemsize}")), how), False
-        return stored, True
-    return stored, high >= 1 << how.stored
+            return stored, Beside.SIGN if low < 0 else Beside.NOTHING
+        if low >= 0 and high < 2 * half and not all_bits:  # the sign was not carried on into the bits beyond
+            return _signed(stored.view(np.dtype(f"u{stored.dtype.itemsize}")), how), Beside.LEFT_OUT
+        return stored, Beside.NUMBERS
+    return stored, Beside.NUMBERS if high >= 1 << how.stored else Beside.NOTHING
 
 
 def _overlays(values: Dataset, how: Numbers) -> int:

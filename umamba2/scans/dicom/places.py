@@ -160,6 +160,8 @@ def _other_places(series: Series, step: float | None, name: str, warnings: list[
         if any(number is None for number in numbers) or len(set(numbers)) < 2:
             raise InputError(f"{name}: found no position, location or number of each slice, expected what orders them")
         counts = [int(number or 0) for number in numbers]
+        step_of_counts = int(np.gcd.reduce(np.diff(np.sort(counts))))  # of every second number, say
+        counts = [count // step_of_counts for count in counts]
         order = "the order of InstanceNumber"
     else:
         order = "the order in the file"

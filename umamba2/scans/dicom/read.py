@@ -14,7 +14,7 @@ from umamba2.scans.dicom.greys import Greys, check_scale
 from umamba2.scans.dicom.headers import columns_of, need_pydicom, quiet, rows_of
 from umamba2.scans.dicom.pixels import check_size, stored_slices
 from umamba2.scans.dicom.places import Stack, stacked
-from umamba2.scans.dicom.series import choose, find_series
+from umamba2.scans.dicom.series import Series, choose, find_series
 from umamba2.scans.dicom.sources import opened
 from umamba2.scans.dicom.upright import upright
 from umamba2.scans.dicom.whole import check_listed, check_whole
@@ -95,10 +95,29 @@ def _stack(kept: ExitStack, path: Path, series: str | None, warnings: list[str],
     name = str(path)
     files = kept.enter_context(opened(path, warnings))
     check_listed(files, path, warnings)
-    volumes = find_series(files.sources, warnings, name, complete)
-    stack = stacked(choose(volumes, series, warnings, name), name, warnings)
+    volumes = find_series(files.sources, warnings, name, series, complete)
+    candidates = volumes if series is not None or not path.is_dir() else _right_in(path, volumes, warnings)
+    stack = stacked(choose(candidates, series, warnings, name), name, warnings)
     check_whole(stack, len(volumes) == 1, name, warnings)
     return stack
+
+
+def _right_in(folder: Path, volumes: list[Series], warnings: list[str]) -> list[Series]:
+    """The volumes whose slices lie right in a folder, where there are some beside those of other patients or studies.
+
+    The folders below it, and files of many slices, are scans of their own then (`umamba2.scans.find`).
+    """
+
+    def lies_in(one: Series) -> bool:
+        return all(frame_count(f.header) == 1 and Path(f.header.label).parent == folder for f in one.frames)
+
+    own = [one for one in volumes if lies_in(one)]
+    others = len(volumes) - len(own)
+    if not own or not others or len({(one.patient, one.study) for one in volumes}) == 1:
+        return volumes
+    found = f"found {others} volumes in folders below or in files of their own"
+    warnings.append(f"{folder}: {found}, and several patients or studies; took what lies right in the folder")
+    return own
 
 
 def _filled(stack: Stack, name: str, warnings: list[str]) -> Array:
@@ -110,19 +129,22 @@ def _filled(stack: Stack, name: str, warnings: list[str]) -> Array:
     for one in files.values():
         check_size(one, rows, columns, frame_count(one))
     check_memory(name, _BYTES * rows * columns * depth)
-    greys = Greys((depth, rows, columns), name, warnings)
     layers = {_key(frame): (frame, int(layer)) for frame, layer in zip(stack.frames, stack.layers)}
     copies = {_key(copy): (copy, int(stack.layers[of])) for of, copy in stack.copies}
-    doubles, spare = list[tuple[Frame, int, Array]](), list[str]()
-    with Decoder() as decoder:
-        for one in files.values():
-            for index, plane in enumerate(stored_slices(one, rows, columns, frame_count(one), decoder, spare)):
-                key = (one.label, index)
-                if key in layers:
-                    frame, layer = layers[key]
-                    greys.put(layer, plane, frame)
-                elif key in copies:
-                    doubles.append((*copies[key], plane))
+    for all_bits in (False, True):
+        greys = Greys((depth, rows, columns), name, warnings, all_bits)
+        doubles, spare = list[tuple[Frame, int, Array]](), list[str]()
+        with Decoder() as decoder:
+            for one in files.values():
+                for index, plane in enumerate(stored_slices(one, rows, columns, frame_count(one), decoder, spare)):
+                    key = (one.label, index)
+                    if key in layers:
+                        frame, layer = layers[key]
+                        greys.put(layer, plane, frame)
+                    elif key in copies:
+                        doubles.append((*copies[key], plane))
+        if not greys.is_of_two_kinds:
+            break
     kinds = dict[str, list[str]]()
     for line in spare:
         kinds.setdefault(line.rpartition("; ")[2], []).append(line)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,10 @@ from umamba2.errors import InputError
 from umamba2.scans.dicom.frames import Frame, frame_count, frames_of
 from umamba2.scans.dicom.headers import Header, columns_of, read_header, rows_of, text, whole
 from umamba2.scans.dicom.sources import Source
+from umamba2.scans.geometry import Array
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 _SAME_DIRECTION = 2e-3  # cosines of slices that lie alike differ by at most that
 _SAME_SPACING = 0.01  # of the smaller one
@@ -66,13 +71,16 @@ class Series:
         return f"series {'without number' if self.number is None else self.number} ({size})"
 
 
-def find_series(sources: Iterable[Source], warnings: list[str], name: str, complete: bool = False) -> list[Series]:
+def find_series(
+    sources: Iterable[Source], warnings: list[str], name: str, wanted: str | None = None, complete: bool = False
+) -> list[Series]:
     """All volumes in some files, the largest first. Localizers, pictures and what is no scan are left out.
 
     Args:
         sources: The files.
         warnings: Gets a line for what is odd.
         name: What messages call the scan.
+        wanted: The UID or number of the series that will be chosen, or None; files of others need not be readable.
         complete: Whether headers are wanted with all values, whatever their size.
 
     Raises:
@@ -91,7 +99,11 @@ def find_series(sources: Iterable[Source], warnings: list[str], name: str, compl
             continue  # it only looked like DICOM
         unknown += image is None
         if image and is_scan(header):
-            groups.setdefault(_key(header), []).extend(frames_of(header))
+            try:
+                groups.setdefault(_key(header), []).extend(frames_of(header))
+            except InputError:
+                if wanted is None or wanted in (text(header.values, "SeriesInstanceUID"), _number(header.values)):
+                    raise
         elif image and text(header.values, "NumberOfFrames") in ("", "1"):
             left.setdefault(_key(header), []).append(header)
     found = [
@@ -147,6 +159,7 @@ def _is_image(header: Header) -> bool | None:
     from pydicom.uid import UID
 
     kind = text(header.values, "SOPClassUID")
+    kind = kind or text(getattr(header.values, "file_meta", None), "MediaStorageSOPClassUID")
     if rows_of(header) and columns_of(header):
         return True
     known = UID(kind).name
@@ -207,7 +220,7 @@ def _key(header: Header) -> tuple[object, ...]:
     values = header.values
     study, series = text(values, "StudyInstanceUID"), text(values, "SeriesInstanceUID")
     # Volumes in one file are complete, unless the file says that others go on with it.
-    alone = (text(values, "ConcatenationUID") or header.label) if frame_count(header) > 1 else ""
+    alone = text(values, "ConcatenationUID") or (header.label if frame_count(header) > 1 else "")
     return study, series, rows_of(header), columns_of(header), alone
 
 
@@ -223,15 +236,8 @@ def _by_patient(frames: list[Frame]) -> dict[str, list[Frame]]:
 
 def _split(key: tuple[object, ...], who: str, frames: list[Frame]) -> list[Series]:
     """The slices of a series apart by their direction and spacing, and by pass where there are several."""
-    parts = list[list[Frame]]()
-    for frame in frames:
-        part = next((part for part in parts if _alike(part[0], frame)), None)
-        if part is None:
-            parts.append([frame])
-        else:
-            part.append(frame)
     volumes = list[list[Frame]]()
-    for part in parts:
+    for part in _parts(frames):
         passes = [list(group) for _, group in groupby(sorted(part, key=_acquisition), key=_acquisition)]
         volumes += passes if len(passes) > 1 and _overlap(part) else [part]
     values = frames[0].header.values
@@ -245,29 +251,57 @@ def _acquisition(frame: Frame) -> str:
 
 
 def _overlap(frames: list[Frame]) -> bool:
-    places = [frame.position for frame in frames if frame.position is not None]
-    return len(set(places)) < len(places)
+    """Whether slices of several passes are at one place; of one and the same it is a file that is there twice."""
+    places = {(frame.position, frame.acquisition) for frame in frames if frame.position is not None}
+    return len({position for position, _ in places}) < len(places)
+
+
+def _parts(frames: list[Frame]) -> list[list[Frame]]:
+    """Slices apart by direction and spacing, as the first of each part has them."""
+    parts, firsts = list[list[Frame]](), np.empty((len(frames), 8))
+    for frame in frames:
+        like = _grid(frame)
+        alike = _are_alike(firsts[: len(parts)], like)
+        if alike.any():
+            parts[int(alike.argmax())].append(frame)
+        else:
+            firsts[len(parts)] = like
+            parts.append([frame])
+    return parts
+
+
+def _grid(frame: Frame) -> Array:
+    """Directions (6) and spacing (2) of a slice, NaN for what it does not state."""
+    return np.array([*(frame.axes or [np.nan] * 6), *(frame.spacing or [np.nan] * 2)])
+
+
+def _are_alike(grids: Array, grid: Array) -> Array:
+    """Which of several (n, 8) are that of a slice."""
+    both_lack = np.isnan(grids) & np.isnan(grid)
+    same = np.abs(grids - grid) <= np.r_[[_SAME_DIRECTION] * 6, _SAME_SPACING * np.abs(grid[6:])]
+    alike: Array = np.all(same | both_lack, axis=1)
+    return alike
 
 
 def _alike(one: Frame, other: Frame) -> bool:
-    if (one.axes is None) != (other.axes is None) or (one.spacing is None) != (other.spacing is None):
-        return False
-    if one.axes is not None and np.abs(np.subtract(one.axes, other.axes or ())).max() > _SAME_DIRECTION:
-        return False
-    return one.spacing is None or bool(np.allclose(one.spacing, other.spacing or (), rtol=_SAME_SPACING, atol=0))
+    return bool(_are_alike(_grid(one)[None], _grid(other))[0])
 
 
 def _gathered(singles: list[Series]) -> list[Series]:
     """Slices that claim to be a series each, together where all else is alike."""
-    together = list[Series]()
+    groups = dict[tuple[object, ...], list[Series]]()
     for one in singles:
-        for series in together:
-            key, other = series.key, one.key
-            if (series.patient, key[0], *key[2:]) == (one.patient, other[0], *other[2:]) and _alike(
-                series.frames[0], one.frames[0]
-            ):
-                series.frames += one.frames
-                break
-        else:
-            together.append(Series(list(one.frames), one.patient, one.study, one.uid, one.number, True, one.key))
+        groups.setdefault((one.patient, one.key[0], *one.key[2:]), []).append(one)
+    together = list[Series]()
+    for group in groups.values():
+        whose = {id(one.frames[0]): one for one in group}
+        for frames in _parts([frame for one in group for frame in one.frames]):
+            first = whose[id(frames[0])]
+            together.append(Series(frames, first.patient, first.study, first.uid, first.number, True, first.key))
     return together
+
+
+def _number(values: Dataset) -> str:
+    """The number of a series as one may ask for it, "" where there is none."""
+    number = whole(values, "SeriesNumber")
+    return "" if number is None else str(number)

@@ -37,6 +37,7 @@ SMALL = 100 << 20  # bytes: no zip below needs a look at its expansion, and no m
 _MOST_MEMBERS = 50_000  # of a zip
 _LARGEST_DIRECTORY = 16 << 20  # bytes of the list of them
 _TAIL = (1 << 16) + 200  # bytes at the end of a zip in which is said how large that is
+_WRAPPED = re.compile(r"\.(gz|bz2|xz|zst|7z|zip|part|partial|crdownload|download|tmp)$", re.IGNORECASE)
 _ZIPS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 # What the zipfile module raises for archives that are damaged, encrypted or packed in a way that it does not know.
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
@@ -137,6 +138,17 @@ def _with_siblings(
         found = f"found {len(lost)} links to nowhere, pipes or empty folders called as slices are"
         warnings.append(f"{path}: {found} ({lost[0]}{', ...' * (len(lost) > 1)}), expected files; left out")
     marked, kins = {_kin(name) for name, source in named if source.sure}, {_kin(name) for name, _ in named}
+    folders = {name.rpartition("/")[0] for name, _ in named}
+    packed = [
+        source
+        for name, source in others
+        if _kin(_WRAPPED.sub("", name)) in kins - {_kin(name)}
+        or (path.is_dir() and name.lower().endswith(".zip") and name.rpartition("/")[0] in folders)
+    ]
+    if packed:
+        first = packed[0].label.removeprefix(str(path)).lstrip(f"{os.sep}: ")
+        found = f"found {len(packed)} packed or unfinished files beside slices"
+        warnings.append(f"{path}: {found} ({first}{', ...' * (len(packed) > 1)}), expected slices; left out")
     alike = [source for name, source in others if _kin(name) in kins]
     for source in alike:
         _check_zeros(source)
@@ -230,7 +242,7 @@ def _of_zip(path: Path, archive: zipfile.ZipFile, warnings: list[str]) -> Files:
     if len(members) > _MOST_MEMBERS:
         raise InputError(f"{path}: found {len(members):,} files in it, expected at most {_MOST_MEMBERS:,}")
     files, sources, inner = Files(), list[tuple[str, zipfile.ZipInfo, Source]](), 0
-    lost, others = list[str](), list[tuple[str, Source]]()
+    lost, others, unpackable = list[str](), list[tuple[str, Source]](), list[tuple[str, str]]()
     names = [member.filename.replace("\\", "/").rstrip("/") for member in members]
     there = {*names, *(name.rpartition("/")[0] for name in names)}
     inhabited = {name.rpartition("/")[0] for name in names}
@@ -245,8 +257,10 @@ def _of_zip(path: Path, archive: zipfile.ZipFile, warnings: list[str]) -> Files:
         try:
             start = start_of(archive, member)
         except _UNREADABLE as error:
+            line = f"{label}: could not be read ({_brief(error)}), expected a whole zip"
             if has_dicom_ending(own) or "." not in own:
-                raise InputError(f"{label}: could not be read ({_brief(error)}), expected a whole zip") from None
+                raise InputError(line) from None
+            unpackable.append((name, line))
             continue
         if stat.S_IFMT(member.external_attr >> 16) not in (
             0,
@@ -268,6 +282,11 @@ def _of_zip(path: Path, archive: zipfile.ZipFile, warnings: list[str]) -> Files:
             sources.append((name, member, replace(source, sure=sure)))
         else:
             others.append((name, source))
+    kins = {_kin(name) for name, _, _ in sources}
+    if alike := [line for name, line in unpackable if _kin(name) in kins]:
+        raise InputError(alike[0])
+    if inner and sources:
+        warnings.append(f"{path}: found {inner} zips in the zip, expected the slices themselves; left out")
     if not sources:
         found = "a zip in the zip" if inner else "no DICOM file"
         raise InputError(f"{path}: found {found}, expected the files of a scan")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from umamba2.errors import InputError
@@ -34,7 +35,8 @@ def check_listed(files: Files, path: Path, warnings: list[str]) -> None:
         listed = list[str]()
         while (record := item(values, "DirectoryRecordSequence", len(listed))) is not None:
             parts = value(record, "ReferencedFileID")
-            listed.append("/".join([parts] if isinstance(parts, str) else map(str, parts or ())))
+            several = isinstance(parts, Sequence) and not isinstance(parts, str)
+            listed.append("/".join(map(str, parts)) if several else str(parts or ""))
         # Discs are copied with other cases and endings.
         gone = [name for name in listed if name and _bare(folder + name) not in there]
         if path.suffix.lower() != ".zip":
