@@ -8,6 +8,8 @@ from umamba2.arguments import positive, some_path
 from umamba2.errors import InputError, needing
 from umamba2.messages import say
 
+_STEPS = (0.01, 10.0)  # mm between voxels for which a phantom can be drawn
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``phantom`` to the commands of an argparse parser."""
@@ -24,6 +26,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Write the phantoms, and one line on stdout; returns 0."""
     spacing = options.spacing * 3 if len(options.spacing) == 1 else options.spacing
+    if not all(_STEPS[0] <= mm <= _STEPS[1] for mm in spacing):
+        found = " ".join(f"{mm:g}" for mm in spacing)
+        raise InputError(f"--spacing: found {found}, expected {_STEPS[0]} to {_STEPS[1]} mm")
     if len(spacing) != 3:
         raise InputError(f"--spacing: found {len(spacing)} numbers, expected one or three")
     with needing("phantoms", "phantom"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -242,7 +243,7 @@ def _train(options: argparse.Namespace) -> int:
     dataset = find_dataset(preprocessed, options.dataset)
     trainer = challenge_for(dataset, read_description(dataset).get("challenge"), options.preset).recipe.trainer
     check_preprocessed(dataset / f"{PLANS}.json")
-    if options.fold != "all" and not options.fold.isdigit():
+    if options.fold != "all" and not re.fullmatch("[0-9]{1,3}", options.fold):
         raise InputError(f"--fold: found {options.fold!r}, expected a number or 'all'")
     run = _run_options(
         options,

@@ -79,7 +79,7 @@ def find_dataset(folder: Path, dataset: str) -> Path:
         InputError: There is none, or more than one.
     """
     here = sorted(p for p in folder.iterdir() if p.is_dir() and is_dataset_name(p.name))
-    found = [p for p in here if dataset == p.name or (dataset.isdigit() and int(dataset) == int(p.name[7:10]))]
+    found = [p for p in here if dataset == p.name or p.name[7:10] == dataset.zfill(3)]
     if len(found) != 1:
         names = ", ".join(p.name for p in found or here) or "none"
         raise InputError(f"{folder}: found the datasets {names}, expected one called {dataset}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zipfile
 
@@ -23,6 +24,7 @@ from dicom_series import (
     truth,
     write_slices,
 )
+from PIL import Image
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
 
@@ -30,7 +32,7 @@ from umamba2.errors import InputError
 from umamba2.scans.dicom import series
 from umamba2.scans.volumes import read_volume
 
-J2K, LOSSLESS, RLE = (f"1.2.840.10008.1.2.{end}" for end in ("4.90", "4.70", "5"))
+JPEG, J2K, LOSSLESS, RLE = (f"1.2.840.10008.1.2.{end}" for end in ("4.50", "4.90", "4.70", "5"))
 MANY_BITS = "numbers of more bits than stated"
 
 
@@ -85,6 +87,19 @@ def test_run_lengths_of_more_bits_than_stated(tmp_path, high):
 
 
 # --- packed pixels ----------------------------------------------------------------------------------------------------
+
+
+def test_colours_in_a_file_that_states_grey_values(tmp_path):
+    def pack(stored):
+        content = io.BytesIO()
+        Image.fromarray((stored // 16).astype(np.uint8)).convert("RGB").save(content, "JPEG", quality=95)
+        return content.getvalue()
+
+    def change(ds, k):
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
+
+    folder = write_slices(tmp_path / "a", change, pack=pack, syntax=JPEG)
+    refused(folder, "IM0000: found 3 values for each packed voxel, expected 1")
 
 
 @pytest.mark.parametrize("bits", [17, 24])
@@ -175,6 +190,23 @@ def test_an_element_twice_is_refused(tmp_path, keyword, element):
     end = at + 8 + struct.unpack("<H", content[at + 6 : at + 8])[0]
     file.write_bytes(content[:end] + element + content[end:])
     refused(folder, rf"IM0003: found the element \({element[1::-1].hex()},{element[3:1:-1].hex().upper()}\) twice")
+
+
+@pytest.mark.parametrize("tag", [0x52009230, 0x00081140])
+def test_sequences_of_items_without_end(tmp_path, tag):
+    """Of a stated length, so that they are taken apart only when they are asked for, in a minute and more."""
+    items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 200_000
+    element = struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"SQ", 0, len(items)) + items
+    folder = write_slices(tmp_path / "a")
+    content = (folder / "IM0003").read_bytes()
+    before = b"\x10\0\x10\0" if tag < 0x00100000 else b"\xe0\x7f\x10\0"
+    (folder / "IM0003").write_bytes(content.replace(before, element + before, 1))
+    refused(folder, "IM0003: found items without end")
+
+
+@pytest.mark.parametrize("wanted", ["\u00b2", "9" * 5000])
+def test_numbers_of_series_that_are_none(tmp_path, wanted):
+    refused(write_slices(tmp_path / "a"), "found none of series", wanted)
 
 
 def test_groups_and_lists_that_are_numbers(tmp_path):

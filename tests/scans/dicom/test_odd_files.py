@@ -158,7 +158,7 @@ def test_a_file_of_nothing_or_of_zeros_is_a_slice_that_was_lost(tmp_path, name, 
 
 
 @pytest.mark.parametrize("as_zip", [False, True])
-@pytest.mark.parametrize("name", ["s{:03d}", "s.{:03d}", "1.2.840.{}", "dir/00a{:x}f", "s{:03d}.img"])
+@pytest.mark.parametrize("name", ["s{:03d}", "s.{:03d}", "1.2.840.{}", "dir/00a{:x}f", "s{:03d}.img", "letters"])
 @pytest.mark.parametrize(
     "change",
     [
@@ -170,12 +170,16 @@ def test_a_file_of_nothing_or_of_zeros_is_a_slice_that_was_lost(tmp_path, name, 
     ],
 )
 def test_a_last_slice_whose_start_is_damaged(tmp_path, change, name, as_zip):
-    """By its name alone it is one."""
-    folder = write_slices(tmp_path / "a", name=name)
-    last = folder / name.format(SHAPE[0] - 1)
+    """By its name it is one, or by its size."""
+    folder = write_slices(tmp_path / "a", name="{}" if name == "letters" else name)
+    last = folder / ("11" if name == "letters" else name.format(SHAPE[0] - 1))
+    if name == "letters":
+        for path in list(folder.iterdir()):
+            path.rename(folder / ("slice" + "ghijklmnopqrstuv"[int(path.name)] * 3))
+        last = folder / "slicerrr"
     last.write_bytes(change(last.read_bytes()))
-    (last.parent / "readme").write_bytes(b"0" * last.stat().st_size)
-    read(given(folder, as_zip), "found 1 files called as the slices beside them that are no DICOM")
+    (last.parent / "readme").write_bytes(b"0" * 200)
+    read(given(folder, as_zip), "found 1 files called, or as large, as the slices beside them that are no DICOM")
 
 
 @pytest.mark.parametrize("change", ["size", "time", "gone"])

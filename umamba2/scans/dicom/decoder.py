@@ -111,7 +111,9 @@ class Decoder:
             raise InputError(f"{label}: found pixels with tiles missing, expected {how.columns} x {how.rows} voxels")
         of_stream = _of_codestream if how.syntax in _J2K else _of_frame_header
         stated = None if how.syntax == RLE else of_stream(packed)
-        if stated and all(stated[2:]) and stated[2:] != (how.columns, how.rows):  # and no memory for what it asks
+        if stated and stated[4] != 1:
+            raise InputError(f"{label}: found {stated[4]} values for each packed voxel, expected 1")
+        if stated and all(stated[2:4]) and stated[2:4] != (how.columns, how.rows):  # and no memory for what it asks
             size_said = f"{stated[2]} x {stated[3]} packed voxels"
             raise InputError(f"{label}: found {size_said}, expected {how.columns} x {how.rows} voxels")
         # The codec is told what the stream states: with other numbers it cuts values off, or changes their sign.
@@ -266,14 +268,15 @@ def _tiles_are_whole(packed: bytes) -> bool:
     return bool(len(seen) >= tiles)
 
 
-def _of_codestream(packed: bytes) -> tuple[int, bool, int, int] | None:
-    """Bits and sign of the numbers in a JPEG 2000 code stream, which headers contradict at times; columns and rows."""
+def _of_codestream(packed: bytes) -> tuple[int, bool, int, int, int] | None:
+    """Bits and sign of the numbers in a JPEG 2000 code stream, which headers contradict at times; columns, rows, and
+    values for each voxel."""
     start = packed.find(b"\xff\x4f\xff\x51")
     if start < 0 or len(packed) < start + 43:
         return None
-    depth = packed[start + 42]
+    values, depth = unpack(">HB", packed[start + 40 : start + 43])
     right, bottom, left, top = unpack(">4I", packed[start + 8 : start + 24])
-    return (depth & 0x7F) + 1, bool(depth & 0x80), right - left, bottom - top
+    return (depth & 0x7F) + 1, bool(depth & 0x80), right - left, bottom - top, values
 
 
 def _segments(packed: bytes, start: bytes) -> Iterator[tuple[int, bytes]]:
@@ -288,13 +291,13 @@ def _segments(packed: bytes, start: bytes) -> Iterator[tuple[int, bytes]]:
         at += 1 if marker == 0xFFFF else 2 + length
 
 
-def _of_frame_header(packed: bytes) -> tuple[int, bool, int, int] | None:
+def _of_frame_header(packed: bytes) -> tuple[int, bool, int, int, int] | None:
     """What `_of_codestream` finds, in a JPEG or JPEG-LS stream, which knows no sign; 0 for a size left open."""
     for marker, content in _segments(packed, b"\xff\xd8"):
         is_frame = marker == 0xFFF7 or (0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC))
-        if is_frame and len(content) >= 5:
-            rows, columns = unpack(">HH", content[1:5])
-            return content[0], False, columns, rows
+        if is_frame and len(content) >= 6:
+            bits, rows, columns, values = unpack(">BHHB", content[:6])
+            return bits, False, columns, rows, values
     return None
 
 

@@ -29,6 +29,8 @@ _BEFORE_PIXELS = 0x7FE00007  # the last tag of a header: pixels, of whole number
 _BLOCK = 1 << 20
 _MOST_ELEMENTS = 20_000  # of a header, not counting those inside of others; the longest known have some hundred
 _MOST_READS = 300_000  # pieces of a file; a header that says something of each of 1,000 slices has some 50,000
+_MOST_ITEMS = 150_000  # of a sequence, those within each other too; each of 10,000 slices has some ten
+_ITEM, _UNDEFINED = b"\xfe\xff\0\xe0", 0xFFFFFFFF
 _MOST_VALUE = 1 << 20  # bytes of a value that is read along with the header; larger ones wait until they are asked for
 
 
@@ -86,7 +88,7 @@ def read_header(source: Source, last: int = _BEFORE_PIXELS, complete: bool = Fal
     seen = set[int]()
     elements = count(1)
 
-    def beyond(tag: int, vr: object, length: object) -> bool:
+    def beyond(tag: int, vr: str | None, length: int) -> bool:
         if next(elements) > _MOST_ELEMENTS:
             found = f"found more than {_MOST_ELEMENTS:,} elements"
             raise InputError(f"{source.label}: {found}, expected the header of a slice")
@@ -95,6 +97,11 @@ def read_header(source: Source, last: int = _BEFORE_PIXELS, complete: bool = Fal
             found = f"found the element ({tag >> 16:04X},{tag & 0xFFFF:04X}) twice"
             raise InputError(f"{source.label}: {found}, expected each once")
         seen.add(tag)
+        if vr in ("SQ", "UN", None) and 8 * _MOST_ITEMS <= length < _UNDEFINED and tag <= last:
+            at = file.tell()  # its items are taken apart when they are asked for
+            if file.read(length).count(_ITEM) > _MOST_ITEMS:
+                raise InputError(f"{source.label}: found items without end, expected a DICOM file")
+            file.seek(at)
         return tag > last
 
     try:

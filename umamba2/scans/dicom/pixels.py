@@ -294,7 +294,7 @@ def _overlays(values: Dataset, how: Numbers) -> int:
     for group in range(0x6000, 0x6020, 2):
         try:
             place = None if (group, 0x3000) in values else int(values[group, 0x0102].value)
-        except (KeyError, TypeError, ValueError):
+        except Exception:  # it is not there, or of any other kind
             continue
         if place is not None and 0 <= place < how.allocated and not low <= place <= how.high:
             found |= 1 << place

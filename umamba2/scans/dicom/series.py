@@ -205,8 +205,8 @@ def choose(volumes: list[Series], wanted: str | None, warnings: list[str], name:
 
 def _wanted(volumes: list[Series], wanted: str, name: str) -> list[Series]:
     found = [series for series in volumes if series.uid == wanted]
-    if not found and wanted.isdigit():
-        found = [series for series in volumes if series.number == int(wanted)]
+    if not found:
+        found = [series for series in volumes if str(series.number) == wanted]
     uids = list(dict.fromkeys(series.uid for series in found or volumes))
     if not found or len(uids) > 1:
         listed = "; ".join(f"{s.uid} = {s.describe()}" for s in (found or volumes)[:20])

@@ -13,11 +13,13 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 from umamba2.errors import InputError
 from umamba2.scans.dicom.files import (
@@ -149,14 +151,29 @@ def _with_siblings(
         first = packed[0].label.removeprefix(str(path)).lstrip(f"{os.sep}: ")
         found = f"found {len(packed)} packed or unfinished files beside slices"
         warnings.append(f"{path}: {found} ({first}{', ...' * (len(packed) > 1)}), expected slices; left out")
-    alike = [source for name, source in others if _kin(name) in kins]
+    sizes = [_size(source) for _, source in named] if others else []
+    low, high = (np.percentile(sizes, [10, 90]) * (0.8, 1.25)) if sizes else (0, -1)
+    beside = {(name.rpartition("/")[0], Path(name).suffix) for name, _ in named if not has_dicom_ending(name)}
+    alike = [
+        source
+        for name, source in others
+        if _kin(name) in kins
+        or ((name.rpartition("/")[0], Path(name).suffix) in beside and low <= _size(source) <= high)
+    ]
     for source in alike:
         _check_zeros(source)
     if alike:
         first = alike[0].label.removeprefix(str(path)).lstrip(f"{os.sep}: ")
-        found = f"found {len(alike)} files called as the slices beside them that are no DICOM"
+        found = f"found {len(alike)} files called, or as large, as the slices beside them that are no DICOM"
         warnings.append(f"{path}: {found} ({first}{', ...' * (len(alike) > 1)}), expected slices; left out")
     return [replace(source, sure=source.sure or _kin(name) in marked) for name, source in named]
+
+
+def _size(source: Source) -> int:
+    """Bytes of a file, in a zip or on a disk."""
+    with suppress(OSError):
+        return source.size or os.path.getsize(source.label)
+    return 0
 
 
 def _kin(name: str) -> str:

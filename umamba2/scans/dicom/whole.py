@@ -38,13 +38,19 @@ def check_listed(files: Files, path: Path, warnings: list[str]) -> None:
             several = isinstance(parts, Sequence) and not isinstance(parts, str)
             listed.append("/".join(map(str, parts)) if several else str(parts or ""))
         # Discs are copied with other cases and endings.
-        gone = [name for name in listed if name and _bare(folder + name) not in there]
+        gone = [name for name in listed if name and not any(_bare(folder + tail) in there for tail in _tails(name))]
         if path.suffix.lower() != ".zip":
             gone = [name for name in gone if not os.path.lexists(Path(directory.label).parent / name)]
         if gone:
             first = "" if path.suffix.lower() == ".zip" else f" ({gone[0][:70]!r}{', ...' * (len(gone) > 1)})"
             found = f"found {len(gone)} files that its DICOMDIR lists and that are not there"
             warnings.append(f"{path}: {found}{first}, expected all; slices may be missing")
+
+
+def _tails(name: str) -> list[str]:
+    """A file's path, and what is left of it below each of its folders, in which a copy of the directory may lie."""
+    parts = name.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _bare(name: str) -> str:
